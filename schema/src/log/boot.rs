@@ -1,0 +1,109 @@
+//! What a service checks before it starts: a server that keeps what it has acknowledged, and a role without rights to spare.
+
+use tokio_postgres::Client;
+
+/// A service role and what it must not be able to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceRole {
+    /// Appends.
+    Command,
+    /// Writes read tables.
+    Projector,
+    /// Reads read tables.
+    Query,
+    /// Reads everything but secrets.
+    Audit,
+}
+
+impl ServiceRole {
+    /// Every role.
+    pub const ALL: &'static [Self] = &[Self::Command, Self::Projector, Self::Query, Self::Audit];
+
+    /// The database role.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Command => "ledger_command",
+            Self::Projector => "ledger_projector",
+            Self::Query => "ledger_query",
+            Self::Audit => "ledger_audit",
+        }
+    }
+
+    /// `(table, privilege)` pairs whose presence is a reason not to start.
+    fn forbidden(self) -> Vec<(&'static str, &'static str)> {
+        let log = ["ledger.event", "ledger.batch", "ledger.idempotency", "ledger.log"];
+        let mut forbidden: Vec<_> =
+            log.iter().flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege))).collect();
+        if self == Self::Query {
+            forbidden.extend([("ledger.event", "SELECT"), ("ledger.idempotency", "SELECT"), ("ledger.snapshot", "SELECT")]);
+        }
+        if self != Self::Projector {
+            forbidden.extend([("projection.checkpoint", "INSERT"), ("projection.checkpoint", "UPDATE")]);
+        }
+        forbidden
+    }
+}
+
+/// Why a service does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A setting that may lose what was acknowledged.
+    #[error("refusing to start: PostgreSQL runs with {name} = {value}; acknowledged money could be lost. Set it to on")]
+    Durability {
+        /// The setting.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// A superuser.
+    #[error("refusing to start: the database user {0} is a superuser (or may bypass row security); connect as {1}")]
+    Superuser(String, &'static str),
+    /// Too many rights.
+    #[error("refusing to start: the database user {user} may {privilege} {table}; revoke that or connect as {expected}")]
+    Rights {
+        /// The user.
+        user: String,
+        /// The privilege.
+        privilege: &'static str,
+        /// The table.
+        table: &'static str,
+        /// Who to be instead.
+        expected: &'static str,
+    },
+    /// Old or no tables.
+    #[error("refusing to start: the database is not migrated to this program's version; run `modelfaucet migrate`")]
+    NotMigrated,
+    /// The database's error.
+    #[error("the database cannot be checked: {0}")]
+    Database(#[from] tokio_postgres::Error),
+}
+
+/// Checks server and role.
+///
+/// # Errors
+/// [`BootError`]: one line that says what to do.
+pub async fn check(client: &Client, role: ServiceRole) -> Result<(), BootError> {
+    for name in ["fsync", "synchronous_commit", "full_page_writes"] {
+        let value: String = client.query_one("SELECT current_setting($1)", &[&name]).await?.get(0);
+        // The stronger forms of synchronous_commit wait for a standby as well.
+        if !matches!((name, value.as_str()), (_, "on") | ("synchronous_commit", "remote_apply" | "remote_write")) {
+            return Err(BootError::Durability { name: name.to_owned(), value });
+        }
+    }
+    let row = client
+        .query_one("SELECT session_user::text, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user", &[])
+        .await?;
+    let user: String = row.get(0);
+    if row.get(1) {
+        return Err(BootError::Superuser(user, role.name()));
+    }
+    if !super::migrate::is_current(client).await.unwrap_or(false) {
+        return Err(BootError::NotMigrated);
+    }
+    for (table, privilege) in role.forbidden() {
+        if client.query_one("SELECT has_table_privilege($1, $2)", &[&table, &privilege]).await?.get(0) {
+            return Err(BootError::Rights { user, privilege, table, expected: role.name() });
+        }
+    }
+    Ok(())
+}

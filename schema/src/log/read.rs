@@ -1,0 +1,256 @@
+//! Reading whole batches in order. A reader that meets a gap, a wrong link or bytes that do not hash to their link stops there:
+//! going on would turn one damaged row into wrong figures everywhere.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_postgres::{Client, Row, Statement};
+use uuid::Uuid;
+
+use super::{Head, MAX_BATCH_EVENTS, from_system_time};
+use crate::event::{DecodeError, KeyUse, Recorded, StoredEvent};
+use crate::hash::{BatchHasher, ChainHash};
+use crate::ids::{BatchId, LogId, Position, ShardId};
+
+/// Events of whole batches, in order, and the head behind them.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The head that the first event follows.
+    pub after: Head,
+    /// The head at the last event.
+    pub head: Head,
+    /// The events in between.
+    pub events: Vec<Recorded>,
+}
+
+/// Why a reader stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A position is missing or there twice.
+    #[error("log damaged at position {found}: expected {expected}; run `modelfaucet verify`")]
+    Gap {
+        /// The position that should come.
+        expected: Position,
+        /// The position that came.
+        found: Position,
+    },
+    /// A link or an event behind it was changed.
+    #[error("log damaged in positions {first} to {last}: the hash chain does not hold; run `modelfaucet verify`")]
+    Chain {
+        /// First position of the batch.
+        first: Position,
+        /// Last position of the batch.
+        last: Position,
+    },
+    /// An event that this program cannot read.
+    #[error("event at position {position}: {source}")]
+    Decode {
+        /// Its position.
+        position: Position,
+        /// What is wrong.
+        #[source]
+        source: DecodeError,
+    },
+    /// The shard has no log.
+    #[error("shard {0} has no log; run `modelfaucet migrate`")]
+    NoLog(ShardId),
+    /// The database's error.
+    #[error("the log cannot be read: {0}")]
+    Database(#[from] tokio_postgres::Error),
+}
+
+/// A connection prepared for reading. Cheap to clone; queries of clones are pipelined on the one connection.
+#[derive(Clone)]
+pub struct LogReader {
+    client: Arc<Client>,
+    head: Statement,
+    batches: Statement,
+    events: Statement,
+    keys: Option<Statement>,
+}
+
+impl LogReader {
+    /// Prepares a connection for reading events.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn prepare(client: Arc<Client>) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            head: client.prepare(include_str!("sql/head.sql")).await?,
+            batches: client.prepare(include_str!("sql/read_batches.sql")).await?,
+            events: client.prepare(include_str!("sql/read_events.sql")).await?,
+            keys: None,
+            client,
+        })
+    }
+
+    /// Prepares a connection for reading events and looking up keys, which not every role may.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn prepare_with_keys(client: Arc<Client>) -> Result<Self, tokio_postgres::Error> {
+        let keys = client.prepare(include_str!("sql/keys.sql")).await?;
+        Ok(Self { keys: Some(keys), ..Self::prepare(client).await? })
+    }
+
+    /// The log's id and its head now.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLog`] or the database's.
+    pub async fn head(&self, shard: ShardId) -> Result<(LogId, Head), ReadError> {
+        let row = self.client.query_opt(&self.head, &[&shard.0]).await?.ok_or(ReadError::NoLog(shard))?;
+        let hash = ChainHash::from_slice(row.get(2)).unwrap_or(ChainHash([0; 32]));
+        Ok((LogId(row.get(0)), Head { position: Position(row.get(1)), hash }))
+    }
+
+    /// The next whole batches behind `after`, at most about `limit` events (raised to the size of the largest batch); an empty
+    /// page at the end of the log.
+    ///
+    /// # Errors
+    /// [`ReadError`]; nothing of a damaged batch or anything behind it is returned.
+    pub async fn page(&self, shard: ShardId, after: Head, limit: usize) -> Result<Page, ReadError> {
+        let stored = self.stored_page(shard, after, limit).await?;
+        let mut events = Vec::with_capacity(stored.events.len());
+        for event in &stored.events {
+            events.push(event.decode().map_err(|source| ReadError::Decode { position: event.position, source })?);
+        }
+        Ok(Page { after, head: stored.head, events })
+    }
+
+    /// As [`LogReader::page`], without decoding the payloads.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn stored_page(&self, shard: ShardId, after: Head, limit: usize) -> Result<StoredPage, ReadError> {
+        let limit = i64::try_from(limit.max(MAX_BATCH_EVENTS)).unwrap_or(i64::MAX);
+        // Batches first: every batch seen has its events in the second answer, unless the limit cuts them off.
+        let (batches, events) = futures_util::future::try_join(
+            self.client.query(&self.batches, &[&shard.0, &after.position.0, &limit]),
+            self.client.query(&self.events, &[&shard.0, &after.position.0, &limit]),
+        )
+        .await?;
+        let mut page = StoredPage { head: after, events: Vec::with_capacity(events.len()) };
+        let mut rows = events.iter();
+        for batch in &batches {
+            let link = Link::from_row(batch);
+            if link.first != page.head.position.next() {
+                return Err(ReadError::Gap { expected: page.head.position.next(), found: link.first });
+            }
+            let size = usize::try_from(link.last.0 - link.first.0 + 1).unwrap_or(0);
+            if rows.len() < size {
+                // Cut off by the limit, or missing.
+                if page.events.is_empty() || rows.len() + page.events.len() < usize::try_from(limit).unwrap_or(0) {
+                    let found = rows.clone().map(|row| Position(row.get(0))).last();
+                    let expected = found.map_or(link.first, Position::next);
+                    return Err(ReadError::Gap { expected, found: link.last });
+                }
+                break;
+            }
+            let start = page.events.len();
+            for (offset, row) in rows.by_ref().take(size).enumerate() {
+                let event = stored_event(shard, row);
+                let expected = link.first.plus(offset);
+                if event.position != expected {
+                    return Err(ReadError::Gap { expected, found: event.position });
+                }
+                page.events.push(event);
+            }
+            page.head = link.check(shard, page.head, &page.events[start..])?;
+        }
+        Ok(page)
+    }
+
+    /// The events that answer `keys`, for the keys that were used.
+    ///
+    /// # Errors
+    /// [`ReadError`]. A reader that was not prepared for keys finds none.
+    pub async fn keys(&self, shard: ShardId, keys: &[Uuid]) -> Result<HashMap<Uuid, Recorded>, ReadError> {
+        let Some(statement) = &self.keys else { return Ok(HashMap::new()) };
+        let rows = self.client.query(statement, &[&shard.0, &keys]).await?;
+        rows.iter()
+            .map(|row| {
+                let key: Uuid = row.get(0);
+                let position = Position(row.get(1));
+                let event = StoredEvent {
+                    shard,
+                    position,
+                    stream: row.get(2),
+                    stream_seq: row.get(3),
+                    name: row.get(4),
+                    version: row.get(5),
+                    recorded_at: from_system_time(row.get(6)),
+                    actor: row.get(7),
+                    request_id: row.get(8),
+                    key: row.get::<_, Option<Uuid>>(9).map(|fingerprint| KeyUse { key, fingerprint }),
+                    payload: row.get(10),
+                };
+                let recorded = event.decode().map_err(|source| ReadError::Decode { position, source })?;
+                Ok((key, recorded))
+            })
+            .collect()
+    }
+}
+
+/// As [`Page`], with the payloads as stored.
+#[derive(Clone, Debug)]
+pub struct StoredPage {
+    /// The head at the last event.
+    pub head: Head,
+    /// The events.
+    pub events: Vec<StoredEvent>,
+}
+
+/// A row of `ledger.batch`.
+struct Link {
+    first: Position,
+    last: Position,
+    id: BatchId,
+    previous: Option<ChainHash>,
+    hash: Option<ChainHash>,
+    recorded_at: crate::time::Timestamp,
+}
+
+impl Link {
+    fn from_row(row: &Row) -> Self {
+        Self {
+            first: Position(row.get(0)),
+            last: Position(row.get(1)),
+            id: BatchId(row.get(2)),
+            previous: ChainHash::from_slice(row.get(3)),
+            hash: ChainHash::from_slice(row.get(4)),
+            recorded_at: from_system_time(row.get(5)),
+        }
+    }
+
+    /// Recomputes the link; the head behind it if it holds.
+    fn check(&self, shard: ShardId, after: Head, events: &[StoredEvent]) -> Result<Head, ReadError> {
+        let mut hasher = BatchHasher::new(after.hash, shard, self.first, self.last, self.id, self.recorded_at);
+        events.iter().for_each(|event| hasher.event(event));
+        let hash = hasher.finish();
+        if self.previous == Some(after.hash) && self.hash == Some(hash) {
+            Ok(Head { position: self.last, hash })
+        } else {
+            Err(ReadError::Chain { first: self.first, last: self.last })
+        }
+    }
+}
+
+fn stored_event(shard: ShardId, row: &Row) -> StoredEvent {
+    let key = match (row.get::<_, Option<Uuid>>(8), row.get::<_, Option<Uuid>>(9)) {
+        (Some(key), Some(fingerprint)) => Some(KeyUse { key, fingerprint }),
+        _ => None,
+    };
+    StoredEvent {
+        shard,
+        position: Position(row.get(0)),
+        stream: row.get(1),
+        stream_seq: row.get(2),
+        name: row.get(3),
+        version: row.get(4),
+        recorded_at: from_system_time(row.get(5)),
+        actor: row.get(6),
+        request_id: row.get(7),
+        key,
+        payload: row.get(10),
+    }
+}
