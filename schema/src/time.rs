@@ -12,10 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The earliest time a request may name (year 0) and the latest (year 9999), in microseconds.
-    const RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_207_200_999_999;
+    /// The earliest time a request may name (year 0) and the latest (year 9998), in microseconds.
+    const RANGE: std::ops::RangeInclusive<i64> = -62_167_219_200_000_000..=253_370_764_799_999_999;
 
-    /// `micros` microseconds since 1970; clamped to the years 0 to 9999.
+    /// `micros` microseconds since 1970; clamped to the years 0 to 9998.
     pub fn from_micros(micros: i64) -> Self {
         Self(micros.clamp(*Self::RANGE.start(), *Self::RANGE.end()))
     }
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn extreme_times_are_clamped() {
-        assert!(Timestamp::from_micros(i64::MAX).to_string().starts_with("9999-12-30"));
+        assert!(Timestamp::from_micros(i64::MAX).to_string().starts_with("9998-12-31"));
         assert!(Timestamp::from_micros(i64::MIN).to_string().starts_with("0000-01-01"));
     }
 }

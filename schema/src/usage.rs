@@ -6,12 +6,11 @@ use serde::{Deserialize, Serialize};
 pub const MAX_COUNT: u64 = 1_000_000_000;
 
 macro_rules! components {
-    ($($(#[$doc:meta])* $variant:ident = $field:ident),+ $(,)?) => {
+    ($($(#[$doc:meta])* $variant:ident = $field:ident $name:literal),+ $(,)?) => {
         /// One thing that can be counted and priced.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-        #[serde(rename_all = "snake_case")]
         pub enum Component {
-            $($(#[$doc])* $variant,)+
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)+
         }
 
         impl Component {
@@ -20,7 +19,7 @@ macro_rules! components {
 
             /// The name on the wire.
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$variant => stringify!($field),)+ }
+                match self { $(Self::$variant => $name,)+ }
             }
         }
 
@@ -47,27 +46,27 @@ macro_rules! components {
 
 components! {
     /// Input tokens that were neither read from nor written to a cache.
-    InputUncached = input_uncached,
+    InputUncached = input_uncached "input_uncached",
     /// Input tokens read from the provider's cache.
-    CacheRead = cache_read,
+    CacheRead = cache_read "cache_read",
     /// Input tokens written to a cache that lasts 5 minutes.
-    CacheWrite5m = cache_write_5m,
+    CacheWrite5m = cache_write_5m "cache_write_5m",
     /// Input tokens written to a cache that lasts an hour.
-    CacheWrite1h = cache_write_1h,
+    CacheWrite1h = cache_write_1h "cache_write_1h",
     /// Audio input tokens.
-    InputAudio = input_audio,
+    InputAudio = input_audio "input_audio",
     /// Image input tokens.
-    InputImage = input_image,
+    InputImage = input_image "input_image",
     /// Text output tokens.
-    OutputText = output_text,
+    OutputText = output_text "output_text",
     /// Reasoning tokens.
-    OutputReasoning = output_reasoning,
+    OutputReasoning = output_reasoning "output_reasoning",
     /// Audio output tokens.
-    OutputAudio = output_audio,
+    OutputAudio = output_audio "output_audio",
     /// Image output tokens.
-    OutputImage = output_image,
+    OutputImage = output_image "output_image",
     /// Calls that cost a fixed fee each.
-    Requests = requests,
+    Requests = requests "requests",
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
