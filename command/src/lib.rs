@@ -1,1 +1,9 @@
-//! placeholder
+//! The write side: commands in, events out.
+//!
+//! [`domain`] holds all rules and does no I/O; [`writer`] keeps it in step with the log; [`directory`] is what the edge knows of
+//! tokens and apps; [`snapshot`] makes cold starts short.
+
+pub mod directory;
+pub mod domain;
+pub mod snapshot;
+pub mod writer;

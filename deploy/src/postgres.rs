@@ -268,6 +268,16 @@ impl PrivatePostgres {
     }
 }
 
+impl Drop for PrivatePostgres {
+    fn drop(&mut self) {
+        if let Err(error) = self.supervisor.stop() {
+            tracing::error!(%error, "PostgreSQL did not stop");
+        }
+        // Empty now; the next start makes it again. Best effort.
+        let _ = std::fs::remove_dir(&self.socket_dir);
+    }
+}
+
 fn create_data_dir(path: &Path) -> Result<PathBuf, PostgresError> {
     let created = DirBuilder::new().recursive(true).mode(0o755).create(path);
     created.map_err(io_error("create", path))?;

@@ -8,6 +8,7 @@ pub mod entry;
 pub mod error;
 pub mod event;
 pub mod hash;
+pub mod http;
 pub mod ids;
 pub mod log;
 pub mod money;

@@ -31,6 +31,7 @@ pub(super) fn prepare(data_dir: &Path, account: &Account) -> Result<PathBuf, Pos
         if account.reaches(&dir)? {
             return Ok(dir);
         }
+        let _ = fs::remove_dir(&dir);
     }
     Err(PostgresError::NoSocketDir {
         data_dir: data_dir.to_path_buf(),

@@ -37,7 +37,7 @@ pub(super) struct Launch {
     pub(super) account: Account,
 }
 
-/// A handle on the thread. Dropping it stops the server.
+/// A handle on the thread.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
@@ -107,14 +107,6 @@ impl Supervisor {
         joined.map_err(|_| {
             io_error("stop", Path::new("PostgreSQL"))(io::Error::other("its thread panicked"))
         })
-    }
-}
-
-impl Drop for Supervisor {
-    fn drop(&mut self) {
-        if let Err(error) = self.stop() {
-            tracing::error!(%error, "PostgreSQL did not stop");
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Appending a batch: one call of `ledger.append()`, one round trip, one commit.
 
+use std::sync::Arc;
+
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement};
 
@@ -86,7 +88,7 @@ pub enum AppendError {
 
 /// A connection prepared for appending.
 pub struct LogAppender {
-    client: Client,
+    client: Arc<Client>,
     append: Statement,
 }
 
@@ -95,7 +97,7 @@ impl LogAppender {
     ///
     /// # Errors
     /// The database's.
-    pub async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
+    pub async fn prepare(client: Arc<Client>) -> Result<Self, tokio_postgres::Error> {
         let append = client.prepare(include_str!("sql/append.sql")).await?;
         Ok(Self { client, append })
     }

@@ -1,0 +1,204 @@
+//! Who is who, for the edge: tokens and public app ids, as of the last committed event. It may refuse early; every decision is
+//! made again by the writer.
+
+use std::collections::HashMap;
+
+use modelfaucet_schema::event::{Event, SessionOpening, Status};
+use modelfaucet_schema::ids::{AppId, DeveloperId, SessionId, TokenId, WalletId};
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::token::{Scope, TokenHash};
+use parking_lot::RwLock;
+
+use crate::domain::State;
+
+/// What a session token stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionFacts {
+    /// The session.
+    pub session_id: SessionId,
+    /// Its app.
+    pub app_id: AppId,
+    /// Its wallet.
+    pub wallet_id: WalletId,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// What a developer token stands for.
+#[derive(Clone, Debug)]
+pub struct TokenFacts {
+    /// The token.
+    pub token_id: TokenId,
+    /// The developer.
+    pub developer_id: DeveloperId,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a public app id stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct AppFacts {
+    /// The app.
+    pub app_id: AppId,
+    /// Its developer.
+    pub developer_id: DeveloperId,
+    /// Does it take new work?
+    pub active: bool,
+    /// May anybody open a session?
+    pub public_sessions: bool,
+}
+
+#[derive(Debug, Default)]
+struct Maps {
+    sessions: HashMap<TokenHash, SessionFacts>,
+    session_hashes: HashMap<SessionId, TokenHash>,
+    tokens: HashMap<TokenHash, TokenFacts>,
+    token_hashes: HashMap<TokenId, TokenHash>,
+    apps: HashMap<String, AppFacts>,
+    app_names: HashMap<AppId, String>,
+}
+
+/// The directory of one shard.
+#[derive(Debug, Default)]
+pub struct Directory {
+    maps: RwLock<Maps>,
+}
+
+impl Directory {
+    /// Replaces everything by what the state says.
+    pub fn reset(&self, state: &State) {
+        let mut maps = Maps::default();
+        for (id, session) in state.sessions.iter() {
+            let facts = SessionFacts {
+                session_id: *id,
+                app_id: session.app_id,
+                wallet_id: session.wallet_id,
+                expires_at: session.expires_at,
+            };
+            maps.open_session(session.token_hash, facts);
+        }
+        for (id, token) in state.tokens.iter() {
+            let facts = TokenFacts {
+                token_id: *id,
+                developer_id: token.developer_id,
+                scopes: token.scopes.clone(),
+                expires_at: token.expires_at,
+            };
+            maps.issue_token(token.token_hash, facts);
+        }
+        for (id, app) in state.apps.iter() {
+            let facts = AppFacts {
+                app_id: *id,
+                developer_id: app.developer_id,
+                active: app.is_active(),
+                public_sessions: app.opens_publicly(),
+            };
+            maps.app_names.insert(*id, app.public_app_id.clone());
+            maps.apps.insert(app.public_app_id.clone(), facts);
+        }
+        *self.maps.write() = maps;
+    }
+
+    /// Takes in committed events. Locks only if one of them matters here.
+    pub fn take_in<'a>(&self, events: impl Iterator<Item = &'a Event>) {
+        let mut maps = None;
+        for event in events.filter(|event| matters(event)) {
+            maps.get_or_insert_with(|| self.maps.write()).take_in(event);
+        }
+    }
+
+    /// The session of a token.
+    pub fn session(&self, token: &TokenHash) -> Option<SessionFacts> {
+        self.maps.read().sessions.get(token).copied()
+    }
+
+    /// The developer token of a token.
+    pub fn token(&self, token: &TokenHash) -> Option<TokenFacts> {
+        self.maps.read().tokens.get(token).cloned()
+    }
+
+    /// The app of a public id.
+    pub fn app(&self, public_app_id: &str) -> Option<AppFacts> {
+        self.maps.read().apps.get(public_app_id).copied()
+    }
+}
+
+fn matters(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::SessionOpened(_)
+            | Event::SessionRevoked(_)
+            | Event::SessionExpired(_)
+            | Event::DeveloperTokenIssued(_)
+            | Event::DeveloperTokenRevoked(_)
+            | Event::AppRegistered(_)
+            | Event::AppChanged(_)
+    )
+}
+
+impl Maps {
+    fn open_session(&mut self, hash: TokenHash, facts: SessionFacts) {
+        self.session_hashes.insert(facts.session_id, hash);
+        self.sessions.insert(hash, facts);
+    }
+
+    fn issue_token(&mut self, hash: TokenHash, facts: TokenFacts) {
+        self.token_hashes.insert(facts.token_id, hash);
+        self.tokens.insert(hash, facts);
+    }
+
+    fn end_session(&mut self, id: SessionId) {
+        if let Some(hash) = self.session_hashes.remove(&id) {
+            self.sessions.remove(&hash);
+        }
+    }
+
+    fn take_in(&mut self, event: &Event) {
+        match event {
+            Event::SessionOpened(event) => {
+                let facts = SessionFacts {
+                    session_id: event.session_id,
+                    app_id: event.app_id,
+                    wallet_id: event.wallet_id,
+                    expires_at: event.expires_at,
+                };
+                self.open_session(event.token_hash, facts);
+            }
+            Event::SessionRevoked(event) => self.end_session(event.session_id),
+            Event::SessionExpired(event) => self.end_session(event.session_id),
+            Event::DeveloperTokenIssued(event) => {
+                let facts = TokenFacts {
+                    token_id: event.token_id,
+                    developer_id: event.developer_id,
+                    scopes: event.scopes.clone(),
+                    expires_at: event.expires_at,
+                };
+                self.issue_token(event.token_hash, facts);
+            }
+            Event::DeveloperTokenRevoked(event) => {
+                if let Some(hash) = self.token_hashes.remove(&event.token_id) {
+                    self.tokens.remove(&hash);
+                }
+            }
+            Event::AppRegistered(event) => {
+                let facts = AppFacts {
+                    app_id: event.app_id,
+                    developer_id: event.developer_id,
+                    active: event.settings.status == Status::Active,
+                    public_sessions: event.settings.session_opening == SessionOpening::Public,
+                };
+                self.app_names.insert(event.app_id, event.public_app_id.clone());
+                self.apps.insert(event.public_app_id.clone(), facts);
+            }
+            Event::AppChanged(event) => {
+                if let Some(facts) = self.app_names.get(&event.app_id).and_then(|name| self.apps.get_mut(name)) {
+                    facts.active = event.settings.status == Status::Active;
+                    facts.public_sessions = event.settings.session_opening == SessionOpening::Public;
+                }
+            }
+            _ => {}
+        }
+    }
+}

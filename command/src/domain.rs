@@ -1,0 +1,28 @@
+//! The rules of the ledger: pure, without I/O, clock or randomness. Time, ids and hashes arrive inside the commands.
+//!
+//! [`decide`] turns a command into events or a [`Rejection`]; [`State::evolve`] takes an event in and cannot fail. Everything the
+//! shell does is to keep the two in step with the log.
+
+mod adjustment;
+mod catalogue;
+mod command;
+mod decide;
+mod evolve;
+mod freeze;
+mod hold;
+pub mod rating;
+mod rejection;
+mod session;
+mod state;
+mod table;
+mod top_up;
+mod usage;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::*;
+pub use decide::decide;
+pub use rejection::Rejection;
+pub use state::*;
+pub use table::Table;

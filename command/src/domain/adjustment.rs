@@ -1,0 +1,96 @@
+//! Credit that is given, and corrections of wallets by administrators.
+
+use modelfaucet_schema::account::{Account, AccountCode, Name};
+use modelfaucet_schema::entry::EntryBuilder;
+use modelfaucet_schema::event::{
+    AdjustmentKind, Balance, Direction, Event, FreezeScope, PromoGranted, TestCreditGranted, WalletAdjusted,
+};
+use modelfaucet_schema::ids::WalletId;
+use modelfaucet_schema::money::Money;
+
+use super::decide::Context;
+use super::{Command, Rejection, Wallet};
+
+fn reason(text: &'static str) -> Result<Name, Rejection> {
+    text.parse().map_err(|_| Rejection::Forbidden)
+}
+
+/// The wallet, if the amount is above zero and credit is not frozen.
+fn wallet_for_credit(context: Context<'_>, wallet_id: WalletId, amount: Money) -> Result<&Wallet, Rejection> {
+    context.require_admin()?;
+    let wallet = context.state.wallets.get(&wallet_id).ok_or(Rejection::WalletNotFound)?;
+    if !amount.is_positive() {
+        return Err(Rejection::ZeroAmount);
+    }
+    Ok(wallet)
+}
+
+pub(super) fn grant_test_credit(context: Context<'_>, wallet_id: WalletId, amount: Money) -> Result<Vec<Event>, Rejection> {
+    let wallet = wallet_for_credit(context, wallet_id, amount)?;
+    context.require_not_frozen(&[Some(FreezeScope::TopUps)])?;
+    let posted = wallet.balance.posted.checked_add(amount).ok_or(Rejection::AmountOutOfRange)?;
+    let entry = EntryBuilder::new()
+        .debit(Account::adjustments(reason("test-credit")?), amount)
+        .credit(Account::paid(wallet_id), amount)
+        .build()
+        .map_err(|_| Rejection::AmountOutOfRange)?;
+    Ok(vec![TestCreditGranted { wallet_id, amount, entry, balance: Balance { posted, ..wallet.balance } }.into()])
+}
+
+pub(super) fn grant_promo(
+    context: Context<'_>,
+    wallet_id: WalletId,
+    amount: Money,
+    why: &str,
+) -> Result<Vec<Event>, Rejection> {
+    let wallet = wallet_for_credit(context, wallet_id, amount)?;
+    context.require_not_frozen(&[Some(FreezeScope::TopUps)])?;
+    let add = |sum: Money| sum.checked_add(amount).ok_or(Rejection::AmountOutOfRange);
+    let balance =
+        Balance { posted: add(wallet.balance.posted)?, promo: add(wallet.balance.promo)?, held: wallet.balance.held };
+    let entry = EntryBuilder::new()
+        .debit(Account::house(AccountCode::DeferredPromoCost), amount)
+        .credit(Account::promo(wallet_id), amount)
+        .build()
+        .map_err(|_| Rejection::AmountOutOfRange)?;
+    Ok(vec![PromoGranted { wallet_id, amount, reason: why.to_owned(), entry, balance }.into()])
+}
+
+/// Credits or debits paid credit. A debit takes at most what is available and never promotional credit.
+pub(super) fn adjust(context: Context<'_>, command: &Command) -> Result<Vec<Event>, Rejection> {
+    let Command::AdjustWallet { adjustment_id, wallet_id, kind, direction, amount, reason: why } = command else {
+        return Err(Rejection::Forbidden);
+    };
+    let wallet = wallet_for_credit(context, *wallet_id, *amount)?;
+    let other_side = match kind {
+        AdjustmentKind::Adjustment => Account::adjustments(reason("correction")?),
+        AdjustmentKind::Refund => Account::house(AccountCode::RefundsInFlight),
+        AdjustmentKind::Chargeback => Account::house(AccountCode::DisputesWithheld),
+    };
+    let paid = Account::paid(*wallet_id);
+    let (posted, entry) = match direction {
+        Direction::Credit => {
+            (wallet.balance.posted.checked_add(*amount), EntryBuilder::new().debit(other_side, *amount).credit(paid, *amount))
+        }
+        Direction::Debit => {
+            context.require_not_frozen(&[Some(FreezeScope::Wallet(*wallet_id))])?;
+            let paid_credit = wallet.balance.posted.checked_sub(wallet.balance.promo).unwrap_or(Money::ZERO);
+            let available = wallet.spendable().min(paid_credit);
+            if available < *amount {
+                return Err(Rejection::InsufficientBalance { available, required: *amount });
+            }
+            (wallet.balance.posted.checked_sub(*amount), EntryBuilder::new().debit(paid, *amount).credit(other_side, *amount))
+        }
+    };
+    let event = WalletAdjusted {
+        adjustment_id: *adjustment_id,
+        wallet_id: *wallet_id,
+        kind: *kind,
+        direction: *direction,
+        amount: *amount,
+        reason: why.clone(),
+        entry: entry.build().map_err(|_| Rejection::AmountOutOfRange)?,
+        balance: Balance { posted: posted.ok_or(Rejection::AmountOutOfRange)?, ..wallet.balance },
+    };
+    Ok(vec![event.into()])
+}

@@ -1,0 +1,222 @@
+//! Commands: what somebody wants. All ids, hashes and times that a decision needs are inside.
+
+use std::time::Duration;
+
+use modelfaucet_schema::account::Name;
+use modelfaucet_schema::event::{
+    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, SessionOpening, Status,
+};
+use modelfaucet_schema::ids::{
+    AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
+};
+use modelfaucet_schema::event::Actor;
+use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
+use modelfaucet_schema::usage::Usage;
+use serde_json::{Map, Value};
+
+/// Who wants something. The edge has checked token and scope; the decision checks that the caller still may, and only on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The holder of the admin token.
+    Admin,
+    /// The operator's command line.
+    Operator,
+    /// A developer through one of its tokens.
+    Developer(DeveloperId, TokenId),
+    /// A user through a session.
+    Session(SessionId),
+    /// Somebody without a credential.
+    Public,
+    /// The writer's clock.
+    Clock,
+}
+
+impl Caller {
+    /// How events name the caller.
+    pub const fn actor(self) -> Actor {
+        match self {
+            Self::Admin => Actor::Admin,
+            Self::Operator => Actor::Operator,
+            Self::Developer(_, token) => Actor::Token(token),
+            Self::Session(session) => Actor::Session(session),
+            Self::Public => Actor::Public,
+            Self::Clock => Actor::Clock,
+        }
+    }
+}
+
+/// Whose wallet pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payer {
+    /// The wallet of a session's user; the session must be live.
+    Session(SessionId),
+    /// A wallet, named by its app's developer or an administrator.
+    Wallet(WalletId),
+}
+
+/// How much a hold sets aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldAmount {
+    /// This much.
+    Fixed(Money),
+    /// The price of at most this usage, rounded up.
+    Bound(Usage),
+}
+
+/// What to do with usage that the wallet cannot pay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnShortfall {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Record it; what is missing becomes a receivable.
+    Receivable,
+}
+
+/// A change of an app: what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AppPatch {
+    /// New name.
+    pub name: Option<String>,
+    /// New line of business.
+    pub vertical: Option<String>,
+    /// New default share.
+    pub default_revenue_share_bps: Option<BasisPoints>,
+    /// New status.
+    pub status: Option<Status>,
+    /// New rule for opening sessions.
+    pub session_opening: Option<SessionOpening>,
+}
+
+/// A change of a feature: what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FeaturePatch {
+    /// New name.
+    pub display_name: Option<String>,
+    /// New pricing, all of it.
+    pub pricing: Option<Pricing>,
+    /// New policy, all of it.
+    pub policy: Option<Map<String, Value>>,
+}
+
+/// Facts of a call whose price is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallRequest {
+    /// Who pays.
+    pub payer: Payer,
+    /// The feature; absent: the session's.
+    pub feature_key: Option<String>,
+    /// The route.
+    pub route: Route,
+    /// The provider; absent: the only one that the rate card has for the model.
+    pub provider: Option<Name>,
+    /// The model.
+    pub model: String,
+}
+
+/// What somebody wants.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "each field is named and documented as in the event that answers it")]
+pub enum Command {
+    RegisterDeveloper { developer_id: DeveloperId, name: String, email: String },
+    IssueDeveloperToken {
+        token_id: TokenId,
+        developer_id: DeveloperId,
+        name: String,
+        token_hash: TokenHash,
+        token_prefix: String,
+        scopes: Vec<Scope>,
+        expires_at: Option<Timestamp>,
+    },
+    RevokeDeveloperToken { token_id: TokenId },
+    RegisterApp { app_id: AppId, developer_id: DeveloperId, public_app_id: String, settings: AppSettings },
+    ChangeApp { public_app_id: String, patch: AppPatch },
+    DefineFeature {
+        feature_id: FeatureId,
+        public_app_id: String,
+        feature_key: String,
+        display_name: String,
+        pricing: Pricing,
+        policy: Map<String, Value>,
+    },
+    ChangeFeature { public_app_id: String, feature_key: String, patch: FeaturePatch },
+    RemoveFeature { public_app_id: String, feature_key: String },
+    /// Publishes a rate card and prices new holds and usage by it.
+    ActivateRateCard { source: String, models: Vec<ModelRates> },
+    /// The ids are for a wallet that may have to be opened.
+    OpenSession {
+        session_id: SessionId,
+        wallet_id: WalletId,
+        user_id: UserId,
+        app_id: AppId,
+        user_hash: UserHash,
+        feature_key: Option<String>,
+        token_hash: TokenHash,
+        ttl: Duration,
+    },
+    RevokeSession { session_id: SessionId },
+    ExpireSession { session_id: SessionId },
+    RequestTopUp { top_up_id: TopUpId, wallet_id: WalletId, amount: Money, provider: Name, reference: Option<String> },
+    CreditTopUp { top_up_id: TopUpId, payment: String, amount: Option<Money>, occurred_at: Option<Timestamp> },
+    FailTopUp { top_up_id: TopUpId, reason: String },
+    GrantTestCredit { wallet_id: WalletId, amount: Money },
+    GrantPromo { wallet_id: WalletId, amount: Money, reason: String },
+    AdjustWallet {
+        adjustment_id: AdjustmentId,
+        wallet_id: WalletId,
+        kind: AdjustmentKind,
+        direction: Direction,
+        amount: Money,
+        reason: Option<String>,
+    },
+    /// Grants `min(amount, available)` if that is at least `min_amount` (absent: all or nothing).
+    PlaceHold { hold_id: HoldId, call: CallRequest, amount: HoldAmount, min_amount: Option<Money>, expires_in: Duration },
+    CaptureHold { hold_id: HoldId, usage: Usage, provider_request_id: Option<String>, occurred_at: Option<Timestamp> },
+    ReleaseHold { hold_id: HoldId, reason: ReleaseReason },
+    ExpireHold { hold_id: HoldId },
+    RecordUsage {
+        usage_id: UsageId,
+        call: CallRequest,
+        usage: Usage,
+        on_shortfall: OnShortfall,
+        provider_request_id: Option<String>,
+        occurred_at: Option<Timestamp>,
+    },
+    Freeze { scope: FreezeScope, reason: String },
+    Thaw { scope: FreezeScope, reason: String },
+}
+
+impl Command {
+    /// The name for metrics and logs.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::RegisterDeveloper { .. } => "register_developer",
+            Self::IssueDeveloperToken { .. } => "issue_developer_token",
+            Self::RevokeDeveloperToken { .. } => "revoke_developer_token",
+            Self::RegisterApp { .. } => "register_app",
+            Self::ChangeApp { .. } => "change_app",
+            Self::DefineFeature { .. } => "define_feature",
+            Self::ChangeFeature { .. } => "change_feature",
+            Self::RemoveFeature { .. } => "remove_feature",
+            Self::ActivateRateCard { .. } => "activate_rate_card",
+            Self::OpenSession { .. } => "open_session",
+            Self::RevokeSession { .. } => "revoke_session",
+            Self::ExpireSession { .. } => "expire_session",
+            Self::RequestTopUp { .. } => "request_top_up",
+            Self::CreditTopUp { .. } => "credit_top_up",
+            Self::FailTopUp { .. } => "fail_top_up",
+            Self::GrantTestCredit { .. } => "grant_test_credit",
+            Self::GrantPromo { .. } => "grant_promo",
+            Self::AdjustWallet { .. } => "adjust_wallet",
+            Self::PlaceHold { .. } => "place_hold",
+            Self::CaptureHold { .. } => "capture_hold",
+            Self::ReleaseHold { .. } => "release_hold",
+            Self::ExpireHold { .. } => "expire_hold",
+            Self::RecordUsage { .. } => "record_usage",
+            Self::Freeze { .. } => "freeze",
+            Self::Thaw { .. } => "thaw",
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! From a command to events. One function per command, in the file of its noun; who may do what is checked here first.
+
+use modelfaucet_schema::event::{Event, FreezeScope};
+use modelfaucet_schema::ids::{DeveloperId, SessionId, WalletId};
+use modelfaucet_schema::time::Timestamp;
+
+use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
+use super::{adjustment, catalogue, freeze, hold, session, top_up, usage};
+
+/// Decides a command at time `at`. Deterministic; the events are not taken in yet.
+///
+/// # Errors
+/// The [`Rejection`]; the state is as it was.
+pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -> Result<Vec<Event>, Rejection> {
+    let context = Context { state, caller, at };
+    if let Caller::Developer(_, token) = caller {
+        let live = state.tokens.get(&token).is_some_and(|token| token.expires_at.is_none_or(|end| at < end));
+        if !live {
+            return Err(Rejection::InvalidDeveloperToken);
+        }
+    }
+    match command {
+        Command::RegisterDeveloper { developer_id, name, email } => {
+            catalogue::register_developer(context, *developer_id, name, email)
+        }
+        Command::IssueDeveloperToken { .. } => catalogue::issue_token(context, command),
+        Command::RevokeDeveloperToken { token_id } => catalogue::revoke_token(context, *token_id),
+        Command::RegisterApp { app_id, developer_id, public_app_id, settings } => {
+            catalogue::register_app(context, *app_id, *developer_id, public_app_id, settings)
+        }
+        Command::ChangeApp { public_app_id, patch } => catalogue::change_app(context, public_app_id, patch),
+        Command::DefineFeature { .. } => catalogue::define_feature(context, command),
+        Command::ChangeFeature { public_app_id, feature_key, patch } => {
+            catalogue::change_feature(context, public_app_id, feature_key, patch)
+        }
+        Command::RemoveFeature { public_app_id, feature_key } => {
+            catalogue::remove_feature(context, public_app_id, feature_key)
+        }
+        Command::ActivateRateCard { source, models } => catalogue::activate_rate_card(context, source, models),
+        Command::OpenSession { .. } => session::open(context, command),
+        Command::RevokeSession { session_id } => session::revoke(context, *session_id),
+        Command::ExpireSession { session_id } => session::expire(context, *session_id),
+        Command::RequestTopUp { .. } => top_up::request(context, command),
+        Command::CreditTopUp { top_up_id, payment, amount, occurred_at } => {
+            top_up::credit(context, *top_up_id, payment, *amount, *occurred_at)
+        }
+        Command::FailTopUp { top_up_id, reason } => top_up::fail(context, *top_up_id, reason),
+        Command::GrantTestCredit { wallet_id, amount } => adjustment::grant_test_credit(context, *wallet_id, *amount),
+        Command::GrantPromo { wallet_id, amount, reason } => adjustment::grant_promo(context, *wallet_id, *amount, reason),
+        Command::AdjustWallet { .. } => adjustment::adjust(context, command),
+        Command::PlaceHold { .. } => hold::place(context, command),
+        Command::CaptureHold { hold_id, usage, provider_request_id, occurred_at } => {
+            hold::capture(context, *hold_id, usage, provider_request_id.as_deref(), *occurred_at)
+        }
+        Command::ReleaseHold { hold_id, reason } => hold::release(context, *hold_id, *reason),
+        Command::ExpireHold { hold_id } => hold::expire(context, *hold_id),
+        Command::RecordUsage { .. } => usage::record(context, command),
+        Command::Freeze { scope, reason } => freeze::freeze(context, *scope, reason),
+        Command::Thaw { scope, reason } => freeze::thaw(context, *scope, reason),
+    }
+}
+
+/// What every decision sees.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) state: &'a State,
+    pub(super) caller: Caller,
+    pub(super) at: Timestamp,
+}
+
+/// The wallet that pays, and through what.
+#[derive(Clone, Copy)]
+pub(super) struct Payment<'a> {
+    pub(super) wallet_id: WalletId,
+    pub(super) wallet: &'a Wallet,
+    pub(super) app: &'a App,
+    pub(super) session: Option<(SessionId, &'a Session)>,
+}
+
+impl<'a> Context<'a> {
+    /// Only administrators, the operator's command line and the clock.
+    pub(super) fn require_admin(self) -> Result<(), Rejection> {
+        match self.caller {
+            Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
+            Caller::Developer(..) | Caller::Session(_) | Caller::Public => Err(Rejection::Forbidden),
+        }
+    }
+
+    /// May the caller act on what belongs to `developer`? `otherwise` is "not found", so nobody learns what others have.
+    pub(super) fn require_developer(self, developer: DeveloperId, otherwise: Rejection) -> Result<(), Rejection> {
+        match self.caller {
+            Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
+            Caller::Developer(own, _) if own == developer => Ok(()),
+            Caller::Developer(..) | Caller::Session(_) | Caller::Public => Err(otherwise),
+        }
+    }
+
+    /// The wallet that pays, if the caller may let it pay and nothing that concerns it is frozen.
+    pub(super) fn payment(self, payer: Payer) -> Result<Payment<'a>, Rejection> {
+        let (wallet_id, session) = match payer {
+            Payer::Session(id) => {
+                let session = self.live_session(id)?;
+                (session.wallet_id, Some((id, session)))
+            }
+            Payer::Wallet(id) => (id, None),
+        };
+        let wallet = self.state.wallets.get(&wallet_id).ok_or(Rejection::WalletNotFound)?;
+        let app = self.state.apps.get(&wallet.app_id).ok_or(Rejection::WalletNotFound)?;
+        match self.caller {
+            Caller::Session(own) if session.is_some_and(|(id, _)| id == own) => {}
+            Caller::Session(_) | Caller::Public => return Err(Rejection::WalletNotFound),
+            _ => self.require_developer(
+                app.developer_id,
+                if session.is_some() { Rejection::SessionNotFound } else { Rejection::WalletNotFound },
+            )?,
+        }
+        if !app.is_active() {
+            return Err(match self.caller {
+                Caller::Session(_) => Rejection::InvalidSession,
+                _ => Rejection::InvalidApp,
+            });
+        }
+        let payment = Payment { wallet_id, wallet, app, session };
+        self.require_unfrozen(&payment)?;
+        Ok(payment)
+    }
+
+    fn live_session(self, id: SessionId) -> Result<&'a Session, Rejection> {
+        let missing = match self.caller {
+            Caller::Session(_) => Rejection::InvalidSession,
+            _ => Rejection::SessionNotFound,
+        };
+        let session = self.state.sessions.get(&id).ok_or(missing)?;
+        if session.expires_at <= self.at { Err(Rejection::ExpiredSession) } else { Ok(session) }
+    }
+
+    fn require_unfrozen(self, payment: &Payment<'_>) -> Result<(), Rejection> {
+        self.require_not_frozen(&[
+            Some(FreezeScope::Usage),
+            Some(FreezeScope::Wallet(payment.wallet_id)),
+            Some(FreezeScope::App(payment.wallet.app_id)),
+            Some(FreezeScope::Developer(payment.app.developer_id)),
+            payment.session.map(|(id, _)| FreezeScope::Session(id)),
+        ])
+    }
+
+    /// None of the scopes is frozen.
+    pub(super) fn require_not_frozen(self, scopes: &[Option<FreezeScope>]) -> Result<(), Rejection> {
+        let frozen = |scope: &FreezeScope| self.state.freezes.contains(scope);
+        if !self.state.freezes.is_empty() && scopes.iter().flatten().any(frozen) { Err(Rejection::Frozen) } else { Ok(()) }
+    }
+
+    /// Times that the caller names lie in the past; a minute is allowed for clocks that differ.
+    pub(super) fn require_past(self, occurred_at: Option<Timestamp>) -> Result<(), Rejection> {
+        let latest = self.at.plus(std::time::Duration::from_secs(60));
+        if occurred_at.is_some_and(|time| time > latest) { Err(Rejection::OccursInFuture) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,184 @@
+//! Holds: funds set aside before a provider is called, and their one ending.
+
+use std::time::Duration;
+
+use modelfaucet_schema::event::{
+    Balance, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured, Rating, ReleaseReason, Route,
+};
+use modelfaucet_schema::ids::HoldId;
+use modelfaucet_schema::money::Money;
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::usage::Usage;
+
+use super::decide::Context;
+use super::rating::{self, Parties, Price, Rounding, Split};
+use super::usage;
+use super::{App, Caller, Command, Hold, HoldAmount, Rejection, State, Wallet};
+
+/// The longest time a hold may stay open.
+const MAX_HOLD: Duration = Duration::from_secs(24 * 3_600);
+
+pub(super) fn place(context: Context<'_>, command: &Command) -> Result<Vec<Event>, Rejection> {
+    let Command::PlaceHold { hold_id, call, amount, min_amount, expires_in } = command else {
+        return Err(Rejection::Forbidden);
+    };
+    let payment = context.payment(call.payer)?;
+    let quote = usage::quote(context, &payment, call)?;
+    if *expires_in < Duration::from_secs(1) || *expires_in > MAX_HOLD {
+        return Err(Rejection::InvalidDeadline);
+    }
+    if context.state.holds.contains(hold_id) || context.state.expired_holds.contains(hold_id) {
+        return Err(Rejection::AlreadyExists);
+    }
+    let requested = match amount {
+        HoldAmount::Fixed(amount) => *amount,
+        HoldAmount::Bound(bound) => rating::price(call.route, quote.offer, bound, &quote.rule, Rounding::Hold)?.retail,
+    };
+    let granted = grant(payment.wallet, requested, min_amount.unwrap_or(requested))?;
+    let held = payment.wallet.balance.held.checked_add(granted).ok_or(Rejection::AmountOutOfRange)?;
+    let event = HoldPlaced {
+        hold_id: *hold_id,
+        wallet_id: payment.wallet_id,
+        call: quote.call,
+        requested,
+        amount: granted,
+        rate_card_id: quote.rate_card_id,
+        price_rule: quote.rule,
+        expires_at: context.at.plus(*expires_in),
+        balance: Balance { held, ..payment.wallet.balance },
+    };
+    Ok(vec![event.into()])
+}
+
+/// As much of `requested` as the wallet can pay, if that is at least `min`.
+fn grant(wallet: &Wallet, requested: Money, min: Money) -> Result<Money, Rejection> {
+    let available = wallet.spendable();
+    let granted = requested.min(available);
+    if granted >= min.min(requested) {
+        return Ok(granted);
+    }
+    let required = min.min(requested);
+    Err(usage::cannot_pay(wallet, required))
+}
+
+/// A hold of the caller, open or expired.
+fn own_hold<'a>(context: Context<'a>, hold_id: HoldId) -> Result<(&'a Hold, &'a Wallet, &'a App, bool), Rejection> {
+    let state: &'a State = context.state;
+    let (hold, open) = match (state.holds.get(&hold_id), state.expired_holds.get(&hold_id)) {
+        (Some(hold), _) => (hold, true),
+        (None, Some(hold)) => (hold, false),
+        (None, None) => return Err(Rejection::HoldNotFound),
+    };
+    let wallet = state.wallets.get(&hold.wallet_id).ok_or(Rejection::HoldNotFound)?;
+    let app = state.apps.get(&wallet.app_id).ok_or(Rejection::HoldNotFound)?;
+    match context.caller {
+        // A session that ended after its hold was placed may still end the hold: the provider has been called.
+        Caller::Session(own) if hold.call.session_id == Some(own) => {}
+        Caller::Session(_) | Caller::Public => return Err(Rejection::HoldNotFound),
+        _ => context.require_developer(app.developer_id, Rejection::HoldNotFound)?,
+    }
+    Ok((hold, wallet, app, open))
+}
+
+/// Ends a hold with what the call really used. An expired hold is charged as far as the wallet can pay.
+pub(super) fn capture(
+    context: Context<'_>,
+    hold_id: HoldId,
+    usage: &Usage,
+    provider_request_id: Option<&str>,
+    occurred_at: Option<Timestamp>,
+) -> Result<Vec<Event>, Rejection> {
+    let (hold, wallet, app, open) = own_hold(context, hold_id)?;
+    context.require_past(occurred_at)?;
+    let price = price_of(context.state, hold, usage)?;
+    let parties = Parties { wallet: hold.wallet_id, developer: app.developer_id, provider: &hold.call.provider };
+    let provider_request_id = provider_request_id.map(str::to_owned);
+    if open && context.at < hold.expires_at {
+        let split = rating::split(&price, &hold.price_rule, hold.amount, hold.amount, wallet.balance.promo);
+        let event = HoldCaptured {
+            hold_id,
+            wallet_id: hold.wallet_id,
+            call: hold.call.as_ref().clone(),
+            held: hold.amount,
+            rating: rating_of(hold, usage, &price, &split),
+            over_hold: price.retail > hold.amount,
+            provider_request_id,
+            occurred_at,
+            entry: rating::entry(hold.call.route, &price, &split, parties)?,
+            balance: charged(without_hold(wallet.balance, hold.amount)?, &split)?,
+        };
+        return Ok(vec![event.into()]);
+    }
+    let mut events = Vec::with_capacity(2);
+    let mut late = *wallet;
+    if open {
+        let expired = expired(hold_id, hold, wallet)?;
+        late.balance = without_hold(wallet.balance, hold.amount)?;
+        events.push(expired);
+    }
+    let cap = hold.amount.min(late.spendable());
+    let split = rating::split(&price, &hold.price_rule, cap, cap, late.balance.promo);
+    let event = LateUsageCaptured {
+        hold_id,
+        wallet_id: hold.wallet_id,
+        call: hold.call.as_ref().clone(),
+        rating: rating_of(hold, usage, &price, &split),
+        provider_request_id,
+        occurred_at,
+        entry: rating::entry(hold.call.route, &price, &split, parties)?,
+        balance: charged(late.balance, &split)?,
+    };
+    events.push(event.into());
+    Ok(events)
+}
+
+pub(super) fn release(context: Context<'_>, hold_id: HoldId, reason: ReleaseReason) -> Result<Vec<Event>, Rejection> {
+    let (hold, wallet, _, open) = own_hold(context, hold_id)?;
+    if !open {
+        return Err(Rejection::HoldNotFound);
+    }
+    let balance = without_hold(wallet.balance, hold.amount)?;
+    Ok(vec![HoldReleased { hold_id, wallet_id: hold.wallet_id, amount: hold.amount, reason, balance }.into()])
+}
+
+pub(super) fn expire(context: Context<'_>, hold_id: HoldId) -> Result<Vec<Event>, Rejection> {
+    context.require_admin()?;
+    let hold = context.state.holds.get(&hold_id).ok_or(Rejection::HoldNotFound)?;
+    let wallet = context.state.wallets.get(&hold.wallet_id).ok_or(Rejection::HoldNotFound)?;
+    if hold.expires_at > context.at {
+        return Err(Rejection::InvalidDeadline);
+    }
+    Ok(vec![expired(hold_id, hold, wallet)?])
+}
+
+fn expired(hold_id: HoldId, hold: &Hold, wallet: &Wallet) -> Result<Event, Rejection> {
+    let balance = without_hold(wallet.balance, hold.amount)?;
+    Ok(HoldExpired { hold_id, wallet_id: hold.wallet_id, amount: hold.amount, balance }.into())
+}
+
+fn price_of(state: &State, hold: &Hold, usage: &Usage) -> Result<Price, Rejection> {
+    let card = state.cards.get(&hold.rate_card_id).ok_or(Rejection::NoRateCard)?;
+    let offer = card.offer(&hold.call.provider, &hold.call.model);
+    debug_assert!(offer.is_some() || matches!(hold.call.route, Route::Byok | Route::Local), "a hold names an offer of its card");
+    rating::price(hold.call.route, offer, usage, &hold.price_rule, Rounding::Charge)
+}
+
+fn rating_of(hold: &Hold, usage: &Usage, price: &Price, split: &Split) -> Rating {
+    usage::rating(hold.rate_card_id, hold.price_rule, usage, price, split)
+}
+
+/// The balance without a hold of this amount.
+fn without_hold(balance: Balance, amount: Money) -> Result<Balance, Rejection> {
+    Ok(Balance { held: balance.held.checked_sub(amount).ok_or(Rejection::AmountOutOfRange)?, ..balance })
+}
+
+/// The balance after a charge.
+pub(super) fn charged(balance: Balance, split: &Split) -> Result<Balance, Rejection> {
+    let out_of_range = || Rejection::AmountOutOfRange;
+    let paid = split.charge.checked_sub(split.receivable).ok_or_else(out_of_range)?;
+    Ok(Balance {
+        posted: balance.posted.checked_sub(paid).ok_or_else(out_of_range)?,
+        promo: balance.promo.checked_sub(split.promo).ok_or_else(out_of_range)?,
+        held: balance.held,
+    })
+}

@@ -1,0 +1,144 @@
+//! Rating: from a usage to a price, and from a price to postings. Formulas and rounding: docs/ACCOUNTING.md, "Rounding".
+//!
+//! U = the exact cost rounded once, half to even · R = U + ⌊U × markup⌋ · D = ⌊(R − U) × share⌋ · the platform keeps R − U − D.
+
+use modelfaucet_schema::account::{Account, AccountCode, Name};
+use modelfaucet_schema::entry::{EntryBuilder, JournalEntry};
+use modelfaucet_schema::event::{ModelRates, PriceRule, Route};
+use modelfaucet_schema::ids::{DeveloperId, WalletId};
+use modelfaucet_schema::money::Money;
+use modelfaucet_schema::rate::ExactCost;
+use modelfaucet_schema::usage::Usage;
+
+use super::Rejection;
+
+/// The price of a usage before it meets a wallet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// The unrounded cost.
+    pub exact_cost: ExactCost,
+    /// U: the provider's cost.
+    pub upstream: Money,
+    /// R: the retail price.
+    pub retail: Money,
+}
+
+/// Which side of a unit the cost is rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Half to even: what is charged.
+    Charge,
+    /// Up: what is held.
+    Hold,
+}
+
+/// Prices a usage. On the user's own key or machine the price is the fee and the cost is nobody's here.
+///
+/// # Errors
+/// [`Rejection::ModelNotPriced`] for a component without a rate, [`Rejection::ModelNotFound`] where a price list is needed and
+/// has no offer, [`Rejection::AmountOutOfRange`].
+pub fn price(
+    route: Route,
+    offer: Option<&ModelRates>,
+    usage: &Usage,
+    rule: &PriceRule,
+    rounding: Rounding,
+) -> Result<Price, Rejection> {
+    if matches!(route, Route::Byok | Route::Local) {
+        return Ok(Price { exact_cost: ExactCost::ZERO, upstream: Money::ZERO, retail: rule.fee_usd });
+    }
+    let offer = offer.ok_or(Rejection::ModelNotFound)?;
+    let exact_cost = offer
+        .exact_cost(usage)
+        .map_err(|component| Rejection::ModelNotPriced { component: component.name() })?;
+    let upstream = match rounding {
+        Rounding::Charge => exact_cost.round(),
+        Rounding::Hold => exact_cost.round_up(),
+    };
+    let upstream = upstream.ok_or(Rejection::AmountOutOfRange)?;
+    let retail = upstream
+        .share_bps(rule.markup_bps)
+        .and_then(|margin| upstream.checked_add(margin))
+        .ok_or(Rejection::AmountOutOfRange)?;
+    Ok(Price { exact_cost, upstream, retail })
+}
+
+/// Who bears what of a price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// What the customer is charged.
+    pub charge: Money,
+    /// D: the developer's share.
+    pub developer: Money,
+    /// L: cost that the charge does not cover.
+    pub unrecovered: Money,
+    /// The part of the charge paid with promotional credit.
+    pub promo: Money,
+    /// The part of the charge that becomes a receivable.
+    pub receivable: Money,
+}
+
+/// Splits a price of which the customer bears at most `cap`: the wallet pays `payable` of it, promotional credit first, and the
+/// rest of the charge becomes a receivable.
+pub fn split(price: &Price, rule: &PriceRule, cap: Money, payable: Money, promo_credit: Money) -> Split {
+    let charge = price.retail.min(cap);
+    let less = |a: Money, b: Money| a.checked_sub(b).unwrap_or(Money::ZERO).max(Money::ZERO);
+    let margin = less(charge, price.upstream);
+    let paid = charge.min(payable);
+    Split {
+        charge,
+        developer: margin.share_bps(rule.share_bps).unwrap_or(Money::ZERO),
+        unrecovered: less(price.upstream, charge),
+        promo: paid.min(promo_credit),
+        receivable: less(charge, paid),
+    }
+}
+
+/// Whose accounts a charge touches.
+#[derive(Clone, Copy, Debug)]
+pub struct Parties<'a> {
+    /// The customer's wallet.
+    pub wallet: WalletId,
+    /// The app's developer.
+    pub developer: DeveloperId,
+    /// Who bills for the call.
+    pub provider: &'a Name,
+}
+
+/// The journal entry of a charge (docs/ACCOUNTING.md, "Journal entry of each event").
+///
+/// # Errors
+/// [`Rejection::AmountOutOfRange`] if a sum leaves the range of money.
+pub fn entry(route: Route, price: &Price, split: &Split, parties: Parties<'_>) -> Result<JournalEntry, Rejection> {
+    let out_of_range = || Rejection::AmountOutOfRange;
+    let house = Account::house;
+    let paid = [split.promo, split.receivable]
+        .iter()
+        .try_fold(split.charge, |rest, part| rest.checked_sub(*part))
+        .ok_or_else(out_of_range)?;
+    let borne = price.upstream.checked_sub(split.unrecovered).ok_or_else(out_of_range)?;
+    let owed_to_developer = match route {
+        Route::DeveloperKey => price.upstream.checked_add(split.developer).ok_or_else(out_of_range)?,
+        Route::Platform | Route::Byok | Route::Local => split.developer,
+    };
+    let (income, cost, accrued) = match route {
+        Route::Platform => (AccountCode::UsagePlatform, AccountCode::Upstream, price.upstream),
+        Route::DeveloperKey => (AccountCode::UsageDeveloperKey, AccountCode::UpstreamReimbursed, Money::ZERO),
+        Route::Byok => (AccountCode::FeesByok, AccountCode::Upstream, Money::ZERO),
+        Route::Local => (AccountCode::FeesLocal, AccountCode::Upstream, Money::ZERO),
+    };
+    EntryBuilder::new()
+        .debit(Account::promo(parties.wallet), split.promo)
+        .debit(Account::paid(parties.wallet), paid)
+        .debit(Account::receivable(parties.wallet), split.receivable)
+        .credit(house(income), split.charge)
+        .debit(house(cost), borne)
+        .debit(house(AccountCode::Unrecovered), split.unrecovered)
+        .credit(Account::accrued(parties.provider.clone()), accrued)
+        .debit(house(AccountCode::ChannelShare), split.developer)
+        .credit(Account::developer(parties.developer), owed_to_developer)
+        .debit(house(AccountCode::ContraPromo), split.promo)
+        .credit(house(AccountCode::DeferredPromoCost), split.promo)
+        .build()
+        .map_err(|_| out_of_range())
+}

@@ -1,0 +1,100 @@
+//! Refusals: certainly no effect. Each has a stable code and HTTP status, listed in the API document.
+
+use modelfaucet_schema::money::Money;
+use modelfaucet_schema::token::Scope;
+
+macro_rules! rejections {
+    ($($(#[$doc:meta])* $variant:ident $({ $($field:ident : $type:ty),* })? = $status:literal $code:literal $message:literal;)+) => {
+        /// Why a command is refused.
+        #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+        #[expect(missing_docs, reason = "fields are named as in the message")]
+        pub enum Rejection {
+            $($(#[$doc])* #[error($message)] $variant $({ $($field: $type),* })?,)+
+        }
+
+        impl Rejection {
+            /// The stable code.
+            pub const fn code(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => $code,)+ }
+            }
+
+            /// The HTTP status.
+            pub const fn status(&self) -> u16 {
+                match self { $(Self::$variant { .. } => $status,)+ }
+            }
+
+            /// Every refusal: name, status, code and message, for the API document.
+            pub const ALL: &'static [(&'static str, u16, &'static str, &'static str)] =
+                &[$((stringify!($variant), $status, $code, $message)),+];
+        }
+    };
+}
+
+rejections! {
+    /// No such session, or it was revoked.
+    InvalidSession = 401 "invalid_session" "The session token is invalid.";
+    /// The session's time is over.
+    ExpiredSession = 401 "expired_session" "The session token is expired.";
+    /// The developer's token is unknown, revoked or expired.
+    InvalidDeveloperToken = 401 "invalid_session" "Missing or invalid developer token.";
+    /// The wallet cannot pay, whatever its open holds come to.
+    InsufficientBalance { available: Money, required: Money } = 402 "insufficient_balance" "The wallet has {available} USD available; {required} USD are required.";
+    /// The wallet could pay, were it not for its open holds.
+    InFlightHolds { available: Money, required: Money } = 402 "in_flight_holds" "Open holds leave {available} USD available; {required} USD are required. Try again when they have ended.";
+    /// The app takes sessions from its server only.
+    ServerSessionsOnly = 403 "forbidden" "This app opens sessions on its server only (scope developer:sessions:write).";
+    /// The caller may not do that at all.
+    Forbidden = 403 "forbidden" "The caller may not do this.";
+    /// A token may not hand out what it does not have.
+    ScopeNotHeld { scope: Scope } = 403 "forbidden" "A token cannot issue a token with a scope that it does not have: {scope}.";
+    /// Unknown or disabled app.
+    InvalidApp = 404 "invalid_app" "The public app id is invalid or inactive.";
+    /// Unknown app, or another developer's.
+    AppNotFound = 404 "invalid_app" "The app could not be found.";
+    /// No such feature in this app.
+    FeatureNotFound = 404 "feature_not_found" "The feature could not be found.";
+    /// No such developer.
+    DeveloperNotFound = 404 "developer_not_found" "The developer could not be found.";
+    /// No such token.
+    TokenNotFound = 404 "token_not_found" "The token could not be found.";
+    /// No such wallet, or another tenant's.
+    WalletNotFound = 404 "wallet_not_found" "The wallet could not be found.";
+    /// No such session, or another tenant's.
+    SessionNotFound = 404 "session_not_found" "The session could not be found.";
+    /// No pending top-up of this id.
+    TopUpNotFound = 404 "top_up_not_found" "No pending top-up has this id.";
+    /// No open hold of this id.
+    HoldNotFound = 404 "hold_not_found" "No open hold has this id; it may have ended already.";
+    /// The rate card does not have the model.
+    ModelNotFound = 404 "model_not_found" "The active rate card does not have this model.";
+    /// Something that was used has no price.
+    ModelNotPriced { component: &'static str } = 404 "model_not_priced" "The model has no price for {component}.";
+    /// No rate card was activated.
+    NoRateCard = 404 "model_not_priced" "No rate card is active.";
+    /// The model is on the card of several providers.
+    ProviderAmbiguous = 400 "provider_required" "Several providers offer this model; name one in `provider`.";
+    /// It exists.
+    AlreadyExists = 409 "already_exists" "It exists already.";
+    /// It is frozen already.
+    AlreadyFrozen = 409 "already_frozen" "It is frozen already.";
+    /// It is not frozen.
+    NotFrozen = 409 "not_frozen" "It is not frozen.";
+    /// The payment differs from what was requested.
+    AmountMismatch { requested: Money } = 400 "amount_mismatch" "The top-up was requested over {requested} USD.";
+    /// Not a whole number of cents.
+    NotWholeCents = 400 "invalid_request" "The amount must be a whole number of cents.";
+    /// Nothing.
+    ZeroAmount = 400 "invalid_request" "The amount must be above zero.";
+    /// Larger than money can be counted.
+    AmountOutOfRange = 400 "amount_out_of_range" "The amount is out of range.";
+    /// A rate card without models, or with a model twice.
+    InvalidRateCard = 400 "invalid_rate_card" "A rate card names at least one model, and each provider's model once.";
+    /// A hold's time is out of bounds.
+    InvalidDeadline = 400 "invalid_request" "The time must be between 1 second and 24 hours.";
+    /// A time ahead of the ledger's clock.
+    OccursInFuture = 400 "invalid_request" "occurred_at lies in the future.";
+    /// Same key, other request.
+    KeyReused = 422 "idempotency_key_reused" "The idempotency key was used for another request.";
+    /// An operator's kill switch is on.
+    Frozen = 503 "frozen" "An operator has frozen this.";
+}

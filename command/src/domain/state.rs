@@ -1,0 +1,256 @@
+//! What decisions need to know, and nothing more. All of it follows from the log; none of it is a source of truth.
+
+use std::sync::Arc;
+
+use modelfaucet_schema::event::{
+    AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
+};
+use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId};
+use modelfaucet_schema::account::Name;
+use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
+use serde::{Deserialize, Serialize};
+
+use super::Table;
+
+/// Raised whenever an old snapshot would not be what a fold of the log gives today.
+pub const FOLD_VERSION: i32 = 1;
+
+/// A developer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Developer {
+    /// How many tokens it has.
+    pub tokens: u32,
+}
+
+/// A developer's token that may be used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeveloperToken {
+    /// Whose it is.
+    pub developer_id: DeveloperId,
+    /// Its hash.
+    pub token_hash: TokenHash,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// An app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct App {
+    /// Its developer.
+    pub developer_id: DeveloperId,
+    /// Its public id.
+    pub public_app_id: String,
+    /// Its settings.
+    pub settings: AppSettings,
+}
+
+impl App {
+    /// Does it take new work?
+    pub fn is_active(&self) -> bool {
+        self.settings.status == Status::Active
+    }
+
+    /// May anybody open a session?
+    pub fn opens_publicly(&self) -> bool {
+        self.settings.session_opening == SessionOpening::Public
+    }
+}
+
+/// A feature of an app.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feature {
+    /// Its id.
+    pub feature_id: FeatureId,
+    /// Its name.
+    pub display_name: String,
+    /// Its price.
+    pub pricing: Pricing,
+    /// Its policy as JSON text.
+    pub policy: String,
+}
+
+/// A rate card: prices by model.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RateCard {
+    models: Vec<ModelRates>,
+}
+
+impl RateCard {
+    /// A card of these models.
+    pub fn new(mut models: Vec<ModelRates>) -> Self {
+        models.sort_by(|a, b| (&a.model, &a.provider).cmp(&(&b.model, &b.provider)));
+        Self { models }
+    }
+
+    /// The offers of a model, by provider.
+    pub fn offers(&self, model: &str) -> &[ModelRates] {
+        let start = self.models.partition_point(|rates| rates.model.as_str() < model);
+        let rest = self.models.get(start..).unwrap_or_default();
+        let count = rest.partition_point(|rates| rates.model == model);
+        rest.get(..count).unwrap_or_default()
+    }
+
+    /// The offer of a provider.
+    pub fn offer(&self, provider: &Name, model: &str) -> Option<&ModelRates> {
+        self.offers(model).iter().find(|rates| rates.provider == *provider)
+    }
+}
+
+/// A wallet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wallet {
+    /// The app.
+    pub app_id: AppId,
+    /// The user.
+    pub user_id: UserId,
+    /// The available balance never falls below it.
+    pub floor: Money,
+    /// Its figures.
+    pub balance: Balance,
+}
+
+impl Wallet {
+    /// What can be spent or held without passing the floor; never negative.
+    pub fn spendable(&self) -> Money {
+        let above = self.balance.available().checked_sub(self.floor).unwrap_or(Money::ZERO);
+        above.max(Money::ZERO)
+    }
+
+    /// What could be spent if all open holds were given back.
+    pub fn spendable_without_holds(&self) -> Money {
+        self.balance.posted.checked_sub(self.floor).unwrap_or(Money::ZERO).max(Money::ZERO)
+    }
+}
+
+/// A live session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// The app.
+    pub app_id: AppId,
+    /// The user.
+    pub user_id: UserId,
+    /// The wallet.
+    pub wallet_id: WalletId,
+    /// The feature that calls are priced by if they name none.
+    pub feature_key: Option<Arc<str>>,
+    /// The hash of its token.
+    pub token_hash: TokenHash,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// A top-up that was requested and has not ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PendingTopUp {
+    /// The wallet.
+    pub wallet_id: WalletId,
+    /// The amount.
+    pub amount: Money,
+    /// The payment provider.
+    pub provider: Name,
+}
+
+/// A hold, open or expired.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The wallet.
+    pub wallet_id: WalletId,
+    /// The call.
+    pub call: Arc<Call>,
+    /// What is held.
+    pub amount: Money,
+    /// The card that prices it.
+    pub rate_card_id: RateCardId,
+    /// How cost becomes price.
+    pub price_rule: PriceRule,
+    /// When it expires.
+    pub expires_at: Timestamp,
+}
+
+/// The state of one shard.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The last number of each stream that may go on.
+    pub seqs: Table<StreamId, i64>,
+    /// Developers.
+    pub developers: Table<DeveloperId, Developer>,
+    /// Usable tokens.
+    pub tokens: Table<TokenId, DeveloperToken>,
+    /// Apps.
+    pub apps: Table<AppId, App>,
+    /// Apps by public id.
+    pub app_names: Table<String, AppId>,
+    /// Features by app and key.
+    pub features: Table<(AppId, String), Feature>,
+    /// Rate cards.
+    pub cards: Table<RateCardId, Arc<RateCard>>,
+    /// The card that prices new holds and usage, under the one key there is.
+    pub active_card: Table<(), RateCardId>,
+    /// Wallets.
+    pub wallets: Table<WalletId, Wallet>,
+    /// Wallets by app and user.
+    pub users: Table<(AppId, UserHash), WalletId>,
+    /// Live sessions.
+    pub sessions: Table<SessionId, Session>,
+    /// Pending top-ups.
+    pub top_ups: Table<TopUpId, PendingTopUp>,
+    /// Open holds.
+    pub holds: Table<HoldId, Hold>,
+    /// Holds that expired and whose usage may still come, once.
+    pub expired_holds: Table<HoldId, Hold>,
+    /// What is frozen.
+    pub freezes: Table<FreezeScope, ()>,
+}
+
+macro_rules! each_table {
+    ($state:ident, $method:ident) => {{
+        $state.seqs.$method();
+        $state.developers.$method();
+        $state.tokens.$method();
+        $state.apps.$method();
+        $state.app_names.$method();
+        $state.features.$method();
+        $state.cards.$method();
+        $state.active_card.$method();
+        $state.wallets.$method();
+        $state.users.$method();
+        $state.sessions.$method();
+        $state.top_ups.$method();
+        $state.holds.$method();
+        $state.expired_holds.$method();
+        $state.freezes.$method();
+    }};
+}
+
+impl State {
+    /// Makes everything since the last commit final.
+    pub fn commit(&mut self) {
+        each_table!(self, commit);
+    }
+
+    /// Takes everything since the last commit back.
+    pub fn undo(&mut self) {
+        each_table!(self, undo);
+    }
+
+    /// The number of the next event of a stream.
+    pub fn next_seq(&self, stream: &StreamId) -> i64 {
+        self.seqs.get(stream).map_or(1, |last| last.saturating_add(1))
+    }
+
+    /// The app of a public id, active or not.
+    pub fn app_by_name(&self, public_app_id: &str) -> Option<(AppId, &App)> {
+        let id = *self.app_names.get(public_app_id)?;
+        Some((id, self.apps.get(&id)?))
+    }
+
+    /// The developer's share of a feature: its own, else its app's.
+    pub fn share_of(app: &App, pricing: &Pricing) -> BasisPoints {
+        let share = pricing.revenue_share_bps.unwrap_or(app.settings.default_revenue_share_bps);
+        share.min(BasisPoints::WHOLE)
+    }
+}

@@ -1,0 +1,667 @@
+//! The writer of a shard: takes everything queued, decides it in memory, appends it in one round trip, answers.
+//!
+//! There is no batching timer: while an append is in flight commands gather, so light load has batches of one and heavy load
+//! batches of thousands. Handlers only queue and wait; dropping a request never takes an append back.
+
+pub mod core;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use modelfaucet_schema::event::{KeyUse, Recorded};
+use modelfaucet_schema::ids::{BatchId, Position, ShardId};
+use modelfaucet_schema::log::{AppendBatch, AppendError, Head, LogAppender, LogReader, ReadError};
+use modelfaucet_schema::time::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_postgres::{Client, Config, NoTls};
+use uuid::Uuid;
+
+use self::core::{Core, Outcome, Step, Submission, Verdict};
+use crate::directory::Directory;
+use crate::domain::{Caller, Command, Rejection};
+use crate::snapshot::{self, SnapshotError};
+
+/// How long a command may wait before it is decided.
+pub const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often an idle writer looks whether others have appended.
+const IDLE_POLL: Duration = Duration::from_millis(50);
+/// How many commands may wait.
+pub const DEFAULT_QUEUE: usize = 65_536;
+
+/// A command that did not take effect, or may not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// A rule said no; certainly no effect.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// It was never decided; certainly no effect.
+    #[error("Too much is waiting; try again.")]
+    Overloaded,
+    /// The log cannot be reached and the command was never decided; certainly no effect.
+    #[error("The ledger is not available; try again.")]
+    Unavailable,
+    /// The append was sent and its result is not known: send the same key again to learn it.
+    #[error("The result is not known yet; send the same request with the same key again.")]
+    InDoubt,
+}
+
+/// What became of a submitted command.
+pub type Answer = Result<Outcome, CommandError>;
+
+/// One command and what belongs to it.
+#[derive(Debug)]
+pub struct Request {
+    /// Who wants it.
+    pub caller: Caller,
+    /// What is wanted.
+    pub command: Command,
+    /// The idempotency key.
+    pub key: Option<KeyUse>,
+}
+
+enum Message {
+    Submit(Vec<Submission<Responder>>),
+    CatchUp(oneshot::Sender<()>),
+}
+
+/// Whom to answer.
+enum Responder {
+    One(oneshot::Sender<Answer>),
+    Item(Arc<Collector>, usize),
+}
+
+impl Responder {
+    fn send(self, answer: Answer) {
+        match self {
+            // A caller that went away is not told.
+            Self::One(reply) => drop(reply.send(answer)),
+            Self::Item(collector, index) => collector.set(index, answer),
+        }
+    }
+}
+
+/// Gathers the answers of commands that were submitted together.
+struct Collector {
+    answers: Mutex<Vec<Option<Answer>>>,
+    left: AtomicUsize,
+    done: Mutex<Option<oneshot::Sender<Vec<Answer>>>>,
+}
+
+impl Collector {
+    fn set(&self, index: usize, answer: Answer) {
+        if let Some(slot) = self.answers.lock().get_mut(index) {
+            *slot = Some(answer);
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = self.done.lock().take()
+        {
+            let answers = std::mem::take(&mut *self.answers.lock());
+            let _gone = done.send(answers.into_iter().map(|answer| answer.unwrap_or(Err(CommandError::InDoubt))).collect());
+        }
+    }
+}
+
+/// The way to the writer of a shard. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    messages: mpsc::UnboundedSender<Message>,
+    waiting: Arc<AtomicUsize>,
+    capacity: usize,
+    directory: Arc<Directory>,
+    head: watch::Receiver<Position>,
+    ready: watch::Receiver<bool>,
+}
+
+impl Ledger {
+    /// Submits a command and waits for what becomes of it. Dropping the future does not take the command back.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub async fn submit(&self, request_id: &str, request: Request) -> Answer {
+        self.reserve(1)?;
+        let (reply, answer) = oneshot::channel();
+        let submission = submission(request_id, request, Responder::One(reply));
+        if self.messages.send(Message::Submit(vec![submission])).is_err() {
+            return Err(CommandError::Unavailable);
+        }
+        answer.await.unwrap_or(Err(CommandError::InDoubt))
+    }
+
+    /// Submits commands together, in order; one answer each. A refusal of one does not touch the others.
+    ///
+    /// # Errors
+    /// [`CommandError::Overloaded`] or [`CommandError::Unavailable`] for all of them.
+    pub async fn submit_all(&self, request_id: &str, requests: Vec<Request>) -> Result<Vec<Answer>, CommandError> {
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.reserve(requests.len())?;
+        let (done, answers) = oneshot::channel();
+        let collector = Arc::new(Collector {
+            answers: Mutex::new(vec![None; requests.len()]),
+            left: AtomicUsize::new(requests.len()),
+            done: Mutex::new(Some(done)),
+        });
+        let submissions = requests
+            .into_iter()
+            .enumerate()
+            .map(|(index, request)| submission(request_id, request, Responder::Item(Arc::clone(&collector), index)))
+            .collect();
+        drop(collector);
+        if self.messages.send(Message::Submit(submissions)).is_err() {
+            return Err(CommandError::Unavailable);
+        }
+        answers.await.map_err(|_| CommandError::InDoubt)
+    }
+
+    /// Waits until the writer has taken in everything that the log holds now.
+    pub async fn catch_up(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.messages.send(Message::CatchUp(done)).is_ok() {
+            let _closed = wait.await;
+        }
+    }
+
+    /// Tokens and apps.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// The last position, as it moves.
+    pub fn head(&self) -> watch::Receiver<Position> {
+        self.head.clone()
+    }
+
+    /// Is the writer in step with the log?
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    fn reserve(&self, commands: usize) -> Result<(), CommandError> {
+        if self.waiting.fetch_add(commands, Ordering::AcqRel).saturating_add(commands) > self.capacity {
+            self.waiting.fetch_sub(commands, Ordering::AcqRel);
+            return Err(CommandError::Overloaded);
+        }
+        Ok(())
+    }
+}
+
+fn submission(request_id: &str, request: Request, reply: Responder) -> Submission<Responder> {
+    Submission {
+        caller: request.caller,
+        command: request.command,
+        request_id: request_id.into(),
+        key: request.key,
+        give_up_at: Timestamp::now().plus(QUEUE_PATIENCE),
+        reply: Some(reply),
+    }
+}
+
+/// Why a writer does not start, or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The state could not be built.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The database's error.
+    #[error("the database cannot be reached: {0}")]
+    Database(#[from] tokio_postgres::Error),
+    /// Another log than the one that the state was folded from.
+    #[error("shard {0} has another log than before: it was restored or replaced. Stop, run `modelfaucet verify`, then start again")]
+    OtherLog(ShardId),
+    /// The log ends before the writer's head.
+    #[error("the log ends at position {found}, but position {expected} was acknowledged: it was restored from an older backup or cut")]
+    Fork {
+        /// The writer's position.
+        expected: Position,
+        /// The log's.
+        found: Position,
+    },
+}
+
+/// How to run a writer.
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    /// The shard.
+    pub shard: ShardId,
+    /// The database, as the role `ledger_command`.
+    pub database: Config,
+    /// How many commands may wait.
+    pub queue: usize,
+    /// Events between two snapshots.
+    pub snapshot_every: i64,
+}
+
+impl WriterOptions {
+    /// The usual limits.
+    pub fn new(database: Config) -> Self {
+        Self { shard: ShardId(0), database, queue: DEFAULT_QUEUE, snapshot_every: 100_000 }
+    }
+}
+
+/// Connects with the writer's limits (docs/RELIABILITY.md): a hanging statement must not hold up the shard.
+async fn connect(database: &Config) -> Result<Arc<Client>, tokio_postgres::Error> {
+    let mut config = database.clone();
+    config.connect_timeout(Duration::from_secs(2)).application_name("modelfaucet-command");
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::warn!(%error, "the writer's connection ended");
+        }
+    });
+    client
+        .batch_execute(
+            "SET statement_timeout = '3s'; SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = '5s';
+             SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan",
+        )
+        .await?;
+    Ok(Arc::new(client))
+}
+
+struct Connection {
+    appender: LogAppender,
+    reader: LogReader,
+}
+
+impl Connection {
+    async fn open(database: &Config) -> Result<Self, tokio_postgres::Error> {
+        let client = connect(database).await?;
+        let reader = LogReader::prepare_with_keys(Arc::clone(&client)).await?;
+        Ok(Self { appender: LogAppender::prepare(client).await?, reader })
+    }
+}
+
+/// Folds the log and starts the writer of a shard. The task ends when the last [`Ledger`] is gone, or with an error that only an
+/// operator can mend.
+///
+/// # Errors
+/// [`WriterError`].
+pub async fn start(options: WriterOptions) -> Result<(Ledger, tokio::task::JoinHandle<Result<(), WriterError>>), WriterError> {
+    let connection = Connection::open(&options.database).await?;
+    let began = Instant::now();
+    let shard = options.shard;
+    let (mut state, snapshot_head) = snapshot::load(connection.appender.client(), &connection.reader, shard).await?;
+    let head = snapshot::fold_to_end(&connection.reader, shard, &mut state, snapshot_head).await?;
+    let (log_id, _) = connection.reader.head(shard).await?;
+    tracing::info!(
+        shard = %shard, position = head.position.0, snapshot = snapshot_head.position.0,
+        milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), "the writer's state is folded"
+    );
+    let directory = Arc::new(Directory::default());
+    directory.reset(&state);
+    let (messages, inbox) = mpsc::unbounded_channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let (head_sender, head_receiver) = watch::channel(head.position);
+    let (ready_sender, ready) = watch::channel(true);
+    connection.appender.ensure_partition(shard, head.position.next()).await?;
+    let writer = Writer {
+        core: Core::new(shard, log_id, state, head),
+        shard,
+        database: options.database.clone(),
+        connection,
+        inbox,
+        queue: VecDeque::new(),
+        waiting: Arc::clone(&waiting),
+        directory: Arc::clone(&directory),
+        head: head_sender,
+        ready: ready_sender,
+        partition_checked: head.position,
+    };
+    let task = tokio::spawn(writer.run());
+    tokio::spawn(keep_snapshots(options.clone(), head_receiver.clone(), snapshot_head.position));
+    let ledger = Ledger { messages, waiting, capacity: options.queue, directory, head: head_receiver, ready };
+    Ok((ledger, task))
+}
+
+/// Takes a snapshot whenever the log has grown enough, on a connection of its own.
+async fn keep_snapshots(options: WriterOptions, mut head: watch::Receiver<Position>, mut last: Position) {
+    while head.changed().await.is_ok() {
+        if head.borrow().0 - last.0 < options.snapshot_every {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        }
+        let taken = async {
+            let client = connect(&options.database).await?;
+            let reader = LogReader::prepare(Arc::clone(&client)).await?;
+            snapshot::refresh(&client, &reader, options.shard, options.snapshot_every).await
+        };
+        match taken.await {
+            Ok(Some(position)) => last = position,
+            Ok(None) => last = *head.borrow(),
+            Err(error) => {
+                tracing::warn!(%error, "no snapshot was taken; the next cold start takes longer");
+                tokio::time::sleep(Duration::from_secs(30)).await;
+            }
+        }
+    }
+}
+
+struct Writer {
+    core: Core<Responder>,
+    shard: ShardId,
+    database: Config,
+    connection: Connection,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    queue: VecDeque<Submission<Responder>>,
+    waiting: Arc<AtomicUsize>,
+    directory: Arc<Directory>,
+    head: watch::Sender<Position>,
+    ready: watch::Sender<bool>,
+    partition_checked: Position,
+}
+
+impl Writer {
+    async fn run(mut self) -> Result<(), WriterError> {
+        loop {
+            if self.queue.is_empty() && !self.wait().await? {
+                return Ok(());
+            }
+            self.drain_inbox().await?;
+            let mut expired = Vec::new();
+            let now = Timestamp::now();
+            let step = self.core.plan(&mut self.queue, now, BatchId::generate(), &mut expired);
+            self.waiting.fetch_sub(expired.len(), Ordering::AcqRel);
+            for submission in expired {
+                answer(submission.reply, Err(CommandError::Overloaded));
+            }
+            match step {
+                Step::Idle => {}
+                Step::LookUp(submissions) => self.look_up(submissions).await?,
+                Step::ConfirmHead => self.confirm_head().await?,
+                Step::Append(batch) => self.append(&batch).await?,
+            }
+        }
+    }
+
+    /// Waits for work: a message, a deadline, or time to look whether others have appended. False if nobody can send any more.
+    async fn wait(&mut self) -> Result<bool, WriterError> {
+        let now = Timestamp::now();
+        let until_deadline = self.core.next_deadline().map_or(IDLE_POLL, |at| at.since(now));
+        match tokio::time::timeout(until_deadline.min(IDLE_POLL), self.inbox.recv()).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(message)) => self.accept(message).await?,
+            Err(_) => self.catch_up().await?,
+        }
+        Ok(true)
+    }
+
+    async fn drain_inbox(&mut self) -> Result<(), WriterError> {
+        while let Ok(message) = self.inbox.try_recv() {
+            self.accept(message).await?;
+        }
+        Ok(())
+    }
+
+    async fn accept(&mut self, message: Message) -> Result<(), WriterError> {
+        match message {
+            Message::Submit(submissions) => self.queue.extend(submissions),
+            Message::CatchUp(done) => {
+                self.catch_up().await?;
+                let _gone = done.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, batch: &AppendBatch) -> Result<(), WriterError> {
+        let began = Instant::now();
+        let result = self.append_until_known(batch).await?;
+        metrics::histogram!("modelfaucet_append_duration_seconds", "shard" => self.shard.to_string()).record(began.elapsed());
+        match result {
+            Ok(()) => {
+                #[expect(clippy::cast_precision_loss, reason = "a batch has at most thousands of events")]
+                metrics::histogram!("modelfaucet_append_batch_size", "shard" => self.shard.to_string())
+                    .record(batch.events().len() as f64);
+                self.finish();
+                self.keep_partition().await
+            }
+            Err(AppendError::HeadMoved) => {
+                self.take_back();
+                self.catch_up().await
+            }
+            Err(AppendError::KeysUsed) => {
+                let submissions = self.core.append_failed();
+                self.look_up(submissions).await
+            }
+            Err(error) => {
+                // A lock or statement timeout, a full disk: certainly not written. Commands wait in the queue until they give up.
+                tracing::error!(%error, "an append was refused; it is tried again");
+                self.take_back();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.catch_up().await
+            }
+        }
+    }
+
+    /// Sends a batch until it is known whether it is in the log. A broken connection is opened again and the same batch is sent
+    /// again: `append()` answers "already", appends it, or shows another head.
+    async fn append_until_known(&mut self, batch: &AppendBatch) -> Result<Result<(), AppendError>, WriterError> {
+        loop {
+            match self.connection.appender.append(batch).await {
+                Ok(_) => return Ok(Ok(())),
+                Err(AppendError::NoPartition) => {
+                    if let Err(error) = self.connection.appender.ensure_partition(self.shard, batch.head().position).await {
+                        tracing::error!(%error, "a partition could not be created");
+                        self.reconnect().await?;
+                    }
+                }
+                Err(AppendError::InDoubt(error)) => {
+                    tracing::warn!(%error, batch = %batch.id(), "an append is in doubt; it is sent again");
+                    metrics::counter!("modelfaucet_appends_in_doubt_total").increment(1);
+                    self.reconnect().await?;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Opens the connection again, however long that takes; meanwhile the shard is not ready.
+    async fn reconnect(&mut self) -> Result<(), WriterError> {
+        let mut pause = Duration::from_millis(20);
+        let began = Instant::now();
+        loop {
+            match Connection::open(&self.database).await {
+                Ok(connection) => {
+                    self.connection = connection;
+                    let (log_id, _) = self.connection.reader.head(self.shard).await.unwrap_or((self.core.log_id(), self.core.head()));
+                    if log_id != self.core.log_id() {
+                        return Err(WriterError::OtherLog(self.shard));
+                    }
+                    self.ready.send_replace(true);
+                    return Ok(());
+                }
+                Err(error) => {
+                    if began.elapsed() > Duration::from_secs(5) {
+                        self.ready.send_replace(false);
+                    }
+                    self.refuse_impatient();
+                    tracing::warn!(%error, "the database cannot be reached");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                }
+            }
+        }
+    }
+
+    /// Refuses what waited too long and was never decided, while the log is away.
+    fn refuse_impatient(&mut self) {
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Submit(submissions) => self.queue.extend(submissions),
+                Message::CatchUp(done) => drop(done),
+            }
+        }
+        let now = Timestamp::now();
+        let (waiting, late) = std::mem::take(&mut self.queue).into_iter().partition(|submission| submission.give_up_at > now);
+        self.queue = waiting;
+        let late: VecDeque<Submission<Responder>> = late;
+        self.waiting.fetch_sub(late.len(), Ordering::AcqRel);
+        for submission in late {
+            answer(submission.reply, Err(CommandError::Unavailable));
+        }
+    }
+
+    fn finish(&mut self) {
+        let (replies, events) = self.core.appended();
+        self.publish(&events);
+        let mut outcomes: HashMap<&'static str, u64> = HashMap::new();
+        self.waiting.fetch_sub(replies.len(), Ordering::AcqRel);
+        for (reply, verdict) in replies {
+            let outcome = match &verdict {
+                Ok(outcome) if outcome.replayed => "replayed",
+                Ok(_) => "accepted",
+                Err(_) => "refused",
+            };
+            *outcomes.entry(outcome).or_default() += 1;
+            reply.send(verdict.map_err(CommandError::Rejected));
+        }
+        for (outcome, count) in outcomes {
+            metrics::counter!("modelfaucet_commands_total", "outcome" => outcome).increment(count);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a gauge for people")]
+        metrics::gauge!("modelfaucet_writer_queue_depth", "shard" => self.shard.to_string())
+            .set(self.waiting.load(Ordering::Relaxed) as f64);
+    }
+
+    fn publish(&self, events: &[Arc<Recorded>]) {
+        if events.is_empty() {
+            return;
+        }
+        self.directory.take_in(events.iter().map(|recorded| &recorded.event));
+        self.show_head();
+        metrics::counter!("modelfaucet_events_appended_total").increment(u64::try_from(events.len()).unwrap_or(0));
+    }
+
+    fn show_head(&self) {
+        let position = self.core.head().position;
+        self.head.send_replace(position);
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 events")]
+        metrics::gauge!("modelfaucet_log_head_position", "shard" => self.shard.to_string()).set(position.0 as f64);
+    }
+
+    /// Puts the commands of a failed append back in front of the queue, in their order.
+    fn take_back(&mut self) {
+        for submission in self.core.append_failed().into_iter().rev() {
+            self.queue.push_front(submission);
+        }
+    }
+
+    /// Refusals without an append behind them: they stand if nobody else has appended since.
+    async fn confirm_head(&mut self) -> Result<(), WriterError> {
+        loop {
+            match self.connection.reader.head(self.shard).await {
+                Ok((log_id, _)) if log_id != self.core.log_id() => return Err(WriterError::OtherLog(self.shard)),
+                Ok((_, head)) if head == self.core.head() => {
+                    self.finish();
+                    return Ok(());
+                }
+                Ok(_) => {
+                    self.take_back();
+                    return self.catch_up().await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the head could not be read");
+                    self.reconnect().await?;
+                }
+            }
+        }
+    }
+
+    /// Answers commands whose keys were used before; the others go back to the queue.
+    async fn look_up(&mut self, submissions: Vec<Submission<Responder>>) -> Result<(), WriterError> {
+        let keys: Vec<Uuid> = submissions.iter().filter_map(|submission| submission.key.map(|used| used.key)).collect();
+        let found = loop {
+            match self.connection.reader.keys(self.shard, &keys).await {
+                Ok(found) => break found,
+                Err(ReadError::Database(error)) => {
+                    tracing::warn!(%error, "keys could not be looked up");
+                    self.reconnect().await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let found: HashMap<Uuid, Arc<Recorded>> = found.into_iter().map(|(key, recorded)| (key, Arc::new(recorded))).collect();
+        let mut replayed = 0;
+        for submission in submissions.into_iter().rev() {
+            let hit = submission.key.and_then(|used| Some((used, found.get(&used.key)?)));
+            let Some((used, recorded)) = hit else {
+                if let Some(used) = submission.key {
+                    self.core.forget_key(used.key);
+                }
+                self.queue.push_front(submission);
+                continue;
+            };
+            let verdict: Verdict = if recorded.key == Some(used) {
+                Ok(Outcome { recorded: Arc::clone(recorded), replayed: true })
+            } else {
+                Err(Rejection::KeyReused)
+            };
+            replayed += 1;
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            answer(submission.reply, verdict.map_err(CommandError::Rejected));
+        }
+        metrics::counter!("modelfaucet_commands_total", "outcome" => "replayed").increment(replayed);
+        Ok(())
+    }
+
+    /// Takes in what others have appended.
+    async fn catch_up(&mut self) -> Result<(), WriterError> {
+        loop {
+            let head = self.core.head();
+            match self.connection.reader.page(self.shard, head, 8_192).await {
+                Ok(page) if page.events.is_empty() => return self.check_not_behind().await,
+                Ok(page) => {
+                    if self.core.take_in(&page).is_ok() {
+                        self.directory.take_in(page.events.iter().map(|recorded| &recorded.event));
+                        self.show_head();
+                    }
+                }
+                Err(ReadError::Database(error)) => {
+                    tracing::warn!(%error, "the log could not be read");
+                    self.reconnect().await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The log never ends before what was acknowledged.
+    async fn check_not_behind(&mut self) -> Result<(), WriterError> {
+        let ours: Head = self.core.head();
+        match self.connection.reader.head(self.shard).await {
+            Ok((log_id, _)) if log_id != self.core.log_id() => Err(WriterError::OtherLog(self.shard)),
+            Ok((_, head)) if head.position < ours.position || (head.position == ours.position && head.hash != ours.hash) => {
+                Err(WriterError::Fork { expected: ours.position, found: head.position })
+            }
+            Ok(_) => Ok(()),
+            Err(ReadError::Database(_)) => self.reconnect().await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Creates the next partition long before it is needed.
+    async fn keep_partition(&mut self) -> Result<(), WriterError> {
+        const AHEAD: usize = 1_000_000;
+        let position = self.core.head().position;
+        if position.0 - self.partition_checked.0 < 100_000 {
+            return Ok(());
+        }
+        self.partition_checked = position;
+        if let Err(error) = self.connection.appender.ensure_partition(self.shard, position.plus(AHEAD)).await {
+            tracing::error!(%error, "the next partition could not be created");
+        }
+        Ok(())
+    }
+}
+
+fn answer(reply: Option<Responder>, answer: Answer) {
+    if let Some(reply) = reply {
+        reply.send(answer);
+    }
+}

@@ -1,0 +1,247 @@
+//! The projector's decisions without any I/O: which events are new, what they do to the tables, and where to stop.
+//!
+//! A shell hands in pages and commits the batches that come out. If a commit fails, the folder has seen events that no table
+//! shows: the shell drops it and makes a new one from the store.
+
+use std::collections::HashSet;
+
+use modelfaucet_schema::event::{DecodeError, Recorded};
+use modelfaucet_schema::ids::{LogId, Position, ShardId, StreamId};
+use modelfaucet_schema::log::{Head, Page};
+
+use crate::changes::Changes;
+use crate::projection::{ApplyError, Projection};
+
+/// Whole batches of the log, decoded, with the head behind each of them.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// The head that the first event follows.
+    pub after: Head,
+    /// The heads behind the batches, in order.
+    pub links: Vec<Head>,
+    /// The events.
+    pub events: Vec<Recorded>,
+}
+
+impl Span {
+    /// The head behind the last event.
+    pub fn head(&self) -> Head {
+        self.links.last().copied().unwrap_or(self.after)
+    }
+
+    /// Without the batches behind `position`.
+    pub fn cut(&mut self, position: Position) {
+        self.links.retain(|link| link.position <= position);
+        let end = self.head().position;
+        let keep = self.events.partition_point(|event| event.position <= end);
+        self.events.truncate(keep);
+    }
+}
+
+impl From<Page> for Span {
+    fn from(page: Page) -> Self {
+        let links = if page.events.is_empty() { Vec::new() } else { vec![page.head] };
+        Self { after: page.after, links, events: page.events }
+    }
+}
+
+/// An event that a projection could not apply, or that waits behind one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The stream that is quarantined.
+    pub stream: StreamId,
+    /// The event.
+    pub position: Position,
+    /// Why.
+    pub cause: String,
+}
+
+/// What a span does to one projection.
+#[derive(Debug)]
+pub struct Part {
+    /// The projection.
+    pub name: &'static str,
+    /// Its version.
+    pub version: i32,
+    /// What happens to its tables.
+    pub changes: Changes,
+    /// Events that it puts aside.
+    pub letters: Vec<DeadLetter>,
+}
+
+/// What has to be committed in one transaction: all changes, and the checkpoints from `from` to `to`.
+#[derive(Debug)]
+pub struct Batch {
+    /// Where every checkpoint must stand.
+    pub from: Head,
+    /// Where it stands afterwards.
+    pub to: Head,
+    /// How many events lie between.
+    pub events: usize,
+    /// The projections that take part.
+    pub parts: Vec<Part>,
+}
+
+/// A projection that stops, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Halt {
+    /// The projection.
+    pub name: &'static str,
+    /// Its version.
+    pub version: i32,
+    /// What an operator reads.
+    pub reason: String,
+}
+
+/// What came of a span.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Nothing new in it.
+    Nothing,
+    /// A batch to commit. The projections in `halts` take no part in it and are no longer in the folder.
+    Folded {
+        /// To commit.
+        batch: Batch,
+        /// To write down.
+        halts: Vec<Halt>,
+    },
+    /// It begins behind the checkpoint: events are missing.
+    Gap {
+        /// The position that should come.
+        expected: Position,
+        /// The position that came.
+        found: Position,
+    },
+    /// It tells another story than the one that was folded.
+    Fork {
+        /// Where the two differ at the latest.
+        at: Position,
+    },
+}
+
+/// A projection with what it keeps in memory.
+pub struct Unit {
+    /// The fold.
+    pub projection: Box<dyn Projection>,
+    /// Streams that wait behind a dead letter.
+    pub quarantined: HashSet<StreamId>,
+}
+
+/// Projections that stand at the same place in one log and are fed from the same spans.
+pub struct Folder {
+    /// The shard.
+    pub shard: ShardId,
+    /// The log that the projections have read so far.
+    pub log_id: LogId,
+    /// How far. Ahead of the store while a batch is being committed.
+    pub at: Head,
+    /// The projections.
+    pub units: Vec<Unit>,
+    /// Events that came twice and were dropped.
+    pub duplicates: u64,
+}
+
+impl Folder {
+    /// A folder at a checkpoint.
+    pub fn new(shard: ShardId, log_id: LogId, at: Head, units: Vec<Unit>) -> Self {
+        Self { shard, log_id, at, units, duplicates: 0 }
+    }
+
+    /// A folder of fresh projections at the beginning of a log.
+    pub fn beginning(shard: ShardId, log_id: LogId, projections: Vec<Box<dyn Projection>>) -> Self {
+        let units = projections.into_iter().map(|projection| Unit { projection, quarantined: HashSet::new() }).collect();
+        Self::new(shard, log_id, Head::genesis(log_id, shard), units)
+    }
+
+    /// Folds what is new in a span. Events at or before the checkpoint are dropped; a span that does not join on is refused.
+    pub fn offer(&mut self, span: &Span) -> Outcome {
+        let head = span.head();
+        if span.after.position > self.at.position {
+            return Outcome::Gap { expected: self.at.position.next(), found: span.after.position.next() };
+        }
+        if head.position <= self.at.position {
+            self.duplicates += span.events.len() as u64;
+            let same = std::iter::once(&span.after).chain(&span.links).all(|link| link.position != self.at.position || *link == self.at);
+            return if same { Outcome::Nothing } else { Outcome::Fork { at: self.at.position } };
+        }
+        // The checkpoint must be one of the span's own links, or the span continues another log.
+        if span.after != self.at && !span.links.contains(&self.at) {
+            return Outcome::Fork { at: self.at.position };
+        }
+        let known = span.events.partition_point(|event| event.position <= self.at.position);
+        self.duplicates += known as u64;
+        let events = &span.events[known..];
+        if let Some(gap) = self.gap(events, head.position) {
+            return gap;
+        }
+        self.fold(events, head)
+    }
+
+    fn gap(&self, events: &[Recorded], end: Position) -> Option<Outcome> {
+        let mut expected = self.at.position;
+        for event in events {
+            expected = expected.next();
+            if event.position != expected || event.shard != self.shard {
+                return Some(Outcome::Gap { expected, found: event.position });
+            }
+        }
+        (expected != end).then(|| Outcome::Gap { expected: expected.next(), found: end })
+    }
+
+    fn fold(&mut self, events: &[Recorded], to: Head) -> Outcome {
+        let mut parts = Vec::with_capacity(self.units.len());
+        let mut halts = Vec::new();
+        self.units.retain_mut(|unit| match unit.fold(events) {
+            Ok(part) => {
+                parts.push(part);
+                true
+            }
+            Err(halt) => {
+                halts.push(halt);
+                false
+            }
+        });
+        let batch = Batch { from: self.at, to, events: events.len(), parts };
+        self.at = to;
+        Outcome::Folded { batch, halts }
+    }
+}
+
+impl Unit {
+    fn fold(&mut self, events: &[Recorded]) -> Result<Part, Halt> {
+        let (name, version) = (self.projection.name(), self.projection.version());
+        let mut changes = Changes::new(self.projection.tables());
+        let mut letters = Vec::new();
+        let halt = |position: Position, cause: &ApplyError| Halt { name, version, reason: format!("position {position}: {cause}") };
+        for event in events {
+            if !self.quarantined.is_empty() && self.quarantined.contains(&event.stream) {
+                let cause = "waits behind an earlier event of its stream".to_owned();
+                letters.push(DeadLetter { stream: event.stream, position: event.position, cause });
+                continue;
+            }
+            match self.projection.apply(event, &mut changes) {
+                // What cannot be merged has spoilt the whole batch, so there is nothing left to go on with.
+                Ok(()) => changes.keep().map_err(|error| halt(event.position, &error))?,
+                Err(error) if self.projection.is_money() => return Err(halt(event.position, &error)),
+                Err(error) => {
+                    changes.discard();
+                    self.quarantined.insert(event.stream);
+                    letters.push(DeadLetter { stream: event.stream, position: event.position, cause: error.to_string() });
+                }
+            }
+        }
+        self.projection.flush(&mut changes);
+        let end = events.last().map_or(Position::START, |event| event.position);
+        changes.keep().map_err(|error| halt(end, &error))?;
+        Ok(Part { name, version, changes, letters })
+    }
+}
+
+/// An event that nobody can fold, because it does not decode.
+#[derive(Debug)]
+pub struct Undecodable {
+    /// Its position.
+    pub position: Position,
+    /// What the decoder says.
+    pub source: DecodeError,
+}

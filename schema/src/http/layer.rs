@@ -1,0 +1,96 @@
+//! What happens around every request: its id, the error envelope, metrics.
+
+use std::time::Instant;
+
+use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::middleware::Next;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{HeaderName, StatusCode};
+use uuid::Uuid;
+
+use super::{ApiError, REQUEST_ID};
+
+/// The id of a request: the client's `x-request-id` if it is 1 to 128 visible ASCII characters, else made here. A label, never a
+/// key.
+#[derive(Clone, Debug)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    fn of(request: &Request) -> Self {
+        let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok()).map(str::trim);
+        let usable = given.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
+        let own = || format!("req_{}", URL_SAFE_NO_PAD.encode(Uuid::now_v7().as_bytes()));
+        let text = usable.map_or_else(own, str::to_owned);
+        Self(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("req_unknown")))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for RequestId {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(ApiError::internal)
+    }
+}
+
+/// Names the request, fills in the error envelope, counts and times. Route labels are templates, never paths.
+pub async fn observe(service: &'static str, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let headers = std::mem::take(response.headers_mut());
+        response = error.answer(id.as_str());
+        for (name, value) in headers {
+            if let Some(name) = name
+                && !response.headers().contains_key(&name)
+                && name != http::header::CONTENT_LENGTH
+            {
+                response.headers_mut().insert(name, value);
+            }
+        }
+    } else if is_bare(&response) {
+        // Answers that the framework made by itself, such as 405.
+        response = bare_error(response.status()).answer(id.as_str());
+    }
+    response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.0);
+    let labels = [
+        ("service", service.to_owned()),
+        ("method", method.as_str().to_owned()),
+        ("route", route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned())),
+        ("status", response.status().as_u16().to_string()),
+    ];
+    metrics::counter!("modelfaucet_http_requests_total", &labels).increment(1);
+    metrics::histogram!("modelfaucet_http_request_duration_seconds", &labels[..3]).record(began.elapsed());
+    response
+}
+
+fn is_bare(response: &Response) -> bool {
+    let status = response.status();
+    (status.is_client_error() || status.is_server_error())
+        && response.headers().get(http::header::CONTENT_TYPE).is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json"))
+}
+
+fn bare_error(status: StatusCode) -> ApiError {
+    match status.as_u16() {
+        404 => ApiError::new(404, "not_found", "There is nothing at this path."),
+        405 => ApiError::new(405, "method_not_allowed", "The path exists, but not for this method."),
+        408 => ApiError::new(408, "request_timeout", "The request took too long to arrive."),
+        413 => ApiError::new(413, "request_too_large", "The request body is too large."),
+        414 => ApiError::new(414, "uri_too_long", "The path or query is too long."),
+        status @ 400..=499 => ApiError::new(status, "invalid_request", "The request is malformed."),
+        _ => ApiError::internal(),
+    }
+}
