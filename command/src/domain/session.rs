@@ -54,6 +54,7 @@ pub(super) fn open(context: Context<'_>, command: &Command) -> Result<Vec<Event>
             feature_key: feature_key.clone(),
             token_hash: *token_hash,
             expires_at: context.at.plus(*ttl),
+            balance: known.map(|(_, wallet)| wallet.balance).unwrap_or_default(),
         }
         .into(),
     );

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Balance;
 use crate::ids::{AppId, SessionId, UserId, WalletId};
 use crate::money::Money;
 use crate::time::Timestamp;
@@ -42,6 +43,8 @@ pub struct SessionOpened {
     pub token_hash: TokenHash,
     /// From this time on the session is refused.
     pub expires_at: Timestamp,
+    /// The wallet as the session found it; part of the reply.
+    pub balance: Balance,
 }
 
 /// Somebody ended the session.

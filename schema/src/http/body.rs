@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::ApiError;
@@ -53,7 +54,7 @@ pub async fn read(headers: &HeaderMap, body: axum::body::Body, limit: usize, kin
 ///
 /// # Errors
 /// 400 `invalid_request`; `param` names the member if the parser does.
-pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     if !depth_within(bytes, MAX_DEPTH) {
         return Err(ApiError::invalid(format!("The JSON nests deeper than {MAX_DEPTH} levels.")));
     }

@@ -129,7 +129,7 @@ impl LogReader {
             self.client.query(&self.events, &[&shard.0, &after.position.0, &limit]),
         )
         .await?;
-        let mut page = StoredPage { head: after, events: Vec::with_capacity(events.len()) };
+        let mut page = StoredPage { head: after, links: Vec::with_capacity(batches.len()), events: Vec::with_capacity(events.len()) };
         let mut rows = events.iter();
         for batch in &batches {
             let link = Link::from_row(batch);
@@ -156,6 +156,7 @@ impl LogReader {
                 page.events.push(event);
             }
             page.head = link.check(shard, page.head, &page.events[start..])?;
+            page.links.push(page.head);
         }
         Ok(page)
     }
@@ -196,6 +197,8 @@ impl LogReader {
 pub struct StoredPage {
     /// The head at the last event.
     pub head: Head,
+    /// The head behind each batch, in order.
+    pub links: Vec<Head>,
     /// The events.
     pub events: Vec<StoredEvent>,
 }

@@ -1,0 +1,124 @@
+//! The write API. Handlers are thin: who is it, what is wanted, one command, the answer made from its event.
+
+mod admin;
+mod auth;
+mod batch;
+mod catalogue;
+mod holds;
+mod reply;
+mod sessions;
+mod top_ups;
+mod usage;
+mod values;
+
+use std::time::Duration;
+
+use axum::extract::FromRef;
+use modelfaucet_schema::http::ApiError;
+use modelfaucet_schema::token::TokenHash;
+use secrecy::SecretString;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use reply::rejection_table;
+
+use crate::domain::Command;
+use crate::writer::{CommandError, Ledger, Request};
+use auth::Authenticated;
+use reply::Done;
+
+/// How long a whole command request may take before its result is called in doubt.
+const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the write API needs.
+#[derive(Clone)]
+pub struct Api {
+    /// The way to the writer.
+    pub ledger: Ledger,
+    /// SHA-256 of the admin token.
+    pub admin_token: TokenHash,
+    /// Key of the HMAC that stands for apps' own user ids.
+    pub user_key: SecretString,
+    /// Life of a new session.
+    pub session_ttl: Duration,
+    /// Where clients find the gateway; part of the session reply.
+    pub gateway_base_url: String,
+}
+
+impl FromRef<Api> for Ledger {
+    fn from_ref(api: &Api) -> Self {
+        api.ledger.clone()
+    }
+}
+
+impl Api {
+    /// Submits a command for a caller and waits for what becomes of it.
+    async fn submit(&self, who: &Authenticated, command: Command, key: Option<Key<'_>>) -> Result<Done, ApiError> {
+        let key = key.map(|key| key.hash(&who.scope));
+        let request = Request { caller: who.caller, command, key };
+        match tokio::time::timeout(REQUEST_LIMIT, self.ledger.submit(who.request_id.as_str(), request)).await {
+            Ok(Ok(outcome)) => Ok(Done { outcome, caller: who.caller }),
+            Ok(Err(error)) => Err(reply::error(&error)),
+            Err(_) => Err(reply::error(&CommandError::InDoubt)),
+        }
+    }
+}
+
+/// An idempotency key as a client gave it, and what it was given for.
+struct Key<'a> {
+    text: &'a str,
+    operation: &'a str,
+    fingerprint: Vec<u8>,
+}
+
+impl<'a> Key<'a> {
+    /// The key `text` for an operation whose content is `parts` and `body`. The same request always gives the same fingerprint,
+    /// whatever its white space and order of members.
+    fn new(text: &'a str, operation: &'a str, path: &str, body: &impl serde::Serialize) -> Self {
+        let fingerprint = serde_json::to_vec(&(path, body)).unwrap_or_default();
+        Self { text, operation, fingerprint }
+    }
+
+    fn hash(&self, scope: &str) -> modelfaucet_schema::event::KeyUse {
+        use modelfaucet_schema::token::short_hash;
+        modelfaucet_schema::event::KeyUse {
+            key: short_hash(&[scope.as_bytes(), self.text.as_bytes()]),
+            fingerprint: short_hash(&[self.operation.as_bytes(), &self.fingerprint]),
+        }
+    }
+}
+
+/// 400: money moves only under a key.
+fn key_required() -> ApiError {
+    ApiError::new(400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect.")
+        .param("Idempotency-Key")
+}
+
+/// All routes of the write API.
+pub fn router(api: Api) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(sessions::open))
+        .routes(routes!(sessions::revoke))
+        .routes(routes!(holds::place))
+        .routes(routes!(holds::capture))
+        .routes(routes!(holds::release))
+        .routes(routes!(usage::record))
+        .routes(routes!(batch::record_batch))
+        .routes(routes!(top_ups::request))
+        .routes(routes!(top_ups::credit))
+        .routes(routes!(top_ups::fail))
+        .routes(routes!(admin::credit_test_balance))
+        .routes(routes!(admin::grant_promo))
+        .routes(routes!(admin::adjust))
+        .routes(routes!(admin::freeze))
+        .routes(routes!(admin::thaw))
+        .routes(routes!(catalogue::register_developer))
+        .routes(routes!(catalogue::issue_token))
+        .routes(routes!(catalogue::revoke_token))
+        .routes(routes!(catalogue::register_app))
+        .routes(routes!(catalogue::change_app, catalogue::disable_app))
+        .routes(routes!(catalogue::define_feature))
+        .routes(routes!(catalogue::change_feature, catalogue::remove_feature))
+        .routes(routes!(catalogue::activate_rate_card))
+        .with_state(api)
+}

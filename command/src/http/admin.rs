@@ -1,0 +1,223 @@
+//! What administrators do to wallets, and the kill switches.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+use http::{HeaderMap, StatusCode};
+use modelfaucet_schema::error::ErrorBody;
+use modelfaucet_schema::event::{AdjustmentKind, Direction, Event, FreezeScope};
+use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::ids::{AdjustmentId, Position, WalletId};
+use modelfaucet_schema::money::{Money, RequestMoney};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::reply::{Done, WalletFigures};
+use super::values::{Text, path_id};
+use super::{Api, Key, key_required};
+use crate::domain::Command;
+
+/// How much.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TestCredit {
+    /// Above zero.
+    amount_usd: RequestMoney,
+}
+
+/// Put test credit into a wallet.
+#[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/credit-test-balance", tag = "wallets", request_body = TestCredit,
+    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = Option<String>, Header)), responses(
+    (status = 200, description = "The wallet", body = WalletFigures),
+    (status = "4XX", description = "wallet_not_found, invalid_request, idempotency_key_reused", body = ErrorBody),
+    (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
+pub(super) async fn credit_test_balance(
+    State(api): State<Api>,
+    Path(wallet_id): Path<String>,
+    headers: HeaderMap,
+    request_id: RequestId,
+    StrictJson(body): StrictJson<TestCredit>,
+) -> Result<Response, ApiError> {
+    let who = api.require_admin(&headers, request_id)?;
+    let id = path_id(&wallet_id, "wallet id")?;
+    // ModelFaucet 1.2 takes no key here, so none is demanded.
+    let key = idempotency_key(&headers)?.map(|text| Key::new(text, "credit_test_balance", &wallet_id, &body));
+    let done = api.submit(&who, Command::GrantTestCredit { wallet_id: id, amount: body.amount_usd.0 }, key).await?;
+    wallet_answer(&done, StatusCode::OK)
+}
+
+/// Promotional credit.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PromoCredit {
+    /// Above zero.
+    amount_usd: RequestMoney,
+    /// What for.
+    reason: Text<1, 1000>,
+}
+
+/// Give promotional credit.
+///
+/// It is spent before paid credit and never paid out.
+#[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/promo-credits", tag = "wallets", request_body = PromoCredit,
+    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = String, Header)), responses(
+    (status = 201, description = "The wallet", body = WalletFigures),
+    (status = "4XX", description = "wallet_not_found, invalid_request, idempotency_key_reused", body = ErrorBody),
+    (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
+pub(super) async fn grant_promo(
+    State(api): State<Api>,
+    Path(wallet_id): Path<String>,
+    headers: HeaderMap,
+    request_id: RequestId,
+    StrictJson(body): StrictJson<PromoCredit>,
+) -> Result<Response, ApiError> {
+    let who = api.require_admin(&headers, request_id)?;
+    let id = path_id(&wallet_id, "wallet id")?;
+    let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "grant_promo", &wallet_id, &body);
+    let command = Command::GrantPromo { wallet_id: id, amount: body.amount_usd.0, reason: body.reason.0.clone() };
+    let done = api.submit(&who, command, Some(key)).await?;
+    wallet_answer(&done, StatusCode::CREATED)
+}
+
+fn wallet_answer(done: &Done, status: StatusCode) -> Result<Response, ApiError> {
+    let (wallet, balance) = done.recorded().event.balance().ok_or_else(|| done.unexpected())?;
+    Ok(done.answer(status, &WalletFigures::new(wallet, balance)))
+}
+
+/// A credit or debit with its reason.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdjustWallet {
+    /// What for; absent: `adjustment`.
+    #[serde(default)]
+    kind: AdjustmentKind,
+    /// Into or out of the wallet.
+    direction: Direction,
+    /// Above zero.
+    amount_usd: RequestMoney,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Text<1, 1000>>,
+    /// The key, where no header is sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<Text<8, 128>>,
+}
+
+/// An adjustment.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AdjustmentReply {
+    /// The adjustment.
+    id: AdjustmentId,
+    /// The wallet.
+    wallet_id: WalletId,
+    /// What for.
+    kind: AdjustmentKind,
+    /// Into or out of the wallet.
+    direction: Direction,
+    /// How much.
+    amount_usd: Money,
+    /// Always `applied`.
+    status: &'static str,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// The wallet's posted balance after it.
+    wallet_balance_usd: Money,
+}
+
+/// Adjust a wallet.
+///
+/// A debit takes at most what is available and never promotional credit.
+#[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/adjustments", tag = "wallets", request_body = AdjustWallet,
+    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = Option<String>, Header)), responses(
+    (status = 201, description = "The adjustment", body = AdjustmentReply),
+    (status = "4XX", description = "wallet_not_found, insufficient_balance, in_flight_holds, idempotency_key_reused", body = ErrorBody),
+    (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
+pub(super) async fn adjust(
+    State(api): State<Api>,
+    Path(wallet_id): Path<String>,
+    headers: HeaderMap,
+    request_id: RequestId,
+    StrictJson(body): StrictJson<AdjustWallet>,
+) -> Result<Response, ApiError> {
+    let who = api.require_admin(&headers, request_id)?;
+    let id = path_id(&wallet_id, "wallet id")?;
+    let own_key = body.idempotency_key.clone();
+    let text = idempotency_key(&headers)?.or(own_key.as_ref().map(|key| key.0.as_str())).ok_or_else(key_required)?;
+    let key = Key::new(text, "adjust_wallet", &wallet_id, &body);
+    let command = Command::AdjustWallet {
+        adjustment_id: AdjustmentId::generate(),
+        wallet_id: id,
+        kind: body.kind,
+        direction: body.direction,
+        amount: body.amount_usd.0,
+        reason: body.reason.as_ref().map(|reason| reason.0.clone()),
+    };
+    let done = api.submit(&who, command, Some(key)).await?;
+    let Event::WalletAdjusted(event) = &done.recorded().event else { return Err(done.unexpected()) };
+    let reply = AdjustmentReply {
+        id: event.adjustment_id,
+        wallet_id: event.wallet_id,
+        kind: event.kind,
+        direction: event.direction,
+        amount_usd: event.amount,
+        status: "applied",
+        reason: event.reason.clone(),
+        wallet_balance_usd: event.balance.posted,
+    };
+    Ok(done.answer(StatusCode::CREATED, &reply))
+}
+
+/// A kill switch.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FreezeRequest {
+    /// What it stops, for example `{"kind":"app","id":"…"}` or `{"kind":"usage"}`.
+    scope: FreezeScope,
+    /// Why.
+    reason: Text<1, 1000>,
+}
+
+/// A kill switch that was turned.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FreezeReply {
+    /// What it stops.
+    scope: FreezeScope,
+    /// On or off.
+    frozen: bool,
+    /// Nothing of the frozen kind has a higher position until the thaw.
+    position: Position,
+}
+
+/// Freeze.
+#[utoipa::path(post, path = "/v1/admin/freezes", tag = "freezes", request_body = FreezeRequest, responses(
+    (status = 201, description = "Frozen", body = FreezeReply),
+    (status = "4XX", description = "already_frozen, wallet_not_found, …", body = ErrorBody),
+    (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
+pub(super) async fn freeze(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    request_id: RequestId,
+    StrictJson(body): StrictJson<FreezeRequest>,
+) -> Result<Response, ApiError> {
+    let who = api.require_admin(&headers, request_id)?;
+    let done = api.submit(&who, Command::Freeze { scope: body.scope, reason: body.reason.0 }, None).await?;
+    let reply = FreezeReply { scope: body.scope, frozen: true, position: done.recorded().position };
+    Ok(done.answer(StatusCode::CREATED, &reply))
+}
+
+/// Thaw.
+#[utoipa::path(post, path = "/v1/admin/freezes/thaw", tag = "freezes", request_body = FreezeRequest, responses(
+    (status = 200, description = "Thawed", body = FreezeReply),
+    (status = "4XX", description = "not_frozen", body = ErrorBody),
+    (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
+pub(super) async fn thaw(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    request_id: RequestId,
+    StrictJson(body): StrictJson<FreezeRequest>,
+) -> Result<Response, ApiError> {
+    let who = api.require_admin(&headers, request_id)?;
+    let done = api.submit(&who, Command::Thaw { scope: body.scope, reason: body.reason.0 }, None).await?;
+    let reply = FreezeReply { scope: body.scope, frozen: false, position: done.recorded().position };
+    Ok(done.answer(StatusCode::OK, &reply))
+}

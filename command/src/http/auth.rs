@@ -1,0 +1,112 @@
+//! Who is calling. Tokens are compared by their hashes; an unknown token waits once for the newest events before it is refused.
+
+use std::future::Future;
+
+use http::HeaderMap;
+use modelfaucet_schema::http::{ApiError, RequestId, bearer};
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
+
+use super::Api;
+use crate::directory::{SessionFacts, TokenFacts};
+use crate::domain::Caller;
+
+/// A caller whose token is good.
+pub(super) struct Authenticated {
+    pub(super) caller: Caller,
+    /// What idempotency keys are unique in: the administration, a developer, a wallet.
+    pub(super) scope: String,
+    pub(super) request_id: RequestId,
+}
+
+impl Authenticated {
+    fn admin(request_id: RequestId) -> Self {
+        Self { caller: Caller::Admin, scope: "admin".to_owned(), request_id }
+    }
+
+    fn developer(facts: &TokenFacts, request_id: RequestId) -> Self {
+        let scope = format!("developer:{}", facts.developer_id);
+        Self { caller: Caller::Developer(facts.developer_id, facts.token_id), scope, request_id }
+    }
+
+    fn session(facts: &SessionFacts, request_id: RequestId) -> Self {
+        let scope = format!("wallet:{}", facts.wallet_id);
+        Self { caller: Caller::Session(facts.session_id), scope, request_id }
+    }
+
+    /// Nobody in particular.
+    pub(super) fn public(request_id: RequestId) -> Self {
+        Self { caller: Caller::Public, scope: "public".to_owned(), request_id }
+    }
+}
+
+fn invalid_session(message: &'static str) -> ApiError {
+    ApiError::new(401, "invalid_session", message)
+}
+
+impl Api {
+    fn is_admin(&self, token: &str) -> bool {
+        self.admin_token.matches(&TokenHash::of_text(token))
+    }
+
+    /// Only the admin token.
+    pub(super) fn require_admin(&self, headers: &HeaderMap, request_id: RequestId) -> Result<Authenticated, ApiError> {
+        match bearer(headers) {
+            Some(token) if self.is_admin(token) => Ok(Authenticated::admin(request_id)),
+            _ => Err(invalid_session("Missing or invalid admin token.")),
+        }
+    }
+
+    /// The admin token, or a developer token with the scope.
+    pub(super) async fn require_developer(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+        scope: Scope,
+    ) -> Result<Authenticated, ApiError> {
+        let invalid = || invalid_session("Missing or invalid developer token.");
+        let token = bearer(headers).ok_or_else(invalid)?;
+        if self.is_admin(token) {
+            return Ok(Authenticated::admin(request_id));
+        }
+        if !token.starts_with(TokenKind::Developer.prefix()) {
+            return Err(invalid());
+        }
+        let hash = TokenHash::of_text(token);
+        let facts = self.known(|| self.ledger.directory().token(&hash)).await.ok_or_else(invalid)?;
+        if facts.expires_at.is_some_and(|end| end <= Timestamp::now()) {
+            return Err(invalid());
+        }
+        if !facts.scopes.contains(&scope) {
+            let message = format!("Developer token is missing required scope: {scope}.");
+            return Err(ApiError::new(403, "forbidden", message));
+        }
+        Ok(Authenticated::developer(&facts, request_id))
+    }
+
+    /// The admin token, a developer token with the scope `developer:usage:write`, or a session token.
+    pub(super) async fn require_payer(&self, headers: &HeaderMap, request_id: RequestId) -> Result<Authenticated, ApiError> {
+        let token = bearer(headers).ok_or_else(|| invalid_session("Missing bearer session token."))?;
+        if !token.starts_with(TokenKind::Session.prefix()) {
+            return self.require_developer(headers, request_id, Scope::UsageWrite).await;
+        }
+        let hash = TokenHash::of_text(token);
+        let facts = self.known(|| self.ledger.directory().session(&hash)).await;
+        let facts = facts.ok_or_else(|| invalid_session("The session token is invalid."))?;
+        if facts.expires_at <= Timestamp::now() {
+            return Err(ApiError::new(401, "expired_session", "The session token is expired."));
+        }
+        Ok(Authenticated::session(&facts, request_id))
+    }
+
+    /// What the directory knows, or knows after the newest events: another instance may have written them a moment ago.
+    pub(super) fn known<T>(&self, look: impl Fn() -> Option<T>) -> impl Future<Output = Option<T>> {
+        async move {
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            let _late = tokio::time::timeout(std::time::Duration::from_millis(250), self.ledger.catch_up()).await;
+            look()
+        }
+    }
+}
