@@ -96,6 +96,10 @@ fn key_required() -> ApiError {
 
 /// All routes of the write API.
 pub fn router(api: Api) -> OpenApiRouter {
+    routes().with_state(api)
+}
+
+fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(sessions::open))
         .routes(routes!(sessions::revoke))
@@ -120,5 +124,9 @@ pub fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(catalogue::define_feature))
         .routes(routes!(catalogue::change_feature, catalogue::remove_feature))
         .routes(routes!(catalogue::activate_rate_card))
-        .with_state(api)
+}
+
+/// The document of the write API, without a ledger behind it.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
 }

@@ -1,1 +1,238 @@
-fn main() {}
+//! The binary `modelfaucet`: one subcommand per role and tool, `up` for all in one.
+
+mod app;
+mod config;
+mod database;
+mod demo;
+mod exit;
+mod export;
+mod import;
+mod postgres;
+mod progress;
+mod roles;
+mod secrets;
+mod seed;
+mod serve;
+mod up;
+mod verify;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use modelfaucet_command::snapshot;
+use modelfaucet_schema::ids::ShardId;
+use modelfaucet_schema::log::LogReader;
+
+use config::Config;
+use exit::{Exit, Failure};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// `ModelFaucet` Ledger: prepaid wallets for AI calls, exact, durable, fast.
+#[derive(Parser)]
+#[command(name = "modelfaucet", version, disable_help_subcommand = true, args_override_self = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run everything in one process, with a private PostgreSQL unless DATABASE_URL names one
+    Up {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Play the demo once everything is up, then stop; exit 0 only if everything adds up
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Run the write side alone (needs DATABASE_URL as ledger_command)
+    Command(ServerArgs),
+    /// Run the read API alone (needs DATABASE_URL as ledger_query)
+    Query(ServerArgs),
+    /// Run the projector alone (needs DATABASE_URL as ledger_projector)
+    Projector(ServerArgs),
+    /// Create or update the tables of a database
+    Migrate(DatabaseArgs),
+    /// Recompute positions, hashes, sums, floors and read tables from the log; exit 6 if anything was tampered with
+    Verify(verify::VerifyArgs),
+    /// Import usage from a file into a running ledger
+    Import {
+        #[command(subcommand)]
+        what: ImportWhat,
+    },
+    /// Write the books to a file or standard output
+    Export {
+        #[command(subcommand)]
+        what: ExportWhat,
+    },
+    /// Play session, top-up, hold, capture, statement and reconciliation against a running ledger
+    Demo(demo::DemoArgs),
+    /// Print the API document
+    Openapi,
+    /// Explain settings: `modelfaucet help config`
+    Help {
+        /// `config`, or a verb
+        topic: Option<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum ImportWhat {
+    /// Usage of calls from a CSV file; resumable, a repeat changes nothing
+    Usage(import::ImportArgs),
+}
+
+#[derive(Subcommand)]
+enum ExportWhat {
+    /// All journal entries
+    Journal(export::ExportArgs),
+}
+
+/// Where to serve and where the data is.
+#[derive(Args)]
+#[command(args_override_self = true)]
+struct ServerArgs {
+    /// Address and port [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    #[command(flatten)]
+    database: DatabaseArgs,
+}
+
+/// Which database.
+#[derive(Args, Clone, Default)]
+#[command(args_override_self = true)]
+struct DatabaseArgs {
+    /// Data directory of `up` [default: ./data]
+    #[arg(long, value_name = "PATH")]
+    data_dir: Option<PathBuf>,
+    /// PostgreSQL to use instead; better given as DATABASE_URL, since flags are seen by other users
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+}
+
+impl DatabaseArgs {
+    fn config(&self) -> Result<Config, Failure> {
+        let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
+        let config = Config::read(&[("DATA_DIR", data_dir), ("DATABASE_URL", self.database_url.clone())])?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl ServerArgs {
+    fn config(&self) -> Result<Config, Failure> {
+        let data_dir = self.database.data_dir.as_ref().map(|path| path.display().to_string());
+        let url = self.database.database_url.clone();
+        let config = Config::read(&[("LISTEN", self.listen.clone()), ("DATA_DIR", data_dir), ("DATABASE_URL", url)])?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.verb) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("modelfaucet: {}", failure.message);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Up { server, demo } => {
+            let config = server.config()?;
+            start_log(&config)?;
+            up::run(&config, demo).map(|()| Exit::Ok)
+        }
+        Verb::Command(server) => serve_role(&server, roles::command),
+        Verb::Query(server) => serve_role(&server, roles::query),
+        Verb::Projector(server) => serve_role(&server, roles::projector),
+        Verb::Migrate(database) => {
+            let owner = database.config()?.required_database()?;
+            let applied = runtime()?.block_on(database::prepare(&owner))?;
+            println!("{}", if applied.is_empty() { "nothing to do".to_owned() } else { format!("applied {applied:?}") });
+            Ok(Exit::Ok)
+        }
+        Verb::Verify(args) => verify::run(&args),
+        Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
+        Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Openapi => {
+            println!("{}", roles::openapi());
+            Ok(Exit::Ok)
+        }
+        Verb::Help { topic } => help(topic.as_deref()),
+    }
+}
+
+fn serve_role(
+    server: &ServerArgs,
+    role: impl AsyncFnOnce(&Config) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let config = server.config()?;
+    start_log(&config)?;
+    runtime()?.block_on(role(&config)).map(|()| Exit::Ok)
+}
+
+fn help(topic: Option<&str>) -> Result<Exit, Failure> {
+    use clap::CommandFactory as _;
+    let mut command = Cli::command();
+    match topic {
+        None => command.print_long_help()?,
+        Some("config") => print!("{}", config::help()),
+        Some(verb) => match command.find_subcommand_mut(verb) {
+            Some(found) => found.print_long_help()?,
+            None => return Err(Failure::new(Exit::Config, format!("there is no help on {verb:?}; try `modelfaucet help`"))),
+        },
+    }
+    Ok(Exit::Ok)
+}
+
+/// The async runtime of servers.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// Logs go to standard error; results of commands to standard output.
+fn start_log(config: &Config) -> Result<(), Failure> {
+    let (filter, json) = config.log()?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().init();
+    } else {
+        let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        builder.with_ansi(colour).init();
+    }
+    Ok(())
+}
+
+/// Waits for Ctrl-C or a request to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+}
+
+/// Saves the writer's state, so that the next start reads little of the log.
+async fn save_snapshot(database: &tokio_postgres::Config) -> Result<(), snapshot::SnapshotError> {
+    let client = Arc::new(database::connect(database).await?);
+    let reader = LogReader::prepare(Arc::clone(&client)).await?;
+    snapshot::refresh(&client, &reader, ShardId(0), 1_000).await.map(drop)
+}

@@ -28,7 +28,7 @@ use installation::Installation;
 use supervisor::{Launch, Supervisor};
 
 /// Only names the socket file: nothing listens on this port.
-const PORT: u16 = 5432;
+pub(crate) const PORT: u16 = 5432;
 const SUPERUSER: &str = "postgres";
 /// How long a server may take to show that it is starting at all.
 const START_LIMIT: Duration = Duration::from_mins(1);
@@ -46,7 +46,7 @@ pub(crate) struct PrivatePostgres {
     supervisor: Supervisor,
     socket_dir: PathBuf,
     // Last, so that the lock is let go after the server has ended.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Where the server lives and how it is set.
@@ -81,9 +81,7 @@ pub(crate) enum PostgresError {
     },
     #[error("setpriv not found: install util-linux (Debian: apt-get install util-linux)")]
     NoSetpriv,
-    #[error(
-        "no operating system user to run PostgreSQL as: add the user postgres or do not run as root"
-    )]
+    #[error("no operating system user to run PostgreSQL as: add the user postgres or do not run as root")]
     NoServerUser,
     /// Another process of ours runs on the same data directory.
     #[error(
@@ -95,11 +93,7 @@ pub(crate) enum PostgresError {
         "{} belongs to user id {owner}, not {expected}: change its owner, remove it or choose another data directory",
         path.display()
     )]
-    ForeignOwner {
-        path: PathBuf,
-        owner: u32,
-        expected: u32,
-    },
+    ForeignOwner { path: PathBuf, owner: u32, expected: u32 },
     #[error(
         "no usable directory for the socket of PostgreSQL: choose a data directory with a shorter path than {}",
         data_dir.display()
@@ -129,11 +123,7 @@ pub(crate) enum PostgresError {
 /// For `map_err`: names what was tried on which path.
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PostgresError {
     let path = path.to_path_buf();
-    move |source| PostgresError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| PostgresError::Io { action, path, source }
 }
 
 impl PrivatePostgres {
@@ -143,11 +133,7 @@ impl PrivatePostgres {
     /// # Errors
     /// See [`PostgresError`]; nothing is left running.
     pub(crate) fn start(options: PrivatePostgresOptions) -> Result<Self, PostgresError> {
-        let PrivatePostgresOptions {
-            data_dir,
-            settings,
-            bin_dir,
-        } = options;
+        let PrivatePostgresOptions { data_dir, settings, bin_dir } = options;
         let data_dir = create_data_dir(&data_dir)?;
         let lock = lock(&data_dir)?;
         let cluster = Cluster::new(&data_dir);
@@ -168,8 +154,7 @@ impl PrivatePostgres {
             account,
         };
         let server = Self {
-            supervisor: Supervisor::start(launch)
-                .map_err(io_error("start a thread for", &data_dir))?,
+            supervisor: Supervisor::start(launch).map_err(io_error("start a thread for", &data_dir))?,
             socket_dir,
             _lock: lock,
         };
@@ -183,10 +168,7 @@ impl PrivatePostgres {
     }
 
     /// Only names the socket file; nothing listens on TCP.
-    #[expect(
-        clippy::unused_self,
-        reason = "callers need not know that it is always the same"
-    )]
+    #[expect(clippy::unused_self, reason = "callers need not know that it is always the same")]
     pub(crate) fn port(&self) -> u16 {
         PORT
     }
@@ -194,19 +176,12 @@ impl PrivatePostgres {
     /// How to connect as `role` to `dbname` through the socket; no password is needed.
     pub(crate) fn config(&self, role: &str, dbname: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(&self.socket_dir)
-            .port(PORT)
-            .user(role)
-            .dbname(dbname);
+        config.host_path(&self.socket_dir).port(PORT).user(role).dbname(dbname);
         config
     }
 
     /// The role that `initdb` made.
-    #[expect(
-        clippy::unused_self,
-        reason = "callers need not know that it is always the same"
-    )]
+    #[expect(clippy::unused_self, reason = "callers need not know that it is always the same")]
     pub(crate) fn superuser(&self) -> &str {
         SUPERUSER
     }
@@ -224,44 +199,25 @@ impl PrivatePostgres {
         self.supervisor.stop()
     }
 
-    fn wait_until_ready(
-        &self,
-        cluster: &Cluster,
-        log: &Path,
-        log_start: u64,
-    ) -> Result<(), PostgresError> {
+    fn wait_until_ready(&self, cluster: &Cluster, log: &Path, log_start: u64) -> Result<(), PostgresError> {
         let socket_file = socket::file(&self.socket_dir, PORT);
         let begun = Instant::now();
         loop {
             let watched = self.supervisor.watch();
-            let pid_file = cluster
-                .pid_file()
-                .filter(|file| watched.pid == Some(file.pid));
-            if pid_file.as_ref().is_some_and(|file| file.ready)
-                && UnixStream::connect(&socket_file).is_ok()
-            {
+            let pid_file = cluster.pid_file().filter(|file| watched.pid == Some(file.pid));
+            if pid_file.as_ref().is_some_and(|file| file.ready) && UnixStream::connect(&socket_file).is_ok() {
                 return Ok(());
             }
             if let Some(error) = watched.spawn_error {
                 return Err(error);
             }
             if watched.ends >= ENDS_LIMIT {
-                return Err(PostgresError::DoesNotStart {
-                    reason: reason_in(log, log_start),
-                    log: log.to_path_buf(),
-                });
+                return Err(PostgresError::DoesNotStart { reason: reason_in(log, log_start), log: log.to_path_buf() });
             }
             // A server that holds its pid file is past its checks: it recovers.
-            let limit = if pid_file.is_some() {
-                RECOVERY_LIMIT
-            } else {
-                START_LIMIT
-            };
+            let limit = if pid_file.is_some() { RECOVERY_LIMIT } else { START_LIMIT };
             if begun.elapsed() > limit {
-                return Err(PostgresError::NotReady {
-                    seconds: limit.as_secs(),
-                    log: log.to_path_buf(),
-                });
+                return Err(PostgresError::NotReady { seconds: limit.as_secs(), log: log.to_path_buf() });
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -278,14 +234,32 @@ impl Drop for PrivatePostgres {
     }
 }
 
+/// The directory of the socket of a server that runs on this data directory now, whichever process of ours started it.
+pub(crate) fn running_socket(data_dir: &Path) -> Option<PathBuf> {
+    let pid_file = std::fs::read_to_string(data_dir.join("postgres/postmaster.pid")).ok()?;
+    // Line 5 is the directory, see `utils/pidfile.h` of `PostgreSQL`.
+    let socket_dir = PathBuf::from(pid_file.lines().nth(4)?);
+    UnixStream::connect(socket::file(&socket_dir, PORT)).is_ok().then_some(socket_dir)
+}
+
 fn create_data_dir(path: &Path) -> Result<PathBuf, PostgresError> {
     let created = DirBuilder::new().recursive(true).mode(0o755).create(path);
     created.map_err(io_error("create", path))?;
     path.canonicalize().map_err(io_error("resolve", path))
 }
 
-/// Held as long as the file is open. The kernel lets it go when we die; children do not inherit it.
-fn lock(data_dir: &Path) -> Result<File, PostgresError> {
+/// Lets the data directory go when dropped; the kernel does it when we are killed.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that another thread is just starting still has the file.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn lock(data_dir: &Path) -> Result<Lock, PostgresError> {
     let path = data_dir.join("up.lock");
     let mut file = OpenOptions::new()
         .read(true)
@@ -295,20 +269,17 @@ fn lock(data_dir: &Path) -> Result<File, PostgresError> {
         .mode(0o644)
         .open(&path)
         .map_err(io_error("open", &path))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if error != rustix::io::Errno::WOULDBLOCK {
+            return Err(io_error("lock", &path)(error.into()));
+        }
         let mut pid = String::new();
-        file.read_to_string(&mut pid)
-            .map_err(io_error("read", &path))?;
+        file.read_to_string(&mut pid).map_err(io_error("read", &path))?;
         let pid = pid.trim().to_owned();
-        return Err(PostgresError::InUse {
-            path: data_dir.to_path_buf(),
-            pid,
-        });
+        return Err(PostgresError::InUse { path: data_dir.to_path_buf(), pid });
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(io_error("write", &path))?;
-    Ok(file)
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io_error("write", &path))?;
+    Ok(Lock(file))
 }
 
 /// The last fatal line, else the last line, that the server logged since `start` (a byte offset).
@@ -321,8 +292,6 @@ fn reason_in(log: &Path, start: u64) -> String {
     }
     let text = String::from_utf8_lossy(&text);
     let last = |word: &str| text.lines().rev().find(|line| line.contains(word));
-    let line = last("FATAL:")
-        .or_else(|| last(""))
-        .unwrap_or("it logged nothing");
+    let line = last("FATAL:").or_else(|| last("")).unwrap_or("it logged nothing");
     line.trim().to_owned()
 }

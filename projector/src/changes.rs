@@ -168,6 +168,11 @@ impl Changes {
     pub fn tables(&self) -> &[TableChanges] {
         &self.tables
     }
+
+    /// What was kept, by table, for whoever takes it over.
+    pub fn tables_mut(&mut self) -> &mut [TableChanges] {
+        &mut self.tables
+    }
 }
 
 fn fits(table: &Table, row: &[Value], change: Option<Change>) -> bool {
@@ -245,7 +250,7 @@ mod tests {
         changes.upsert(0, row(1, 10, 100));
         changes.upsert(0, row(2, 20, 200));
         changes.upsert(0, row(1, 11, 1));
-        changes.patch(0, [1.into()], [("last", 12.into())]);
+        changes.patch(0, [1_i64.into()], [("last", 12_i64.into())]);
         changes.keep().unwrap();
         assert_eq!(changes.tables()[0].changed, [(row(1, 12, 101), Change::Upsert), (row(2, 20, 200), Change::Upsert)]);
     }
@@ -270,12 +275,12 @@ mod tests {
     #[test]
     fn a_deleted_row_can_be_written_but_not_patched() {
         let mut changes = Changes::new(&TABLES);
-        changes.delete(0, [1.into()]);
+        changes.delete(0, [1_i64.into()]);
         changes.upsert(0, row(1, 1, 1));
         changes.keep().unwrap();
         assert_eq!(changes.tables()[0].changed, [(row(1, 1, 1), Change::Upsert)]);
-        changes.delete(0, [1.into()]);
-        changes.patch(0, [1.into()], [("last", 2.into())]);
+        changes.delete(0, [1_i64.into()]);
+        changes.patch(0, [1_i64.into()], [("last", 2_i64.into())]);
         assert!(matches!(changes.keep(), Err(ApplyError::MissingRow("t"))));
     }
 }

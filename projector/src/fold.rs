@@ -7,7 +7,8 @@ use std::collections::HashSet;
 
 use modelfaucet_schema::event::{DecodeError, Recorded};
 use modelfaucet_schema::ids::{LogId, Position, ShardId, StreamId};
-use modelfaucet_schema::log::{Head, Page};
+use modelfaucet_schema::log::Head;
+use modelfaucet_schema::log::read::StoredPage;
 
 use crate::changes::Changes;
 use crate::projection::{ApplyError, Projection};
@@ -38,10 +39,34 @@ impl Span {
     }
 }
 
-impl From<Page> for Span {
-    fn from(page: Page) -> Self {
-        let links = if page.events.is_empty() { Vec::new() } else { vec![page.head] };
-        Self { after: page.after, links, events: page.events }
+/// Why a span ends before its page does.
+#[derive(Debug, thiserror::Error)]
+#[error("position {position}: {source}")]
+pub struct Undecodable {
+    /// The event's position.
+    pub position: Position,
+    /// What the decoder says.
+    #[source]
+    pub source: DecodeError,
+}
+
+impl Span {
+    /// Decodes a page. At an event that does not decode the span ends, behind the last whole batch before it: nobody can fold
+    /// such an event, so everybody stops there.
+    pub fn decode(after: Head, page: &StoredPage) -> (Self, Option<Undecodable>) {
+        let mut events = Vec::with_capacity(page.events.len());
+        for stored in &page.events {
+            match stored.decode() {
+                Ok(event) => events.push(event),
+                Err(source) => {
+                    let position = stored.position;
+                    let mut span = Self { after, links: page.links.clone(), events };
+                    span.cut(Position(position.0 - 1));
+                    return (span, Some(Undecodable { position, source }));
+                }
+            }
+        }
+        (Self { after, links: page.links.clone(), events }, None)
     }
 }
 
@@ -235,13 +260,4 @@ impl Unit {
         changes.keep().map_err(|error| halt(end, &error))?;
         Ok(Part { name, version, changes, letters })
     }
-}
-
-/// An event that nobody can fold, because it does not decode.
-#[derive(Debug)]
-pub struct Undecodable {
-    /// Its position.
-    pub position: Position,
-    /// What the decoder says.
-    pub source: DecodeError,
 }

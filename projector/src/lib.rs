@@ -1,1 +1,32 @@
-//! placeholder
+//! The read side, writing: folds the log into read tables, exactly once.
+//!
+//! [`fold`] decides without I/O what a span of the log does to the tables; [`runtime`] reads spans, and commits what comes out
+//! together with the checkpoints in one transaction of PostgreSQL; [`memory`] is the same store in memory. Each projection has
+//! a file of its own. Nothing here talks to the outside world, so a replay sends nothing.
+
+pub mod audit_log;
+pub mod binary;
+pub mod catalogue;
+pub mod changes;
+mod feed;
+pub mod fold;
+pub mod freezes;
+pub mod journal;
+pub mod memory;
+pub mod projection;
+pub mod rebuild;
+pub mod reconciliation;
+pub mod runtime;
+mod series;
+pub mod sessions;
+pub mod setup;
+pub mod sql;
+pub mod store;
+pub mod table;
+pub mod top_ups;
+pub mod usage;
+pub mod wallets;
+
+pub use runtime::{Progress, Projector, ProjectorError};
+pub use series::describe as describe_metrics;
+pub use setup::setup;

@@ -60,6 +60,17 @@ impl MemoryTable {
         Ok(())
     }
 
+    /// As [`MemoryTable::apply`] for changed rows only, which it takes over.
+    ///
+    /// # Errors
+    /// [`ApplyError`].
+    pub fn take(&mut self, changes: &mut TableChanges) -> Result<(), ApplyError> {
+        for (row, change) in std::mem::take(&mut changes.changed) {
+            self.change(changes.table, &row, change)?;
+        }
+        Ok(())
+    }
+
     fn change(&mut self, table: &'static Table, row: &Row, change: Change) -> Result<(), ApplyError> {
         let key = &row[..table.key_len()];
         match (change, self.0.get_mut(key)) {

@@ -6,7 +6,7 @@ use crate::changes::Changes;
 use crate::table::{Table, Value};
 
 /// A fold of the log into read tables. Deterministic: time, ids and figures come from the events alone.
-pub trait Projection: Send + 'static {
+pub trait Projection: Send + Sync + 'static {
     /// Its name; tables live in the schema `p_NAME_vVERSION`.
     fn name(&self) -> &'static str;
 

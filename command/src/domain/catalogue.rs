@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use modelfaucet_schema::event::{
     AppChanged, AppRegistered, AppSettings, DeveloperRegistered, DeveloperTokenIssued, DeveloperTokenRevoked, Event,
-    FeatureChanged, FeatureDefined, FeatureRemoved, ModelRates, RateCardActivated, RateCardId, RateCardPublished,
+    FeatureChanged, FeatureDefined, FeatureRemoved, ModelRates, Pricing, RateCardActivated, RateCardId, RateCardPublished,
 };
 use modelfaucet_schema::ids::{AppId, DeveloperId, TokenId};
 use sha2::{Digest as _, Sha256};
 
 use super::decide::Context;
-use super::{App, AppPatch, Caller, Command, FeaturePatch, Rejection};
+use super::{App, AppPatch, Caller, Command, Feature, FeaturePatch, Rejection};
 
 pub(super) fn register_developer(
     context: Context<'_>,
@@ -109,9 +109,11 @@ pub(super) fn define_feature(context: Context<'_>, command: &Command) -> Result<
         return Err(Rejection::Forbidden);
     };
     let (app_id, _) = own_app(context, public_app_id)?;
-    if context.state.features.contains(&(app_id, feature_key.clone())) {
+    let same_id = |((app, _), known): (&(AppId, String), &Feature)| *app == app_id && known.feature_id == *feature_id;
+    if context.state.features.contains(&(app_id, feature_key.clone())) || context.state.features.iter().any(same_id) {
         return Err(Rejection::AlreadyExists);
     }
+    check_pricing(pricing)?;
     let event = FeatureDefined {
         app_id,
         feature_id: *feature_id,
@@ -131,6 +133,7 @@ pub(super) fn change_feature(
 ) -> Result<Vec<Event>, Rejection> {
     let (app_id, _) = own_app(context, public_app_id)?;
     let old = context.state.features.get(&(app_id, feature_key.to_owned())).ok_or(Rejection::FeatureNotFound)?;
+    patch.pricing.as_ref().map_or(Ok(()), check_pricing)?;
     let policy = patch.policy.clone().unwrap_or_else(|| serde_json::from_str(&old.policy).unwrap_or_default());
     let event = FeatureDefined {
         app_id,
@@ -141,6 +144,11 @@ pub(super) fn change_feature(
         policy,
     };
     Ok(vec![FeatureChanged(event).into()])
+}
+
+/// A negative fee would pay the customer for calling.
+fn check_pricing(pricing: &Pricing) -> Result<(), Rejection> {
+    if pricing.fee_usd.is_negative() { Err(Rejection::AmountOutOfRange) } else { Ok(()) }
 }
 
 pub(super) fn remove_feature(context: Context<'_>, public_app_id: &str, feature_key: &str) -> Result<Vec<Event>, Rejection> {

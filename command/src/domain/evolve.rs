@@ -11,6 +11,9 @@ impl State {
     /// Takes in a recorded event.
     pub fn evolve(&mut self, recorded: &Recorded) {
         self.seqs.set(recorded.stream, recorded.stream_seq);
+        if recorded.recorded_at > self.last_recorded_at() {
+            self.recorded_at.set((), recorded.recorded_at);
+        }
         self.take_in(&recorded.event);
         if ends_stream(&recorded.event) {
             self.seqs.remove(&recorded.stream);

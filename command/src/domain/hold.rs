@@ -52,6 +52,10 @@ pub(super) fn place(context: Context<'_>, command: &Command) -> Result<Vec<Event
 
 /// As much of `requested` as the wallet can pay, if that is at least `min`.
 fn grant(wallet: &Wallet, requested: Money, min: Money) -> Result<Money, Rejection> {
+    // A negative hold would add to what can be spent.
+    if requested.is_negative() {
+        return Err(Rejection::AmountOutOfRange);
+    }
     let available = wallet.spendable();
     let granted = requested.min(available);
     if granted >= min.min(requested) {

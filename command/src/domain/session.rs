@@ -38,6 +38,10 @@ pub(super) fn open(context: Context<'_>, command: &Command) -> Result<Vec<Event>
         Some(FreezeScope::Developer(app.developer_id)),
         known.map(|(id, _)| FreezeScope::Wallet(id)),
     ])?;
+    // A wallet opened a second time would lose its balance.
+    if context.state.sessions.contains(session_id) || (known.is_none() && context.state.wallets.contains(wallet_id)) {
+        return Err(Rejection::AlreadyExists);
+    }
     let mut events = Vec::with_capacity(2);
     let (wallet_id, user_id) = known.map_or((*wallet_id, *user_id), |(id, wallet)| (id, wallet.user_id));
     if known.is_none() {

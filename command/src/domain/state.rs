@@ -204,6 +204,8 @@ pub struct State {
     pub expired_holds: Table<HoldId, Hold>,
     /// What is frozen.
     pub freezes: Table<FreezeScope, ()>,
+    /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
+    pub recorded_at: Table<(), Timestamp>,
 }
 
 macro_rules! each_table {
@@ -223,6 +225,7 @@ macro_rules! each_table {
         $state.holds.$method();
         $state.expired_holds.$method();
         $state.freezes.$method();
+        $state.recorded_at.$method();
     }};
 }
 
@@ -240,6 +243,11 @@ impl State {
     /// The number of the next event of a stream.
     pub fn next_seq(&self, stream: &StreamId) -> i64 {
         self.seqs.get(stream).map_or(1, |last| last.saturating_add(1))
+    }
+
+    /// When the newest event was recorded.
+    pub fn last_recorded_at(&self) -> Timestamp {
+        self.recorded_at.get(&()).copied().unwrap_or_default()
     }
 
     /// The app of a public id, active or not.

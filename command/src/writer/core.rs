@@ -3,7 +3,8 @@
 //!
 //! One append at a time. Commands are decided one after the other on a state that runs ahead of the log; if the append fails, the
 //! state is undone and the same commands are decided again. Nothing is answered before its append is known to be in the log,
-//! refusals included: a refusal is as fresh as a grant.
+//! refusals included: a refusal is as fresh as a grant. A command with a key is refused only when the log does not have the key:
+//! what looks impossible now (the hold has ended, the top-up is credited) may be the repeat of what made it so.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -58,7 +59,8 @@ pub type Verdict = Result<Outcome, Rejection>;
 pub enum Step<R> {
     /// Nothing.
     Idle,
-    /// Look these keys up in the log; they were used of late. Then answer or plan again.
+    /// Look the keys of these up in the log. Answer those that were used, call [`Core::forget_key`] for those that were not, and
+    /// put the commands that are not answered back in front of the queue, in this order.
     LookUp(Vec<Submission<R>>),
     /// Append this batch, then call [`Core::appended`] or [`Core::append_failed`].
     Append(Arc<AppendBatch>),
@@ -73,6 +75,8 @@ enum Pending {
     /// The event at this place answers it; an earlier command of the same batch made it.
     Repeated(usize),
     Refused(Rejection),
+    /// Not to be answered before its key was looked up.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -95,8 +99,11 @@ pub struct Core<R> {
     log_id: LogId,
     state: State,
     head: Head,
-    last_recorded_at: Timestamp,
     recent: RecentKeys,
+    /// Keys of commands on their way that the log does not have at `head`.
+    absent: HashSet<Uuid>,
+    /// Was the last step a look-up?
+    looked_up: bool,
     deadlines: BinaryHeap<Reverse<(Timestamp, Deadline)>>,
     in_flight: Option<InFlight<R>>,
 }
@@ -112,8 +119,9 @@ impl<R> Core<R> {
             deadlines: holds.chain(sessions).map(Reverse).collect(),
             state,
             head,
-            last_recorded_at: Timestamp::default(),
             recent: RecentKeys::default(),
+            absent: HashSet::new(),
+            looked_up: false,
             in_flight: None,
         }
     }
@@ -149,58 +157,37 @@ impl<R> Core<R> {
         expired: &mut Vec<Submission<R>>,
     ) -> Step<R> {
         debug_assert!(self.in_flight.is_none(), "one append at a time");
-        let at = now.max(self.last_recorded_at);
-        self.queue_expiries(queue, at);
+        let at = now.max(self.state.last_recorded_at());
+        let mut expiries = self.expiries(at);
+        let looked_up = std::mem::take(&mut self.looked_up);
         let mut flight = InFlight { batch: None, events: Vec::new(), items: Vec::with_capacity(queue.len().min(1_024)) };
-        let mut keys: HashMap<Uuid, (Uuid, usize)> = HashMap::new();
-        let mut look_up = Vec::new();
-        while flight.events.len() + MAX_EVENTS_PER_COMMAND <= MAX_BATCH_EVENTS {
-            let Some(submission) = queue.pop_front() else { break };
+        let mut keys = HashMap::new();
+        let mut unknown = 0;
+        while flight.events.len() + MAX_EVENTS_PER_COMMAND <= MAX_BATCH_EVENTS && flight.items.len() < MAX_BATCH_EVENTS {
+            let Some(submission) = expiries.pop_front().or_else(|| queue.pop_front()) else { break };
             if submission.give_up_at <= now && submission.reply.is_some() {
                 expired.push(submission);
                 continue;
             }
-            if let Some(used) = submission.key {
-                if self.recent.contains(used.key) {
-                    look_up.push(submission);
-                    continue;
+            let pending = self.decide(&submission, &mut flight, &mut keys, at);
+            if matches!(pending, Pending::Unknown) {
+                // After a look-up, first bring home what can be: else a stream of repeats would hold up everybody for ever.
+                if looked_up && unknown < flight.items.len() {
+                    queue.push_front(submission);
+                    break;
                 }
-                if let Some((fingerprint, index)) = keys.get(&used.key) {
-                    let same = *fingerprint == used.fingerprint;
-                    let pending = if same { Pending::Repeated(*index) } else { Pending::Refused(Rejection::KeyReused) };
-                    flight.items.push((submission, pending));
-                    continue;
-                }
+                unknown += 1;
             }
-            match decide(&self.state, submission.caller, &submission.command, at) {
-                Err(rejection) => flight.items.push((submission, Pending::Refused(rejection))),
-                Ok(events) => {
-                    let last = events.len().saturating_sub(1);
-                    for (index, event) in events.into_iter().enumerate() {
-                        let key = submission.key.filter(|_| index == last);
-                        let recorded = self.record(&flight, &submission, event, key, at);
-                        self.state.evolve(&recorded);
-                        self.remember_deadline(&recorded.event);
-                        flight.events.push(Arc::new(recorded));
-                    }
-                    let index = flight.events.len().saturating_sub(1);
-                    if let Some(used) = submission.key {
-                        keys.insert(used.key, (used.fingerprint, index));
-                    }
-                    flight.items.push((submission, Pending::Accepted(index)));
-                }
-            }
+            flight.items.push((submission, pending));
         }
-        if flight.items.is_empty() && look_up.is_empty() {
+        if flight.items.is_empty() {
             return Step::Idle;
         }
-        if !look_up.is_empty() {
-            // Answer these first; what was decided meanwhile is taken back and comes again in its order.
-            self.state.undo();
-            for (submission, _) in flight.items.into_iter().rev() {
-                queue.push_front(submission);
-            }
-            return Step::LookUp(look_up);
+        if unknown > 0 {
+            // Look all keys up at once; what was decided is taken back and comes again in its order.
+            self.in_flight = Some(flight);
+            self.looked_up = true;
+            return Step::LookUp(self.append_failed());
         }
         let step = if flight.events.is_empty() {
             Step::ConfirmHead
@@ -212,6 +199,43 @@ impl<R> Core<R> {
         };
         self.in_flight = Some(flight);
         step
+    }
+
+    /// Decides one command on what was decided before it.
+    fn decide(
+        &mut self,
+        submission: &Submission<R>,
+        flight: &mut InFlight<R>,
+        keys: &mut HashMap<Uuid, (Uuid, usize)>,
+        at: Timestamp,
+    ) -> Pending {
+        if let Some(used) = submission.key {
+            if self.recent.contains(used.key) {
+                return Pending::Unknown;
+            }
+            if let Some((fingerprint, index)) = keys.get(&used.key) {
+                let same = *fingerprint == used.fingerprint;
+                return if same { Pending::Repeated(*index) } else { Pending::Refused(Rejection::KeyReused) };
+            }
+        }
+        let events = match decide(&self.state, submission.caller, &submission.command, at) {
+            Ok(events) => events,
+            Err(_) if submission.key.is_some_and(|used| !self.absent.contains(&used.key)) => return Pending::Unknown,
+            Err(rejection) => return Pending::Refused(rejection),
+        };
+        let last = events.len().saturating_sub(1);
+        for (index, event) in events.into_iter().enumerate() {
+            let key = submission.key.filter(|_| index == last);
+            let recorded = self.record(flight, submission, event, key, at);
+            self.state.evolve(&recorded);
+            self.remember_deadline(&recorded.event);
+            flight.events.push(Arc::new(recorded));
+        }
+        let index = flight.events.len().saturating_sub(1);
+        if let Some(used) = submission.key {
+            keys.insert(used.key, (used.fingerprint, index));
+        }
+        Pending::Accepted(index)
     }
 
     fn record(
@@ -242,12 +266,16 @@ impl<R> Core<R> {
         let Some(flight) = self.in_flight.take() else { return (Vec::new(), Vec::new()) };
         if let Some(batch) = flight.batch {
             self.head = batch.head();
-            self.last_recorded_at = batch.recorded_at();
         }
         self.state.commit();
         for recorded in &flight.events {
             if let Some(used) = recorded.key {
                 self.recent.insert(used.key);
+            }
+        }
+        for (submission, _) in &flight.items {
+            if let Some(used) = submission.key {
+                self.absent.remove(&used.key);
             }
         }
         let answer = |index: usize, replayed| {
@@ -262,6 +290,8 @@ impl<R> Core<R> {
                     Pending::Accepted(index) => answer(index, false),
                     Pending::Repeated(index) => answer(index, true),
                     Pending::Refused(rejection) => Err(rejection),
+                    // No step goes on with one of these.
+                    Pending::Unknown => Err(Rejection::Forbidden),
                 };
                 submission.reply.map(|reply| (reply, verdict))
             })
@@ -269,12 +299,18 @@ impl<R> Core<R> {
         (replies, flight.events)
     }
 
-    /// The batch is certainly not in the log: takes the state back to the head and gives the commands back, in their order.
+    /// The batch is certainly not in the log: takes the state back to the head and gives the commands back, in their order. The
+    /// writer's own expiries are not among them; they come again by themselves.
     pub fn append_failed(&mut self) -> Vec<Submission<R>> {
         let Some(flight) = self.in_flight.take() else { return Vec::new() };
         self.state.undo();
         // Deadlines of undone events stay in the heap; each is checked against the state before it is used.
-        flight.items.into_iter().map(|(submission, _)| submission).collect()
+        let (theirs, own): (Vec<_>, Vec<_>) =
+            flight.items.into_iter().map(|(submission, _)| submission).partition(|submission| submission.reply.is_some());
+        for expiry in own {
+            self.keep_deadline(&expiry.command);
+        }
+        theirs
     }
 
     /// Takes in what others have appended.
@@ -291,16 +327,20 @@ impl<R> Core<R> {
             if let Some(used) = recorded.key {
                 self.recent.insert(used.key);
             }
-            self.last_recorded_at = self.last_recorded_at.max(recorded.recorded_at);
         }
+        self.absent.clear();
         self.state.commit();
         self.head = page.head;
         Ok(())
     }
 
-    /// A key that was thought to be used and is not in the log.
+    /// A key that is not in the log: its command is decided, and a refusal stands.
     pub fn forget_key(&mut self, key: Uuid) {
         self.recent.remove(key);
+        if self.absent.len() >= RECENT_KEYS {
+            self.absent.clear();
+        }
+        self.absent.insert(key);
     }
 
     fn remember_deadline(&mut self, event: &Event) {
@@ -313,9 +353,23 @@ impl<R> Core<R> {
         }
     }
 
-    /// Puts commands for what has expired in front of the queue.
-    fn queue_expiries(&mut self, queue: &mut VecDeque<Submission<R>>, at: Timestamp) {
-        let mut due = Vec::new();
+    /// Watches again what an expiry that was taken back was to end.
+    fn keep_deadline(&mut self, expiry: &Command) {
+        let deadline = match expiry {
+            Command::ExpireHold { hold_id } => {
+                self.state.holds.get(hold_id).map(|hold| (hold.expires_at, Deadline::Hold(*hold_id)))
+            }
+            Command::ExpireSession { session_id } => {
+                self.state.sessions.get(session_id).map(|session| (session.expires_at, Deadline::Session(*session_id)))
+            }
+            _ => None,
+        };
+        self.deadlines.extend(deadline.map(Reverse));
+    }
+
+    /// Commands for what has expired.
+    fn expiries(&mut self, at: Timestamp) -> VecDeque<Submission<R>> {
+        let mut due = VecDeque::new();
         while due.len() < MAX_EXPIRIES
             && let Some(Reverse((deadline, what))) = self.deadlines.peek().copied()
             && deadline <= at
@@ -331,18 +385,16 @@ impl<R> Core<R> {
                     live.then_some(Command::ExpireSession { session_id })
                 }
             };
-            due.extend(command);
-        }
-        for command in due.into_iter().rev() {
-            queue.push_front(Submission {
+            due.extend(command.map(|command| Submission {
                 caller: Caller::Clock,
                 command,
                 request_id: "expiry".into(),
                 key: None,
                 give_up_at: at,
                 reply: None,
-            });
+            }));
         }
+        due
     }
 }
 

@@ -26,9 +26,7 @@ impl Account {
         let owner = cluster.path().metadata().ok();
         if geteuid().is_root() {
             let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-            let known = ["postgres", "nobody"]
-                .iter()
-                .find_map(|name| ids_of(&passwd, name));
+            let known = ["postgres", "nobody"].iter().find_map(|name| ids_of(&passwd, name));
             let owner = owner.map(|cluster| (cluster.uid(), cluster.gid()));
             let (uid, gid) = owner.or(known).ok_or(PostgresError::NoServerUser)?;
             if uid == 0 {
@@ -38,17 +36,9 @@ impl Account {
                     expected: known.map_or(uid, |known| known.0),
                 });
             }
-            return Ok(Self {
-                uid,
-                gid,
-                drops: true,
-            });
+            return Ok(Self { uid, gid, drops: true });
         }
-        let account = Self {
-            uid: geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            drops: false,
-        };
+        let account = Self { uid: geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), drops: false };
         match owner {
             Some(owner) if owner.uid() != account.uid => Err(PostgresError::ForeignOwner {
                 path: cluster.path().to_path_buf(),

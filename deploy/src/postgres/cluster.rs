@@ -32,10 +32,7 @@ pub(super) struct PidFile {
 
 impl Cluster {
     pub(super) fn new(data_dir: &Path) -> Self {
-        Self {
-            data_dir: data_dir.to_path_buf(),
-            path: data_dir.join("postgres"),
-        }
+        Self { data_dir: data_dir.to_path_buf(), path: data_dir.join("postgres") }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -69,15 +66,12 @@ impl Cluster {
         let initdb = |locale| {
             let created = fs::DirBuilder::new().mode(0o700).create(&new);
             created.map_err(io_error("create", &new))?;
-            account
-                .take_over(&new)
-                .map_err(io_error("change the owner of", &new))?;
+            account.take_over(&new).map_err(io_error("change the owner of", &new))?;
             initdb(installation, account, &new, locale)
         };
         let done = initdb("C.UTF-8").or_else(|error| {
             // Some C libraries lack this locale; the order of bytes is the same in both.
-            let missing =
-                matches!(&error, PostgresError::Initdb { output } if output.contains("locale"));
+            let missing = matches!(&error, PostgresError::Initdb { output } if output.contains("locale"));
             self.remove_unfinished();
             if missing { initdb("C") } else { Err(error) }
         });
@@ -86,6 +80,8 @@ impl Cluster {
         }
         done?;
         fs::rename(&new, &self.path).map_err(io_error("rename", &new))?;
+        // An `initdb` that outlived its killed parent may have written while we removed.
+        self.remove_unfinished();
         let synced = fs::File::open(&self.data_dir).and_then(|dir| dir.sync_all());
         synced.map_err(io_error("sync", &self.data_dir))
     }
@@ -111,10 +107,7 @@ impl Cluster {
         let Some(pid) = self.orphan() else {
             return Ok(());
         };
-        tracing::warn!(
-            pid,
-            "an earlier PostgreSQL still runs on this data directory; waiting for its end"
-        );
+        tracing::warn!(pid, "an earlier PostgreSQL still runs on this data directory; waiting for its end");
         for limit in ORPHAN_LIMITS {
             let begun = Instant::now();
             while begun.elapsed() < limit {
@@ -141,10 +134,7 @@ impl Cluster {
     /// the next server cannot tell apart. It still refuses while processes of the old server use its
     /// shared memory: that check goes by the directory itself.
     pub(super) fn remove_stale_pid_file(&self) {
-        if self
-            .pid_file()
-            .is_some_and(|file| !self.is_home_of(file.pid))
-        {
+        if self.pid_file().is_some_and(|file| !self.is_home_of(file.pid)) {
             let _ = fs::remove_file(self.path.join("postmaster.pid"));
         }
     }
@@ -159,11 +149,7 @@ impl Cluster {
 
 /// `program`, to work on the cluster at `path`, although parents of `path` may be closed to the
 /// account, such as `/root`: then it gets the directory itself, opened, and not its path.
-pub(super) fn command_in(
-    path: &Path,
-    program: PathBuf,
-    account: &Account,
-) -> Result<Command, PostgresError> {
+pub(super) fn command_in(path: &Path, program: PathBuf, account: &Account) -> Result<Command, PostgresError> {
     // Not in our working directory either: it may be closed to the account too.
     if account.reaches(path)? {
         let mut command = account.command(program);
@@ -171,47 +157,23 @@ pub(super) fn command_in(
         return Ok(command);
     }
     let mut command = account.command("sh");
-    command
-        .args(["-c", r#"exec 9<. && cd / && exec "$0" "$@""#])
-        .arg(program);
+    command.args(["-c", r#"exec 9<. && cd / && exec "$0" "$@""#]).arg(program);
     command.current_dir(path).args(["-D", "/proc/self/fd/9"]);
     Ok(command)
 }
 
-fn initdb(
-    installation: &Installation,
-    account: &Account,
-    path: &Path,
-    locale: &str,
-) -> Result<(), PostgresError> {
+fn initdb(installation: &Installation, account: &Account, path: &Path, locale: &str) -> Result<(), PostgresError> {
     let mut command = command_in(path, installation.program("initdb"), account)?;
-    command.args([
-        "--username",
-        SUPERUSER,
-        "--encoding=UTF8",
-        "--data-checksums",
-    ]);
-    command.args([
-        "--auth-local=trust",
-        "--auth-host=reject",
-        "--no-instructions",
-    ]);
+    command.args(["--username", SUPERUSER, "--encoding=UTF8", "--data-checksums"]);
+    command.args(["--auth-local=trust", "--auth-host=reject", "--no-instructions"]);
     command.arg(format!("--locale={locale}"));
-    let output = command
-        .output()
-        .map_err(|source| account::spawn_error(source, path))?;
+    let output = command.output().map_err(|source| account::spawn_error(source, path))?;
     if output.status.success() {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    Err(PostgresError::Initdb {
-        output: lines.join("; "),
-    })
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    Err(PostgresError::Initdb { output: lines.join("; ") })
 }
 
 /// Line 1 is the process id, line 8 the state, see `utils/pidfile.h` of `PostgreSQL`.
@@ -235,14 +197,8 @@ mod tests {
 
     #[test]
     fn pid_files_are_read_while_they_are_written() {
-        check(
-            "4711\n/d\n1700000000\n5432\n/d/run\n\n  123  1\nready   \n",
-            Some((4711, true)),
-        );
-        check(
-            "4711\n/d\n1700000000\n5432\n/d/run\n\n  123  1\nstarting\n",
-            Some((4711, false)),
-        );
+        check("4711\n/d\n1700000000\n5432\n/d/run\n\n  123  1\nready   \n", Some((4711, true)));
+        check("4711\n/d\n1700000000\n5432\n/d/run\n\n  123  1\nstarting\n", Some((4711, false)));
         check("4711\n/d\n1700000000\n5432\n", Some((4711, false)));
         check("-4711\n/d\n", None);
         check("", None);

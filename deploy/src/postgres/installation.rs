@@ -35,29 +35,16 @@ impl Installation {
 }
 
 /// `wanted` is the major version of an existing cluster. Of equals the first wins.
-fn choose(
-    installed: Vec<Installation>,
-    wanted: Option<u32>,
-    cluster: &Path,
-) -> Result<Installation, PostgresError> {
+fn choose(installed: Vec<Installation>, wanted: Option<u32>, cluster: &Path) -> Result<Installation, PostgresError> {
     let found: BTreeSet<u32> = installed.iter().map(|one| one.major).collect();
-    let usable = installed
-        .into_iter()
-        .rev()
-        .filter(|one| one.major >= OLDEST);
-    let chosen = usable
-        .filter(|one| wanted.is_none_or(|wanted| one.major == wanted))
-        .max_by_key(|one| one.major);
+    let usable = installed.into_iter().rev().filter(|one| one.major >= OLDEST);
+    let chosen = usable.filter(|one| wanted.is_none_or(|wanted| one.major == wanted)).max_by_key(|one| one.major);
     match (chosen, wanted) {
         (Some(chosen), _) => Ok(chosen),
         (None, Some(wanted)) if !found.is_empty() => Err(PostgresError::WrongVersion {
             path: cluster.to_path_buf(),
             wanted,
-            found: found
-                .iter()
-                .map(u32::to_string)
-                .collect::<Vec<_>>()
-                .join(", "),
+            found: found.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
         }),
         (None, _) => Err(PostgresError::NotInstalled),
     }
@@ -76,27 +63,20 @@ fn all() -> Vec<Installation> {
 
 /// Asks the binary itself for its version.
 fn at(bin_dir: &Path) -> Option<Installation> {
-    let output = Command::new(bin_dir.join("postgres"))
-        .arg("--version")
-        .output()
-        .ok()?;
+    let output = Command::new(bin_dir.join("postgres")).arg("--version").output().ok()?;
     let major = major_of(&String::from_utf8_lossy(&output.stdout))?;
     complete(bin_dir.to_path_buf(), major)
 }
 
 fn complete(bin_dir: PathBuf, major: u32) -> Option<Installation> {
-    let complete = ["postgres", "initdb"]
-        .iter()
-        .all(|name| bin_dir.join(name).is_file());
+    let complete = ["postgres", "initdb"].iter().all(|name| bin_dir.join(name).is_file());
     complete.then_some(Installation { major, bin_dir })
 }
 
 /// Reads `postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)`, also `18beta1`.
 fn major_of(version: &str) -> Option<u32> {
     let number = version.split_once("(PostgreSQL) ")?.1;
-    let end = number
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(number.len());
+    let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
     number[..end].parse().ok()
 }
 
@@ -105,24 +85,16 @@ mod tests {
     use super::*;
 
     fn installed(majors: &[u32]) -> Vec<Installation> {
-        let one = |major: &u32| Installation {
-            major: *major,
-            bin_dir: PathBuf::from(format!("/pg/{major}/bin")),
-        };
+        let one = |major: &u32| Installation { major: *major, bin_dir: PathBuf::from(format!("/pg/{major}/bin")) };
         majors.iter().map(one).collect()
     }
 
     fn check(majors: &[u32], wanted: Option<u32>, expected: Result<u32, &str>) {
         let chosen = choose(installed(majors), wanted, Path::new("/data/postgres"));
-        let chosen = chosen
-            .map(|one| one.major)
-            .map_err(|error| error.to_string());
+        let chosen = chosen.map(|one| one.major).map_err(|error| error.to_string());
         match expected {
             Ok(major) => assert_eq!(chosen, Ok(major)),
-            Err(part) => assert!(
-                chosen.as_ref().is_err_and(|text| text.contains(part)),
-                "{chosen:?}"
-            ),
+            Err(part) => assert!(chosen.as_ref().is_err_and(|text| text.contains(part)), "{chosen:?}"),
         }
     }
 
@@ -133,11 +105,7 @@ mod tests {
         check(&[9, 14], None, Err("install PostgreSQL 15 or newer"));
         check(&[], None, Err("or set DATABASE_URL"));
         check(&[], Some(15), Err("install PostgreSQL 15 or newer"));
-        check(
-            &[15, 17],
-            Some(16),
-            Err("holds data of PostgreSQL 16, but only 15, 17 is here"),
-        );
+        check(&[15, 17], Some(16), Err("holds data of PostgreSQL 16, but only 15, 17 is here"));
     }
 
     #[test]

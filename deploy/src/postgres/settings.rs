@@ -24,19 +24,13 @@ const TUNING: &[(&str, &str)] = &[
 ];
 
 /// Not for sale: a reply promises that the money is on disk.
-const DURABILITY: &[(&str, &str)] = &[
-    ("fsync", "on"),
-    ("synchronous_commit", "on"),
-    ("full_page_writes", "on"),
-];
+const DURABILITY: &[(&str, &str)] = &[("fsync", "on"), ("synchronous_commit", "on"), ("full_page_writes", "on")];
 
 /// The arguments of `postgres`, data directory aside. Of a setting given twice the last wins:
 /// `extra` beats our tuning and loses to durability and to where the server listens.
 pub(super) fn arguments(extra: &[(String, String)], socket_dir: &Path, port: u16) -> Vec<OsString> {
     let tuning = TUNING.iter().copied();
-    let extra = extra
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let extra = extra.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let durability = DURABILITY.iter().copied();
     let port = port.to_string();
     let place = [
@@ -47,9 +41,8 @@ pub(super) fn arguments(extra: &[(String, String)], socket_dir: &Path, port: u16
         ("port", &port),
     ];
     let settings = tuning.chain(extra).chain(durability).chain(place);
-    let mut arguments: Vec<OsString> = settings
-        .flat_map(|(name, value)| ["-c".into(), format!("{name}={value}").into()])
-        .collect();
+    let mut arguments: Vec<OsString> =
+        settings.flat_map(|(name, value)| ["-c".into(), format!("{name}={value}").into()]).collect();
     // Quoted, because this setting is a list: a comma may be part of the path.
     let mut listed = OsString::from("unix_socket_directories=\"");
     listed.push(socket_dir);
@@ -64,14 +57,11 @@ mod tests {
 
     #[test]
     fn extra_settings_beat_tuning_and_lose_to_durability() {
-        let extra = [("fsync", "off"), ("jit", "on")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let extra = [("fsync", "off"), ("jit", "on")].map(|(name, value)| (name.to_owned(), value.to_owned()));
         let arguments = arguments(&extra, Path::new("/run/x"), 5432);
         let last = |name: &str| {
             let given = arguments.iter().filter_map(|argument| argument.to_str());
-            given
-                .filter_map(|argument| argument.strip_prefix(name))
-                .next_back()
+            given.filter_map(|argument| argument.strip_prefix(name)).next_back()
         };
         assert_eq!(last("fsync="), Some("on"));
         assert_eq!(last("jit="), Some("on"));

@@ -33,19 +33,13 @@ pub(super) fn prepare(data_dir: &Path, account: &Account) -> Result<PathBuf, Pos
         }
         let _ = fs::remove_dir(&dir);
     }
-    Err(PostgresError::NoSocketDir {
-        data_dir: data_dir.to_path_buf(),
-    })
+    Err(PostgresError::NoSocketDir { data_dir: data_dir.to_path_buf() })
 }
 
 /// Places whose socket path fits and can be written as a setting, best first.
 fn candidates(data_dir: &Path, temp_dir: &Path) -> Vec<PathBuf> {
     let hash = Sha256::digest(data_dir.as_os_str().as_bytes());
-    let name = hash[..8]
-        .iter()
-        .fold("modelfaucet-".to_owned(), |name, byte| {
-            format!("{name}{byte:02x}")
-        });
+    let name = hash[..8].iter().fold("modelfaucet-".to_owned(), |name, byte| format!("{name}{byte:02x}"));
     let mut places = vec![data_dir.join("run"), temp_dir.join(&name)];
     if temp_dir != Path::new("/tmp") {
         places.push(Path::new("/tmp").join(&name));
@@ -64,17 +58,11 @@ fn create(dir: &Path, account: &Account) -> Result<(), PostgresError> {
     let found = dir.symlink_metadata().map_err(io_error("look at", dir))?;
     let ours = [account.uid, geteuid().as_raw()].contains(&found.uid());
     if !found.is_dir() || !ours {
-        return Err(PostgresError::ForeignOwner {
-            path: dir.to_path_buf(),
-            owner: found.uid(),
-            expected: account.uid,
-        });
+        return Err(PostgresError::ForeignOwner { path: dir.to_path_buf(), owner: found.uid(), expected: account.uid });
     }
     let private = fs::set_permissions(dir, Permissions::from_mode(0o700));
     private.map_err(io_error("make private", dir))?;
-    account
-        .take_over(dir)
-        .map_err(io_error("change the owner of", dir))
+    account.take_over(dir).map_err(io_error("change the owner of", dir))
 }
 
 #[cfg(test)]
@@ -92,11 +80,7 @@ mod tests {
     fn the_data_directory_is_preferred_while_the_path_fits() {
         let in_tmp = "/tmp/modelfaucet-bd47413b5c03dfc6";
         check("/data", "/tmp", &["/data/run", in_tmp]);
-        check(
-            "/data",
-            "/var/tmp",
-            &["/data/run", "/var/tmp/modelfaucet-bd47413b5c03dfc6", in_tmp],
-        );
+        check("/data", "/var/tmp", &["/data/run", "/var/tmp/modelfaucet-bd47413b5c03dfc6", in_tmp]);
         // 107 bytes in all, of which `/run` and `/.s.PGSQL.5432` take 18.
         let fits = format!("/{}", "d".repeat(88));
         assert_eq!(candidates(Path::new(&fits), Path::new("/tmp")).len(), 2);
@@ -110,19 +94,12 @@ mod tests {
         let (target, link) = (temp.path().join("target"), temp.path().join("link"));
         fs::create_dir(&target)?;
         std::os::unix::fs::symlink(&target, &link)?;
-        let account =
-            Account::for_cluster(&Cluster::new(temp.path())).map_err(std::io::Error::other)?;
-        assert!(matches!(
-            create(&link, &account),
-            Err(PostgresError::ForeignOwner { .. })
-        ));
+        let account = Account::for_cluster(&Cluster::new(temp.path())).map_err(std::io::Error::other)?;
+        assert!(matches!(create(&link, &account), Err(PostgresError::ForeignOwner { .. })));
         assert!(create(&target, &account).is_ok());
         if geteuid().is_root() {
             std::os::unix::fs::chown(&target, Some(account.uid + 1), None)?;
-            assert!(matches!(
-                create(&target, &account),
-                Err(PostgresError::ForeignOwner { .. })
-            ));
+            assert!(matches!(create(&target, &account), Err(PostgresError::ForeignOwner { .. })));
         }
         Ok(())
     }

@@ -78,19 +78,12 @@ impl Supervisor {
         let watched = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("postgres".to_owned());
         let thread = thread.spawn(move || watched.supervise(&launch))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     pub(super) fn watch(&self) -> Watched {
         let mut state = self.shared.lock();
-        Watched {
-            pid: state.server.map(Pid::as_raw_pid),
-            ends: state.ends,
-            spawn_error: state.spawn_error.take(),
-        }
+        Watched { pid: state.server.map(Pid::as_raw_pid), ends: state.ends, spawn_error: state.spawn_error.take() }
     }
 
     pub(super) fn restarts(&self) -> u64 {
@@ -104,9 +97,7 @@ impl Supervisor {
         };
         self.shared.end_server();
         let joined = thread.join();
-        joined.map_err(|_| {
-            io_error("stop", Path::new("PostgreSQL"))(io::Error::other("its thread panicked"))
-        })
+        joined.map_err(|_| io_error("stop", Path::new("PostgreSQL"))(io::Error::other("its thread panicked")))
     }
 }
 
@@ -153,10 +144,7 @@ impl Shared {
         // Leaves the zombie, so that its process id stays taken until we hold the lock.
         if let Some(pid) = pid_of(&server) {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-            while matches!(
-                waitid(WaitId::Pid(pid), options),
-                Err(rustix::io::Errno::INTR)
-            ) {}
+            while matches!(waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
         }
         let mut state = self.lock();
         state.server = None;
@@ -164,12 +152,7 @@ impl Shared {
     }
 
     /// Waits before the next start. False when there is to be none.
-    fn rest(
-        &self,
-        ended: Result<Option<ExitStatus>, PostgresError>,
-        back_off: Duration,
-        log: &Path,
-    ) -> bool {
+    fn rest(&self, ended: Result<Option<ExitStatus>, PostgresError>, back_off: Duration, log: &Path) -> bool {
         let mut state = self.lock();
         state.ends += 1;
         if state.stopping {
@@ -185,9 +168,7 @@ impl Shared {
                 state.spawn_error = Some(error);
             }
         }
-        let waited = self
-            .changed
-            .wait_timeout_while(state, back_off, |state| !state.stopping);
+        let waited = self.changed.wait_timeout_while(state, back_off, |state| !state.stopping);
         !waited.unwrap_or_else(PoisonError::into_inner).0.stopping
     }
 
@@ -205,9 +186,7 @@ impl Shared {
                 // SIGINT and SIGQUIT mean fast and immediate shutdown to the server.
                 let _ = kill_process(server, if fast { Signal::INT } else { Signal::QUIT });
             }
-            let waited = self
-                .changed
-                .wait_timeout_while(state, REQUEST_EVERY, |state| !state.ended);
+            let waited = self.changed.wait_timeout_while(state, REQUEST_EVERY, |state| !state.ended);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -223,10 +202,7 @@ impl Launch {
         let _ = std::fs::remove_file(self.socket_file.with_added_extension("lock"));
         let log = open_log(&self.log).map_err(io_error("open", &self.log))?;
         let mut command = command_in(self.cluster.path(), self.program.clone(), &self.account)?;
-        command
-            .args(&self.arguments)
-            .stdout(Stdio::null())
-            .stderr(log);
+        command.args(&self.arguments).stdout(Stdio::null()).stderr(log);
         // Out of the terminal's process group: Ctrl-C is for us, and we stop the server last.
         let server = command.process_group(0).spawn();
         server.map_err(|source| spawn_error(source, self.cluster.path()))
@@ -242,9 +218,5 @@ fn open_log(path: &Path) -> io::Result<File> {
     if path.metadata().is_ok_and(|log| log.len() > LONGEST_LOG) {
         std::fs::rename(path, path.with_added_extension("1"))?;
     }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }

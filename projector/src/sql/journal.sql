@@ -2,8 +2,8 @@
 CREATE OR REPLACE VIEW read.posting WITH (security_invoker = true) AS
 SELECT e.shard, e.position, p.line, a.account, split_part(a.account, ':', 1) AS code,
        p.amount, p.balance,
-       (p.amount / 1e8)::numeric(28, 8) AS amount_usd,
-       (p.balance / 1e8)::numeric(28, 8) AS balance_usd,
+       (p.amount * 0.00000001)::numeric(28, 8) AS amount_usd,
+       (p.balance * 0.00000001)::numeric(28, 8) AS balance_usd,
        e.type, e.wallet_id, e.app_id, e.recorded_at, e.occurred_at, e.request_id
 FROM {schema}.entry e
 CROSS JOIN LATERAL ROWS FROM (unnest(e.account_ids), unnest(e.amounts), unnest(e.balances))
@@ -14,7 +14,7 @@ JOIN {schema}.account a ON a.shard = e.shard AND a.account_id = p.account_id;
 CREATE OR REPLACE VIEW read.trial_balance WITH (security_invoker = true) AS
 SELECT shard, account, split_part(account, ':', 1) AS code,
        debit, credit, debit - credit AS balance, postings, position,
-       (debit / 1e8)::numeric(28, 8) AS debit_usd,
-       (credit / 1e8)::numeric(28, 8) AS credit_usd,
-       ((debit - credit) / 1e8)::numeric(28, 8) AS balance_usd
+       (debit * 0.00000001)::numeric(28, 8) AS debit_usd,
+       (credit * 0.00000001)::numeric(28, 8) AS credit_usd,
+       ((debit - credit) * 0.00000001)::numeric(28, 8) AS balance_usd
 FROM {schema}.account;

@@ -1,0 +1,139 @@
+//! Every refusal there is can be provoked, with the code that the API document states.
+
+use std::collections::BTreeSet;
+
+use modelfaucet_schema::event::{FreezeScope, KeyUse};
+use modelfaucet_schema::ids::{BatchId, LogId};
+use modelfaucet_schema::log::Head;
+
+use super::super::AppPatch;
+use super::*;
+use crate::writer::core::{Core, Step as Plan, Submission};
+
+fn top_up(amount: &str) -> Command {
+    Command::RequestTopUp { top_up_id: TOP_UP, wallet_id: WALLET, amount: usd(amount), provider: provider(), reference: None }
+}
+
+fn credit(amount: &str) -> Command {
+    Command::CreditTopUp { top_up_id: TOP_UP, payment: "pi".into(), amount: Some(usd(amount)), occurred_at: None }
+}
+
+fn freeze(scope: FreezeScope) -> Command {
+    Command::Freeze { scope, reason: String::new() }
+}
+
+fn feature(feature_key: &str) -> Command {
+    let call = CallRequest { feature_key: Some(feature_key.into()), ..call("small") };
+    record_usage(call, first_example(), OnShortfall::Refuse)
+}
+
+fn use_model(model: &str, usage: Usage) -> Command {
+    record_usage(call(model), usage, OnShortfall::Refuse)
+}
+
+fn change_app(patch: AppPatch) -> Step {
+    Command::ChangeApp { public_app_id: "shop".into(), patch }.into()
+}
+
+/// Code, what happened before, what is refused.
+fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
+    let developer = Caller::Developer(DEVELOPER, TOKEN);
+    let disabled = change_app(AppPatch { status: Some(Status::Disabled), ..AppPatch::default() });
+    let server = change_app(AppPatch { session_opening: Some(SessionOpening::Server), ..AppPatch::default() });
+    let unknown = Uuid::from_u128(0xdead);
+    let late = given_nothing().now.plus(Duration::from_secs(61));
+    let future = Command::CaptureHold { hold_id: HOLD, usage: first_example(), provider_request_id: None, occurred_at: Some(late) };
+    let short = Command::PlaceHold {
+        hold_id: HOLD,
+        call: call("small"),
+        amount: HoldAmount::Fixed(usd("0")),
+        min_amount: None,
+        expires_in: Duration::ZERO,
+    };
+    let public = open_session(SessionId(Uuid::from_u128(2)));
+    vec![
+        ("invalid_session", vec![disabled.clone()], by(Caller::Session(SESSION), hold_of(HOLD, "0"))),
+        ("expired_session", vec![after_seconds(86_400)], hold_of(HOLD, "0").into()),
+        ("invalid_session", vec![], by(Caller::Developer(DEVELOPER, OTHER_TOKEN), hold_of(HOLD, "0"))),
+        ("insufficient_balance", vec![], hold_of(HOLD, "1").into()),
+        ("in_flight_holds", vec![granted("1"), hold_of(HOLD, "1").into()], hold_of(SECOND_HOLD, "1").into()),
+        ("forbidden", vec![server], by(Caller::Public, public.clone())),
+        ("forbidden", vec![], by(developer, top_up("1"))),
+        (
+            "forbidden",
+            vec![issue_token(OTHER_TOKEN, DEVELOPER, &[]).into()],
+            by(Caller::Developer(DEVELOPER, OTHER_TOKEN), issue_token(TokenId(unknown), DEVELOPER, &[Scope::AppsRead])),
+        ),
+        ("invalid_app", vec![disabled], public.into()),
+        ("invalid_app", vec![], freeze(FreezeScope::App(AppId(unknown))).into()),
+        ("feature_not_found", vec![], feature("nothing").into()),
+        ("developer_not_found", vec![], issue_token(OTHER_TOKEN, OTHER_DEVELOPER, &[]).into()),
+        ("token_not_found", vec![], Command::RevokeDeveloperToken { token_id: OTHER_TOKEN }.into()),
+        ("wallet_not_found", vec![], Command::GrantTestCredit { wallet_id: WalletId(unknown), amount: usd("1") }.into()),
+        ("session_not_found", vec![], Command::RevokeSession { session_id: SessionId(unknown) }.into()),
+        ("top_up_not_found", vec![], credit("1").into()),
+        ("hold_not_found", vec![], release(HOLD).into()),
+        ("model_not_found", vec![], use_model("unheard-of", first_example()).into()),
+        ("model_not_priced", vec![], use_model("small", Usage { requests: 1, ..Usage::default() }).into()),
+        ("provider_required", vec![], use_model("shared", first_example()).into()),
+        ("already_exists", vec![], register_app().into()),
+        ("already_frozen", vec![freeze(FreezeScope::Usage).into()], freeze(FreezeScope::Usage).into()),
+        ("not_frozen", vec![], Command::Thaw { scope: FreezeScope::Usage, reason: String::new() }.into()),
+        ("amount_mismatch", vec![top_up("1").into()], credit("2").into()),
+        ("invalid_request", vec![], top_up("0.001").into()),
+        ("invalid_request", vec![], granted("0")),
+        ("amount_out_of_range", vec![granted("92233720368")], granted("1")),
+        ("invalid_rate_card", vec![], activate(vec![]).into()),
+        ("invalid_request", vec![], short.into()),
+        ("invalid_request", vec![hold_of(HOLD, "0").into()], future.into()),
+        ("frozen", vec![freeze(FreezeScope::Usage).into()], hold_of(HOLD, "0").into()),
+    ]
+}
+
+/// The name of the variant.
+fn name(refusal: &Rejection) -> String {
+    let text = format!("{refusal:?}");
+    text.split([' ', '{']).next().unwrap().to_owned()
+}
+
+#[test]
+fn every_refusal_is_provoked_by_a_rule() {
+    let mut provoked = BTreeSet::new();
+    for (code, before, attempt) in cases() {
+        let then = given([]).and(before).when(attempt);
+        let refusal = then.verdict.as_ref().expect_err(code).clone();
+        provoked.insert(name(&refusal));
+        then.then_refused(code);
+    }
+    // Before any rate card; and a key that two requests share, which only the writer sees.
+    let no_card = shop().into_iter().filter(|step| !matches!(step, Step::Command(_, Command::ActivateRateCard { .. })));
+    provoked.insert(name(&given_nothing().and(no_card).when(hold_of(HOLD, "0")).verdict.unwrap_err()));
+    provoked.insert(name(&key_shared_by_two_requests()));
+    let all: BTreeSet<_> = Rejection::ALL.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    assert_eq!(provoked, all);
+}
+
+#[test]
+fn codes_and_statuses_fit() {
+    for (name, status, code, message) in Rejection::ALL {
+        assert!((400..=599).contains(status) && !message.is_empty(), "{name}");
+        assert!(code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+    }
+}
+
+fn key_shared_by_two_requests() -> Rejection {
+    let world = given([]);
+    let submission = |reply, fingerprint, amount: &str| {
+        let Step::Command(caller, command) = granted(amount) else { unreachable!() };
+        let key = Some(KeyUse { key: Uuid::from_u128(1), fingerprint: Uuid::from_u128(fingerprint) });
+        Submission { caller, command, request_id: "test".into(), key, give_up_at: world.now.plus(Duration::from_secs(1)), reply: Some(reply) }
+    };
+    let head = Head { position: world.position, ..Head::genesis(LogId(Uuid::nil()), ShardId(0)) };
+    let mut core = Core::new(ShardId(0), LogId(Uuid::nil()), world.state.clone(), head);
+    let mut queue = [submission(1, 1, "1"), submission(2, 2, "2")].into();
+    let step = core.plan(&mut queue, world.now, BatchId(Uuid::nil()), &mut Vec::new());
+    assert!(matches!(step, Plan::Append(batch) if batch.events().len() == 1));
+    let (replies, _) = core.appended();
+    let [(1, Ok(_)), (2, Err(refusal))] = replies.as_slice() else { panic!("{replies:?}") };
+    refusal.clone()
+}

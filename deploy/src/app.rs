@@ -1,0 +1,111 @@
+//! The HTTP application of a process: routes of its roles, probes, the API document, metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use modelfaucet_command::writer::Ledger;
+use modelfaucet_query::QueryState;
+use modelfaucet_schema::http::{not_found, observe};
+use serde_json::{Value, json};
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::exit::{Exit, Failure};
+
+/// Bucket borders of durations, in seconds.
+const SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// Bucket borders of sizes.
+const SIZES: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0];
+
+/// What tells whether the process can work.
+#[derive(Clone, Default)]
+pub(crate) struct Checks {
+    pub(crate) ledger: Option<Ledger>,
+    pub(crate) query: Option<QueryState>,
+}
+
+/// Installs the metrics of this process.
+pub(crate) fn install_metrics() -> Result<PrometheusHandle, Failure> {
+    let failed = |error| Failure::new(Exit::Config, format!("metrics cannot be set up: {error}"));
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
+        .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), SIZES))
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(failed)?;
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
+}
+
+/// Puts routes, probes and document together.
+pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks, metrics: PrometheusHandle) -> Router {
+    let (router, document) = routes.split_for_parts();
+    let document: Arc<str> = describe(document).to_pretty_json().unwrap_or_default().into();
+    router
+        .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) }))
+        .route("/health", get(move || async move { Json(json!({ "ok": true, "service": service })) }))
+        .route("/ready", get(move || ready(service, checks.clone())))
+        .route("/metrics", get(move || async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()) }))
+        .fallback(not_found)
+        .layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))
+}
+
+/// The document's head: what the product is, how to authenticate, every refusal.
+pub(crate) fn describe(mut document: OpenApi) -> OpenApi {
+    document.info.title = "ModelFaucet Ledger".to_owned();
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    let mut text = String::from(
+        "Sessions, wallets, holds and usage over an event-sourced double-entry ledger.\n\nMoney is a decimal string in USD with \
+         eight decimals. Every POST that moves money takes an `Idempotency-Key`: the same key and body give the first answer \
+         again (`idempotent-replayed: true`), another body is refused (422). Answers carry `ledger-position`; reads take \
+         `min_position`.\n\nErrors are `{\"error\":{\"code\",\"message\",\"type\",\"param\",\"request_id\"}}`. Outcomes: **ok** \
+         (2xx, durable) · **refused** (certainly no effect) · **in doubt** (503 `in_doubt`: repeat with the same key).\n\n| status | \
+         code | meaning |\n|---|---|---|\n",
+    );
+    for (status, code, message) in modelfaucet_command::http::rejection_table() {
+        text.push_str(&format!("| {status} | `{code}` | {message} |\n"));
+    }
+    document.info.description = Some(text);
+    document.info.license = Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").build());
+    let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", bearer);
+    document.security = Some(vec![utoipa::openapi::SecurityRequirement::new("bearer", Vec::<String>::new())]);
+    document
+}
+
+/// Looks for itself: the writer in step with the log, the database, migrations, the projections' lag.
+async fn ready(service: &'static str, checks: Checks) -> Response {
+    let mut ok = true;
+    let mut answers = serde_json::Map::new();
+    if let Some(ledger) = &checks.ledger {
+        let writer = ledger.is_ready();
+        ok &= writer;
+        answers.insert("log".to_owned(), Value::from(if writer { "ok" } else { "the log cannot be reached" }));
+    }
+    if let Some(query) = &checks.query {
+        let readiness = modelfaucet_query::readiness(query).await;
+        ok &= readiness.ok;
+        if let Ok(Value::Object(checks)) = serde_json::to_value(&readiness.checks) {
+            answers.extend(checks);
+        }
+    }
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ok": ok, "service": service, "checks": answers }))).into_response()
+}

@@ -1,0 +1,330 @@
+//! Every setting, in one place: name, unit, default, what it does. The environment is read here and nowhere else.
+//!
+//! A setting NAME whose value is secret may also come from a file: NAME_FILE names it. Flags win over the environment.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// One setting.
+pub(crate) struct Setting {
+    pub(crate) name: &'static str,
+    /// What it is counted in; empty for texts.
+    pub(crate) unit: &'static str,
+    /// What it is if it is not set; empty: nothing.
+    pub(crate) default: &'static str,
+    pub(crate) secret: bool,
+    pub(crate) about: &'static str,
+}
+
+const fn setting(
+    name: &'static str,
+    unit: &'static str,
+    default: &'static str,
+    about: &'static str,
+) -> Setting {
+    Setting { name, unit, default, secret: false, about }
+}
+
+const fn secret(name: &'static str, about: &'static str) -> Setting {
+    Setting { name, unit: "", default: "", secret: true, about }
+}
+
+/// Every setting.
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting("LISTEN", "address:port", "127.0.0.1:8080", "Where HTTP is served (flag --listen). Off loopback only behind an ingress with TLS."),
+    setting("DATA_DIR", "path", "./data", "Where `up` keeps its PostgreSQL and its secrets (flag --data-dir)."),
+    secret("DATABASE_URL", "PostgreSQL to use instead of a private one (flag --database-url). For `up` and `migrate`: as a role that may create roles. For a single role: as that role, for example ledger_command. Loopback or a Unix socket only."),
+    secret("ADMIN_TOKEN", "The administrator's token, at least 32 characters. `up` makes one if there is none."),
+    secret("USER_ID_HMAC_KEY", "Key of the HMAC that stands for apps' own user ids, at least 32 characters. Never change it: users would get new wallets. `up` makes one if there is none."),
+    setting("PG_BINDIR", "path", "", "Directory of initdb and postgres, for the private PostgreSQL; absent: the newest one found."),
+    setting("GATEWAY_BASE_URL", "URL", "", "Where clients find the gateway; part of the session reply. Absent: http://LISTEN/v1."),
+    setting("SESSION_TOKEN_TTL_SECONDS", "seconds", "3600", "Life of a session, 1 to 2592000."),
+    setting("QUEUE_COMMANDS", "commands", "65536", "How many commands may wait for the writer; more are refused with 503."),
+    setting("SNAPSHOT_EVERY_EVENTS", "events", "100000", "How often the writer's state is saved, so that a cold start is short."),
+    setting("QUERY_POOL_SIZE", "connections", "8", "Database connections for reading."),
+    setting("MIN_POSITION_WAIT_MS", "milliseconds", "2000", "How long a read waits for its min_position."),
+    setting("MAX_CONNECTIONS", "connections", "1024", "Open HTTP connections."),
+    setting("MAX_CONNECTIONS_PER_ADDRESS", "connections", "64", "Open HTTP connections of one address; loopback is not limited."),
+    setting("LOG_LEVEL", "", "info", "error, warn, info, debug or trace; also directives such as warn,modelfaucet_command=debug."),
+    setting("LOG_FORMAT", "", "text", "text or json, on standard error."),
+];
+
+/// A setting that is wrong. One line that says which and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {problem} (see `modelfaucet help config`)")]
+pub(crate) struct ConfigError {
+    name: String,
+    problem: String,
+}
+
+fn wrong(name: &str, problem: impl Into<String>) -> ConfigError {
+    ConfigError { name: name.to_owned(), problem: problem.into() }
+}
+
+/// The values of this process.
+pub(crate) struct Config {
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Config {
+    /// Reads the environment; `flags` win.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if NAME and `NAME_FILE` are both set or a file cannot be read.
+    pub(crate) fn read(flags: &[(&'static str, Option<String>)]) -> Result<Self, ConfigError> {
+        let mut values = BTreeMap::new();
+        for setting in SETTINGS {
+            let flag = flags.iter().find(|(name, _)| *name == setting.name).and_then(|(_, value)| value.clone());
+            if let Some(value) = flag.or(from_environment(setting)?) {
+                values.insert(setting.name, value);
+            }
+        }
+        Ok(Self { values })
+    }
+
+    fn text(&self, name: &'static str) -> Option<&str> {
+        let default = SETTINGS.iter().find(|setting| setting.name == name).map_or("", |setting| setting.default);
+        let value = self.values.get(name).map_or(default, String::as_str);
+        (!value.is_empty()).then_some(value)
+    }
+
+    fn number(&self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<u64, ConfigError> {
+        let text = self.text(name).unwrap_or_default();
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| wrong(name, format!("{text:?} is not a whole number from {} to {}", range.start(), range.end())))
+    }
+
+    fn size(&self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<usize, ConfigError> {
+        usize::try_from(self.number(name, range)?).map_err(|_| wrong(name, "is too large for this machine"))
+    }
+
+    pub(crate) fn listen(&self) -> Result<SocketAddr, ConfigError> {
+        let text = self.text("LISTEN").unwrap_or_default();
+        text.parse().map_err(|_| wrong("LISTEN", format!("{text:?} is not an address and port such as 127.0.0.1:8080")))
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        PathBuf::from(self.text("DATA_DIR").unwrap_or("./data"))
+    }
+
+    pub(crate) fn pg_bindir(&self) -> Option<PathBuf> {
+        self.text("PG_BINDIR").map(PathBuf::from)
+    }
+
+    /// The database, if one is named.
+    pub(crate) fn database(&self) -> Result<Option<tokio_postgres::Config>, ConfigError> {
+        let Some(url) = self.text("DATABASE_URL") else { return Ok(None) };
+        // The parser's own message may quote the password.
+        let config: tokio_postgres::Config =
+            url.parse().map_err(|_| wrong("DATABASE_URL", "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger"))?;
+        let near = config.get_hosts().iter().all(|host| match host {
+            tokio_postgres::config::Host::Unix(_) => true,
+            tokio_postgres::config::Host::Tcp(name) => {
+                name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        });
+        if !near {
+            return Err(wrong("DATABASE_URL", "names a host off this machine; this version speaks to PostgreSQL without TLS, so only loopback or a Unix socket is accepted"));
+        }
+        Ok(Some(config))
+    }
+
+    /// The database, for commands that need one.
+    pub(crate) fn required_database(&self) -> Result<tokio_postgres::Config, ConfigError> {
+        self.database()?.ok_or_else(|| wrong("DATABASE_URL", "is not set; set it or use --database-url"))
+    }
+
+    pub(crate) fn admin_token(&self) -> Result<Option<SecretString>, ConfigError> {
+        self.long_secret("ADMIN_TOKEN")
+    }
+
+    pub(crate) fn user_key(&self) -> Result<Option<SecretString>, ConfigError> {
+        self.long_secret("USER_ID_HMAC_KEY")
+    }
+
+    fn long_secret(&self, name: &'static str) -> Result<Option<SecretString>, ConfigError> {
+        let Some(value) = self.text(name) else { return Ok(None) };
+        if value.len() < 32 || value.chars().any(char::is_whitespace) {
+            return Err(wrong(name, "needs at least 32 characters without blanks"));
+        }
+        Ok(Some(SecretString::from(value)))
+    }
+
+    /// A secret that a single role cannot do without.
+    pub(crate) fn required(name: &'static str, value: Option<SecretString>) -> Result<SecretString, ConfigError> {
+        value.ok_or_else(|| wrong(name, "is not set"))
+    }
+
+    pub(crate) fn gateway_base_url(&self, listen: SocketAddr) -> Result<String, ConfigError> {
+        let url = self.text("GATEWAY_BASE_URL").map_or_else(|| format!("http://{listen}/v1"), str::to_owned);
+        if url.starts_with("http://") || url.starts_with("https://") {
+            Ok(url)
+        } else {
+            Err(wrong("GATEWAY_BASE_URL", "must begin with http:// or https://"))
+        }
+    }
+
+    pub(crate) fn session_ttl(&self) -> Result<Duration, ConfigError> {
+        self.number("SESSION_TOKEN_TTL_SECONDS", 1..=2_592_000).map(Duration::from_secs)
+    }
+
+    pub(crate) fn queue(&self) -> Result<usize, ConfigError> {
+        self.size("QUEUE_COMMANDS", 1..=10_000_000)
+    }
+
+    pub(crate) fn snapshot_every(&self) -> Result<i64, ConfigError> {
+        let events = self.number("SNAPSHOT_EVERY_EVENTS", 1..=1_000_000_000)?;
+        i64::try_from(events).map_err(|_| wrong("SNAPSHOT_EVERY_EVENTS", "is too large"))
+    }
+
+    pub(crate) fn query_pool(&self) -> Result<usize, ConfigError> {
+        self.size("QUERY_POOL_SIZE", 1..=1_000)
+    }
+
+    pub(crate) fn min_position_wait(&self) -> Result<Duration, ConfigError> {
+        self.number("MIN_POSITION_WAIT_MS", 0..=60_000).map(Duration::from_millis)
+    }
+
+    pub(crate) fn max_connections(&self) -> Result<usize, ConfigError> {
+        self.size("MAX_CONNECTIONS", 1..=1_000_000)
+    }
+
+    pub(crate) fn max_connections_per_address(&self) -> Result<usize, ConfigError> {
+        self.size("MAX_CONNECTIONS_PER_ADDRESS", 1..=1_000_000)
+    }
+
+    /// Level and whether JSON.
+    pub(crate) fn log(&self) -> Result<(tracing_subscriber::EnvFilter, bool), ConfigError> {
+        let level = self.text("LOG_LEVEL").unwrap_or("info");
+        let filter = level.parse().map_err(|_| wrong("LOG_LEVEL", format!("{level:?} is not a level or directive")))?;
+        match self.text("LOG_FORMAT") {
+            Some("text") | None => Ok((filter, false)),
+            Some("json") => Ok((filter, true)),
+            Some(other) => Err(wrong("LOG_FORMAT", format!("{other:?} is neither text nor json"))),
+        }
+    }
+
+    /// Checks every value, so that a wrong one stops the start and not the first request that needs it.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let listen = self.listen()?;
+        self.database()?;
+        self.admin_token()?;
+        self.user_key()?;
+        self.gateway_base_url(listen)?;
+        self.session_ttl()?;
+        self.queue()?;
+        self.snapshot_every()?;
+        self.query_pool()?;
+        self.min_position_wait()?;
+        self.max_connections()?;
+        self.max_connections_per_address()?;
+        self.log()?;
+        Ok(())
+    }
+}
+
+/// The environment's value, or the content of the file that `NAME_FILE` names.
+fn from_environment(setting: &Setting) -> Result<Option<String>, ConfigError> {
+    let value = std::env::var(setting.name).ok().filter(|value| !value.is_empty());
+    if !setting.secret {
+        return Ok(value);
+    }
+    let file_name = format!("{}_FILE", setting.name);
+    match (value, std::env::var(&file_name).ok().filter(|path| !path.is_empty())) {
+        (Some(_), Some(_)) => Err(wrong(setting.name, format!("is set and {file_name} too; set one of them"))),
+        (value, None) => Ok(value),
+        (None, Some(path)) => {
+            let content = std::fs::read_to_string(Path::new(&path));
+            let content = content.map_err(|error| wrong(&file_name, format!("{path} cannot be read: {error}")))?;
+            Ok(Some(content.trim_end_matches(['\n', '\r']).to_owned()))
+        }
+    }
+}
+
+/// The text of `modelfaucet help config`.
+pub(crate) fn help() -> String {
+    let mut text = String::from(
+        "Settings come from the environment; a flag of the same name wins. A secret may come from a file instead:\nNAME_FILE names it.\n",
+    );
+    for setting in SETTINGS {
+        let mut facts = Vec::new();
+        if !setting.unit.is_empty() {
+            facts.push(setting.unit.to_owned());
+        }
+        if !setting.default.is_empty() {
+            facts.push(format!("default {}", setting.default));
+        }
+        if setting.secret {
+            facts.push("secret".to_owned());
+        }
+        let _infallible = writeln!(text, "\n  {}{}", setting.name, if facts.is_empty() { String::new() } else { format!("  ({})", facts.join(", ")) });
+        let _infallible = writeln!(text, "      {}", setting.about);
+    }
+    text
+}
+
+/// What a secret's owner gets to see in tests of this file only.
+#[cfg(test)]
+fn reveal(secret: Option<SecretString>) -> Option<String> {
+    secret.map(|secret| secret.expose_secret().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(values: &[(&'static str, &str)]) -> Config {
+        Config { values: values.iter().map(|(name, value)| (*name, (*value).to_owned())).collect() }
+    }
+
+    #[test]
+    fn the_defaults_are_right() {
+        let config = config(&[]);
+        config.check().unwrap();
+        assert_eq!(config.listen().unwrap().port(), 8_080);
+        assert_eq!(config.session_ttl().unwrap(), Duration::from_secs(3_600));
+        assert!(config.database().unwrap().is_none());
+        assert_eq!(reveal(config.admin_token().unwrap()), None);
+    }
+
+    #[test]
+    fn a_wrong_value_is_one_clear_line() {
+        for (name, value) in [
+            ("LISTEN", "8080"),
+            ("DATABASE_URL", "mysql://x"),
+            ("DATABASE_URL", "postgres://ledger@db.example.com/ledger"),
+            ("ADMIN_TOKEN", "short"),
+            ("USER_ID_HMAC_KEY", "has blanks in it but is long enough otherwise"),
+            ("GATEWAY_BASE_URL", "ftp://x"),
+            ("SESSION_TOKEN_TTL_SECONDS", "0"),
+            ("SESSION_TOKEN_TTL_SECONDS", "an hour"),
+            ("QUEUE_COMMANDS", "-1"),
+            ("SNAPSHOT_EVERY_EVENTS", "0"),
+            ("QUERY_POOL_SIZE", "0"),
+            ("MIN_POSITION_WAIT_MS", "1e3"),
+            ("MAX_CONNECTIONS", ""),
+            ("LOG_LEVEL", "=loud="),
+            ("LOG_FORMAT", "xml"),
+        ] {
+            if value.is_empty() {
+                continue;
+            }
+            let error = config(&[(name, value)]).check().unwrap_err().to_string();
+            assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
+            assert!(name != "ADMIN_TOKEN" || !error.contains(value), "a secret is not quoted: {error}");
+        }
+    }
+
+    #[test]
+    fn every_setting_is_documented() {
+        let text = help();
+        for setting in SETTINGS {
+            assert!(text.contains(setting.name) && setting.about.ends_with('.'), "{}", setting.name);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! One role per process: the write side, the read API, the projector.
+
+use modelfaucet_command::http::Api;
+use modelfaucet_command::writer::{self, WriterOptions};
+use modelfaucet_projector::Projector;
+use modelfaucet_query::{QueryOptions, QueryState};
+use modelfaucet_schema::ids::{Position, ShardId};
+use modelfaucet_schema::log::boot::ServiceRole;
+use modelfaucet_schema::token::TokenHash;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::serve::{Limits, serve};
+use crate::{app, database};
+
+/// The write side alone.
+pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
+    let database = config.required_database()?;
+    database::check(&database, ServiceRole::Command).await?;
+    let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
+    let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
+    let listener = bind(config).await?;
+    let metrics = app::install_metrics()?;
+    let options =
+        WriterOptions { queue: config.queue()?, snapshot_every: config.snapshot_every()?, ..WriterOptions::new(database) };
+    let (ledger, mut writer) = writer::start(options).await?;
+    let api = Api {
+        ledger: ledger.clone(),
+        admin_token: TokenHash::of(&admin),
+        user_key,
+        session_ttl: config.session_ttl()?,
+        gateway_base_url: config.gateway_base_url(listener.local_addr()?)?,
+    };
+    let routes = modelfaucet_command::http::router(api);
+    let router = app::build("modelfaucet-command", routes, app::Checks { ledger: Some(ledger), query: None }, metrics);
+    tokio::select! {
+        result = until_interrupted(config, listener, router) => result,
+        ended = &mut writer => Err(match ended {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) | Err(_) => Failure::new(Exit::Temporary, "the writer has ended"),
+        }),
+    }
+}
+
+/// The read API alone.
+pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
+    let database = config.required_database()?;
+    database::check(&database, ServiceRole::Query).await?;
+    let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
+    let listener = bind(config).await?;
+    let metrics = app::install_metrics()?;
+    let query = QueryState::connect(QueryOptions {
+        database,
+        admin_token: TokenHash::of(&admin),
+        pool_size: config.query_pool()?,
+        max_wait: config.min_position_wait()?,
+    })
+    .await
+    .map_err(database::unreachable)?;
+    let routes = modelfaucet_query::router(query.clone());
+    let router = app::build("modelfaucet-query", routes, app::Checks { ledger: None, query: Some(query) }, metrics);
+    until_interrupted(config, listener, router).await
+}
+
+/// The projector alone; it serves probes and metrics only.
+pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
+    let database = config.required_database()?;
+    database::check(&database, ServiceRole::Projector).await?;
+    let listener = bind(config).await?;
+    let metrics = app::install_metrics()?;
+    let projector = Projector::connect(database, vec![ShardId(0)]).await?;
+    let (stop, stopped) = watch::channel(false);
+    // Nobody wakes it here: it looks every few milliseconds.
+    let (_wake, woken) = watch::channel(Position::START);
+    let projecting = tokio::spawn(projector.run(woken, stopped));
+    let router = app::build("modelfaucet-projector", OpenApiRouter::new(), app::Checks::default(), metrics);
+    let result = until_interrupted(config, listener, router).await;
+    let _gone = stop.send(true);
+    let _ended = projecting.await;
+    result
+}
+
+/// The document of the whole API, without a server behind it.
+pub(crate) fn openapi() -> String {
+    let document = modelfaucet_command::http::openapi().merge_from(modelfaucet_query::openapi());
+    app::describe(document).to_pretty_json().unwrap_or_default()
+}
+
+async fn bind(config: &Config) -> Result<TcpListener, Failure> {
+    let listen = config.listen()?;
+    TcpListener::bind(listen)
+        .await
+        .map_err(|error| Failure::new(Exit::Temporary, format!("cannot listen on {listen}: {error}; choose another --listen")))
+}
+
+async fn until_interrupted(config: &Config, listener: TcpListener, router: axum::Router) -> Result<(), Failure> {
+    let limits = Limits::new(config.max_connections()?, config.max_connections_per_address()?);
+    tracing::info!(listen = %listener.local_addr()?, "serving");
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(serve(listener, router, limits, stopped));
+    crate::interrupted().await;
+    let _gone = stop.send(true);
+    let _ended = serving.await;
+    Ok(())
+}

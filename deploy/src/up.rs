@@ -1,0 +1,186 @@
+//! `modelfaucet up`: everything in one process, with a private PostgreSQL or the one that `DATABASE_URL` names.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use modelfaucet_command::http::Api;
+use modelfaucet_command::writer::{self, WriterOptions};
+use modelfaucet_projector::Projector;
+use modelfaucet_query::{QueryOptions, QueryState};
+use modelfaucet_schema::ids::ShardId;
+use modelfaucet_schema::log::boot::ServiceRole;
+use modelfaucet_schema::token::{TokenHash, TokenKind};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_postgres::Config as DatabaseConfig;
+
+use crate::config::Config;
+use crate::exit::{Exit, Failure};
+use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
+use crate::secrets::Secrets;
+use crate::serve::{Limits, serve};
+use crate::{app, database, demo, seed};
+
+/// Runs until Ctrl-C (or, with `demo`, until the demo has ended).
+pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
+    let listen = config.listen()?;
+    // Before anything is started: another process on the port is the most common mistake.
+    let listener = std::net::TcpListener::bind(listen)
+        .map_err(|error| Failure::new(Exit::Temporary, format!("cannot listen on {listen}: {error}; choose another --listen")))?;
+    listener.set_nonblocking(true)?;
+    let data_dir = config.data_dir();
+    let named = config.database()?;
+    let postgres = match named {
+        Some(_) => None,
+        None => {
+            let options =
+                PrivatePostgresOptions { data_dir: data_dir.clone(), settings: Vec::new(), bin_dir: config.pg_bindir() };
+            Some(PrivatePostgres::start(options)?)
+        }
+    };
+    let secrets = Secrets::open(&data_dir)?;
+    let result = crate::runtime()?.block_on(async {
+        let (owner, passwords) = match (&postgres, named) {
+            (Some(postgres), _) => {
+                database::create(&postgres.config(postgres.superuser(), "postgres")).await?;
+                (postgres.config(postgres.superuser(), database::DATABASE), None)
+            }
+            (None, Some(owner)) => (owner, Some(&secrets)),
+            (None, None) => return Err(Failure::new(Exit::Config, "no database")),
+        };
+        let process = Process { config, owner, passwords, secrets: &secrets, listen: listener.local_addr()? };
+        process.run(TcpListener::from_std(listener)?, with_demo).await
+    });
+    if let Some(postgres) = postgres {
+        let restarts = postgres.restarts();
+        postgres.stop()?;
+        tracing::info!(restarts, "PostgreSQL has stopped");
+    }
+    result
+}
+
+struct Process<'a> {
+    config: &'a Config,
+    owner: DatabaseConfig,
+    passwords: Option<&'a Secrets>,
+    secrets: &'a Secrets,
+    listen: SocketAddr,
+}
+
+impl Process<'_> {
+    async fn run(&self, listener: TcpListener, with_demo: bool) -> Result<(), Failure> {
+        let config = self.config;
+        let applied = database::prepare(&self.owner).await?;
+        if !applied.is_empty() {
+            tracing::info!(?applied, "the database is migrated");
+        }
+        database::allow_logins(&self.owner, self.passwords).await?;
+        let role = |role| database::role_config(&self.owner, role, self.passwords);
+        let (command, projector, query) =
+            (role(ServiceRole::Command)?, role(ServiceRole::Projector)?, role(ServiceRole::Query)?);
+        database::check(&command, ServiceRole::Command).await?;
+        database::check(&projector, ServiceRole::Projector).await?;
+        database::check(&query, ServiceRole::Query).await?;
+
+        let metrics = app::install_metrics()?;
+        let admin = self.secret("admin_token", config.admin_token()?)?;
+        let user_key = self.secret("user_id_hmac_key", config.user_key()?)?;
+        let options = WriterOptions {
+            queue: config.queue()?,
+            snapshot_every: config.snapshot_every()?,
+            ..WriterOptions::new(command.clone())
+        };
+        let (ledger, mut writer_task) = writer::start(options).await?;
+        let (stop, stopped) = watch::channel(false);
+        let projector = Projector::connect(projector, vec![ShardId(0)]).await?;
+        let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
+        let developer = seed::seed(&ledger, self.secrets).await?;
+        let gateway_base_url = config.gateway_base_url(self.listen)?;
+        let query = QueryState::connect(QueryOptions {
+            database: query,
+            admin_token: TokenHash::of(&admin),
+            pool_size: config.query_pool()?,
+            max_wait: config.min_position_wait()?,
+        })
+        .await
+        .map_err(database::unreachable)?;
+        let api = Api {
+            ledger: ledger.clone(),
+            admin_token: TokenHash::of(&admin),
+            user_key,
+            session_ttl: config.session_ttl()?,
+            gateway_base_url,
+        };
+        let routes = modelfaucet_command::http::router(api).merge(modelfaucet_query::router(query.clone()));
+        let checks = app::Checks { ledger: Some(ledger.clone()), query: Some(query) };
+        let router = app::build("modelfaucet", routes, checks, metrics);
+        let limits = Limits::new(config.max_connections()?, config.max_connections_per_address()?);
+        let serving = tokio::spawn(serve(listener, router, limits, stopped));
+        self.print_welcome(&developer);
+
+        let result = tokio::select! {
+            result = async { if with_demo { demo::play(self.listen, &admin, &developer).await } else { std::future::pending().await } } => result,
+            () = crate::interrupted() => Ok(()),
+            ended = &mut writer_task => Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) => Failure::new(Exit::Temporary, "the writer has ended"),
+                Err(error) => Failure::new(Exit::Temporary, format!("the writer broke off: {error}")),
+            }),
+        };
+        // Requests first, then the projections, which read on to the end; then the next start is quick.
+        let _all_gone = stop.send(true);
+        let _ended = serving.await;
+        let _late = tokio::time::timeout(Duration::from_secs(10), projecting).await;
+        drop(ledger);
+        if let Err(error) = crate::save_snapshot(&command).await {
+            tracing::warn!(%error, "no snapshot was taken; the next start takes longer");
+        }
+        result
+    }
+
+    /// The configured secret, else the kept one, else a new one.
+    fn secret(&self, name: &str, configured: Option<SecretString>) -> Result<SecretString, Failure> {
+        match configured {
+            Some(secret) => {
+                self.secrets.put(name, &secret)?;
+                Ok(secret)
+            }
+            None => Ok(self.secrets.get_or_make(name, TokenKind::Admin)?),
+        }
+    }
+
+    /// What somebody who has just typed `up` needs next. Tokens are shown on the first start only.
+    fn print_welcome(&self, developer: &SecretString) {
+        let base = format!("http://{}", self.listen);
+        let shown = self.secrets.path(".shown");
+        let first = !shown.exists();
+        println!("\nModelFaucet Ledger {} is up: {base}", env!("CARGO_PKG_VERSION"));
+        println!("  API document  {base}/openapi.json");
+        println!("  ready?        {base}/ready      metrics  {base}/metrics");
+        let (admin_path, developer_path) = (self.secrets.path("admin_token"), self.secrets.path(seed::DEVELOPER_TOKEN));
+        if first {
+            let admin = self.secrets.get("admin_token").ok().flatten();
+            println!("\nTokens, shown this once and kept with mode 0600:");
+            println!("  admin      {}", admin.as_ref().map_or("", |token| token.expose_secret()));
+            println!("             {}", admin_path.display());
+            println!("  developer  {}", developer.expose_secret());
+            println!("             {}", developer_path.display());
+            if let Err(error) = std::fs::write(&shown, "") {
+                tracing::warn!(%error, "the tokens will be shown again");
+            }
+        } else {
+            println!("\nTokens: {} and {}", admin_path.display(), developer_path.display());
+        }
+        println!("\nTry it (in another terminal):");
+        println!(
+            "  curl -s {base}/v1/sessions -H 'content-type: application/json' -d '{{\"public_app_id\":\"{}\",\"external_user_id\":\"me\",\"feature_key\":\"{}\"}}'",
+            seed::DEMO_APP,
+            seed::DEMO_FEATURE
+        );
+        println!("  curl -s {base}/v1/admin/trial-balance -H \"authorization: Bearer $(cat {})\"", admin_path.display());
+        println!("  curl -s {base}/v1/admin/reconciliation/ledger -H \"authorization: Bearer $(cat {})\"", admin_path.display());
+        println!("\nOr let it play a session, a top-up, a paid call and the books:  modelfaucet demo --url {base} --data-dir {}", self.config.data_dir().display());
+        println!("Ctrl-C stops it; the data stays.\n");
+    }
+}

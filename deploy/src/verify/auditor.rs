@@ -1,0 +1,75 @@
+//! The database as an auditor sees it: the one that is named, else the private one of the data directory, which is started for
+//! the duration if nobody runs it. Nothing is created, migrated or written.
+
+use modelfaucet_schema::log::boot::{BootError, ServiceRole};
+use modelfaucet_schema::log::migrate::is_current;
+use tokio_postgres::{Client, Config, Error, IsolationLevel, Transaction};
+
+use crate::DatabaseArgs;
+use crate::database::{self, DATABASE};
+use crate::exit::{Exit, Failure};
+use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
+
+/// What an auditor's session runs with: no time limits, and nobody else's functions in place of the server's own.
+const SESSION: &str = "SET search_path = pg_catalog, pg_temp; SET statement_timeout = 0; SET lock_timeout = 0;
+    SET idle_in_transaction_session_timeout = 0; SET jit = off; SET work_mem = '64MB'";
+
+/// A way to the database.
+pub(crate) struct Auditor {
+    config: Config,
+    postgres: Option<PrivatePostgres>,
+}
+
+impl Auditor {
+    /// Finds the database; starts it if it is private and at rest. Blocks: call it off the async threads.
+    pub(crate) fn open(args: &DatabaseArgs) -> Result<Self, Failure> {
+        let config = args.config()?;
+        if let Some(named) = config.database()? {
+            return Ok(Self { config: named, postgres: None });
+        }
+        let data_dir = config.data_dir();
+        if let Some(running) = database::running_private(&data_dir, ServiceRole::Audit) {
+            return Ok(Self { config: running, postgres: None });
+        }
+        if !data_dir.join("postgres").is_dir() {
+            let message = format!("{} holds no ledger: choose another --data-dir or set DATABASE_URL", data_dir.display());
+            return Err(Failure::new(Exit::Config, message));
+        }
+        let options = PrivatePostgresOptions { data_dir, settings: Vec::new(), bin_dir: config.pg_bindir() };
+        let postgres = PrivatePostgres::start(options)?;
+        Ok(Self { config: postgres.config(ServiceRole::Audit.name(), DATABASE), postgres: Some(postgres) })
+    }
+
+    /// A connection to a database that this program knows.
+    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
+        let client = database::connect(&self.config).await.map_err(database::unreachable)?;
+        client.batch_execute(SESSION).await.map_err(failure)?;
+        if !is_current(&client).await.unwrap_or(false) {
+            return Err(BootError::NotMigrated.into());
+        }
+        Ok(client)
+    }
+
+    /// Stops what was started.
+    pub(crate) fn close(self) -> Result<(), Failure> {
+        Ok(self.postgres.map_or(Ok(()), PrivatePostgres::stop)?)
+    }
+}
+
+/// One moment of the database, for reading. What is committed later does not show.
+pub(crate) async fn snapshot(client: &mut Client) -> Result<Transaction<'_>, Error> {
+    client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await
+}
+
+/// A missing table is damage, a missing right is a matter of configuration, the rest may pass.
+pub(crate) fn failure(error: Error) -> Failure {
+    match error.code().map(|code| code.code()) {
+        Some("42P01" | "42703" | "42883" | "3F000") => {
+            Failure::new(Exit::Violated, format!("the tables are not as they were made: {error}"))
+        }
+        Some("42501") => {
+            Failure::new(Exit::Config, format!("{error}; connect as {} or as the owner", ServiceRole::Audit.name()))
+        }
+        _ => error.into(),
+    }
+}

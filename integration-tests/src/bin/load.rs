@@ -1,0 +1,267 @@
+//! HTTP load on a running ledger: a closed loop for the most it can do, an open loop for honest latencies.
+//!
+//! An open loop fixes the arrival times in advance and counts latency from the planned time, so a server that stalls is charged
+//! for every request that should have been sent meanwhile. The client is a few lines on raw TCP, because it shares the cores with
+//! what it measures. One line of JSON per run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    /// One `POST /v1/usage` per request.
+    Usage,
+    /// A hold, then its capture: two requests.
+    HoldCapture,
+    /// `POST /v1/usage/batch` with `--items` items per request.
+    Batch,
+    /// `GET /health`: the HTTP stack alone.
+    Health,
+}
+
+/// Loads a running ledger and prints one line of JSON.
+#[derive(Parser)]
+struct Args {
+    /// Address of the ledger.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    address: String,
+    /// Data directory of `up`, for its tokens.
+    #[arg(long, default_value = "./data")]
+    data_dir: PathBuf,
+    #[arg(long, value_enum, default_value = "usage")]
+    mode: Mode,
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Not counted, before the measurement.
+    #[arg(long, default_value_t = 2.0)]
+    warm_up: f64,
+    /// Requests per second over all connections; 0: a closed loop.
+    #[arg(long, default_value_t = 0.0)]
+    rate: f64,
+    /// Wallets that pay.
+    #[arg(long, default_value_t = 200)]
+    wallets: usize,
+    /// Items per batch request.
+    #[arg(long, default_value_t = 1_000)]
+    items: usize,
+}
+
+/// A keep-alive connection that sends one request at a time.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    request: Vec<u8>,
+    head: String,
+}
+
+impl Connection {
+    async fn open(address: &str, token: &str) -> Result<Self, Error> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let head = format!("host: {address}\r\nauthorization: Bearer {token}\r\ncontent-type: ");
+        Ok(Self { stream, buffer: Vec::with_capacity(1 << 16), request: Vec::new(), head })
+    }
+
+    /// Sends a request; its status and body.
+    async fn send(&mut self, method: &str, path: &str, headers: &str, kind: &str, body: &[u8]) -> Result<(u16, &[u8]), Error> {
+        use std::io::Write as _;
+        self.request.clear();
+        write!(self.request, "{method} {path} HTTP/1.1\r\n{}{kind}\r\n{headers}content-length: {}\r\n\r\n", self.head, body.len())?;
+        self.request.extend_from_slice(body);
+        self.stream.write_all(&self.request).await?;
+        self.buffer.clear();
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err("the server closed the connection".into());
+            }
+            let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let head = std::str::from_utf8(&self.buffer[..end])?;
+            let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or("no status")?;
+            let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+            let length: usize = length.ok_or("no content-length")?.parse()?;
+            let total = end + 4 + length;
+            while self.buffer.len() < total {
+                if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                    return Err("the answer broke off".into());
+                }
+            }
+            return Ok((status, &self.buffer[end + 4..total]));
+        }
+    }
+
+    async fn json(&mut self, method: &str, path: &str, headers: &str, body: &Value) -> Result<Value, Error> {
+        let text = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
+        let (status, answer) = self.send(method, path, headers, "application/json", &text).await?;
+        if status >= 300 {
+            return Err(format!("{method} {path}: {status} {}", String::from_utf8_lossy(answer)).into());
+        }
+        Ok(serde_json::from_slice(answer)?)
+    }
+}
+
+/// Opens wallets with ten thousand dollars each.
+async fn prepare(args: &Args, admin: &str) -> Result<Vec<String>, Error> {
+    let mut connection = Connection::open(&args.address, admin).await?;
+    let run = Uuid::now_v7();
+    let mut wallets = Vec::with_capacity(args.wallets);
+    for number in 0..args.wallets {
+        // Without the admin token: the app's public id opens the session.
+        let mut visitor = Connection::open(&args.address, "").await?;
+        visitor.head = format!("host: {}\r\ncontent-type: ", args.address);
+        let body = json!({ "public_app_id": "app_pub_demo", "external_user_id": format!("load-{run}-{number}") });
+        let session = visitor.json("POST", "/v1/sessions", "", &body).await?;
+        let token = session["session_token"].as_str().ok_or("no token")?;
+        visitor.head = format!("host: {}\r\nauthorization: Bearer {token}\r\ncontent-type: ", args.address);
+        let bound = json!({ "model": "gpt-4o-mini", "amount_usd": "0" });
+        let hold = visitor.json("POST", "/v1/usage/holds", &format!("idempotency-key: {}\r\n", Uuid::now_v7()), &bound).await?;
+        let wallet = hold["wallet"]["wallet_id"].as_str().ok_or("no wallet")?.to_owned();
+        let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
+        connection.json("POST", &path, "", &json!({ "amount_usd": "10000.00" })).await?;
+        wallets.push(wallet);
+    }
+    Ok(wallets)
+}
+
+/// What one connection saw.
+#[derive(Default)]
+struct Seen {
+    latencies: Vec<Duration>,
+    statuses: BTreeMap<u16, u64>,
+    late: u64,
+}
+
+/// A small generator of pseudo-random numbers (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % limit.max(1)
+    }
+}
+
+fn usage_body(random: &mut Random, wallet: &str, id: Option<Uuid>) -> String {
+    let id = id.map_or(String::new(), |id| format!(r#""request_id":"{id}","#));
+    format!(
+        r#"{{{id}"wallet_id":"{wallet}","model":"gpt-4o-mini","usage":{{"input_uncached":{},"cache_read":{},"output_text":{}}}}}"#,
+        random.below(3_000) + 1,
+        random.below(1_000),
+        random.below(500) + 1
+    )
+}
+
+async fn one_request(connection: &mut Connection, mode: Mode, items: usize, random: &mut Random, wallet: &str) -> Result<u16, Error> {
+    let key = || format!("idempotency-key: {}\r\n", Uuid::now_v7());
+    match mode {
+        Mode::Health => Ok(connection.send("GET", "/health", "", "text/plain", b"").await?.0),
+        Mode::Usage => {
+            let body = usage_body(random, wallet, None);
+            Ok(connection.send("POST", "/v1/usage", &key(), "application/json", body.as_bytes()).await?.0)
+        }
+        Mode::HoldCapture => {
+            let body = format!(r#"{{"wallet_id":"{wallet}","model":"gpt-4o-mini","amount_usd":"0.01"}}"#);
+            let (status, answer) = connection.send("POST", "/v1/usage/holds", &key(), "application/json", body.as_bytes()).await?;
+            if status != 201 {
+                return Ok(status);
+            }
+            // The id comes first: {"hold_id":"…
+            let id = String::from_utf8_lossy(answer.get(12..48).ok_or("short answer")?).into_owned();
+            let body = format!(r#"{{"usage":{{"input_uncached":{},"output_text":{}}}}}"#, random.below(3_000) + 1, random.below(500) + 1);
+            Ok(connection.send("POST", &format!("/v1/usage/holds/{id}/capture"), "", "application/json", body.as_bytes()).await?.0)
+        }
+        Mode::Batch => {
+            let mut body = String::with_capacity(items * 200);
+            for _ in 0..items {
+                body.push_str(&usage_body(random, wallet, Some(Uuid::now_v7())));
+                body.push('\n');
+            }
+            Ok(connection.send("POST", "/v1/usage/batch", "", "application/x-ndjson", body.as_bytes()).await?.0)
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let args = Args::parse();
+    let admin = std::fs::read_to_string(args.data_dir.join("secrets/admin_token"))?.trim().to_owned();
+    let wallets = Arc::new(if args.mode == Mode::Health { vec![String::new()] } else { prepare(&args, &admin).await? });
+    let planned = Arc::new(AtomicU64::new(0));
+    let start = Instant::now() + Duration::from_millis(50);
+    let counted_from = start + Duration::from_secs_f64(args.warm_up);
+    let end = counted_from + Duration::from_secs_f64(args.seconds);
+    let mut tasks = Vec::new();
+    for number in 0..args.connections {
+        let (wallets, planned, address, admin) = (Arc::clone(&wallets), Arc::clone(&planned), args.address.clone(), admin.clone());
+        let (mode, items, rate) = (args.mode, args.items, args.rate);
+        tasks.push(tokio::spawn(async move {
+            let mut connection = Connection::open(&address, &admin).await?;
+            let mut random = Random(0x9E37_79B9_7F4A_7C15 ^ (u64::try_from(number)? + 1));
+            let mut seen = Seen::default();
+            loop {
+                // Open loop: the next arrival of the whole run, whichever connection is free takes it.
+                let due = if rate > 0.0 {
+                    #[expect(clippy::cast_precision_loss, reason = "a plan in time")]
+                    let due = start + Duration::from_secs_f64(planned.fetch_add(1, Ordering::Relaxed) as f64 / rate);
+                    tokio::time::sleep_until(due.into()).await;
+                    due
+                } else {
+                    Instant::now().max(start)
+                };
+                if due >= end {
+                    return Ok::<_, Error>(seen);
+                }
+                let wallet = &wallets[usize::try_from(random.below(wallets.len() as u64))?];
+                let status = one_request(&mut connection, mode, items, &mut random, wallet).await?;
+                if due >= counted_from {
+                    let latency = due.elapsed();
+                    seen.late += u64::from(rate > 0.0 && Instant::now() > end);
+                    seen.latencies.push(latency);
+                    *seen.statuses.entry(status).or_default() += 1;
+                }
+            }
+        }));
+    }
+    let mut all = Seen::default();
+    for task in tasks {
+        let seen = task.await??;
+        all.latencies.extend(seen.latencies);
+        all.late += seen.late;
+        for (status, count) in seen.statuses {
+            *all.statuses.entry(status).or_default() += count;
+        }
+    }
+    all.latencies.sort_unstable();
+    let at = |part: f64| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
+        let rank = (all.latencies.len().saturating_sub(1) as f64 * part) as usize;
+        all.latencies.get(rank).map_or(0.0, |latency| (latency.as_secs_f64() * 1e6).round() / 1e3)
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let per_second = (all.latencies.len() as f64 / args.seconds).round();
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let items = if args.mode == Mode::Batch { per_second * args.items as f64 } else { per_second };
+    println!(
+        "{}",
+        json!({
+            "mode": format!("{:?}", args.mode), "connections": args.connections, "rate": args.rate, "seconds": args.seconds,
+            "requests_per_second": per_second, "items_per_second": items, "statuses": all.statuses, "late": all.late,
+            "p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "p999_ms": at(0.999), "max_ms": at(1.0),
+        })
+    );
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! One consistent look at the read tables: a read-only transaction that sees one moment, and the position of that moment.
+
+use deadpool_postgres::{Object, Transaction};
+use modelfaucet_schema::http::ApiError;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{IsolationLevel, Portal, Row};
+
+use crate::answer::Answer;
+use crate::error::QueryError;
+use crate::progress::{AsOf, Checkpoint, Marks};
+use crate::sql;
+
+/// Parameters of a statement.
+pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A read-only transaction. Ends when dropped.
+pub(crate) struct Snapshot<'a> {
+    transaction: Transaction<'a>,
+    marks: Marks,
+}
+
+impl<'a> Snapshot<'a> {
+    /// Begins, and reads how far `projections` are in this very moment.
+    pub(crate) async fn begin(client: &'a mut Object, projections: &[&str]) -> Result<Self, QueryError> {
+        let transaction =
+            client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
+        let statement = transaction.prepare_cached(sql::CHECKPOINTS).await?;
+        let rows = transaction.query(&statement, &[]).await?;
+        let marks = Marks::of(projections, &Checkpoint::read(&rows)?);
+        Ok(Self { transaction, marks })
+    }
+
+    /// The position that all of the projections have reached.
+    pub(crate) fn as_of(&self) -> AsOf {
+        self.marks.as_of()
+    }
+
+    /// Are all of the projections at one position, so that their figures can be compared?
+    pub(crate) fn is_level(&self) -> bool {
+        self.marks.is_level()
+    }
+
+    pub(crate) async fn rows(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, QueryError> {
+        let statement = self.transaction.prepare_cached(sql).await?;
+        Ok(self.transaction.query(&statement, params).await?)
+    }
+
+    /// The first row, if there is one.
+    pub(crate) async fn row(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, QueryError> {
+        Ok(self.rows(sql, params).await?.into_iter().next())
+    }
+
+    /// A cursor in the server.
+    pub(crate) async fn open(&self, sql: &str, params: Params<'_>) -> Result<Portal, QueryError> {
+        let statement = self.transaction.prepare_cached(sql).await?;
+        Ok(self.transaction.bind(&statement, params).await?)
+    }
+
+    /// The next rows of a cursor; fewer than `limit` at its end.
+    pub(crate) async fn fetch(&self, portal: &Portal, limit: i32) -> Result<Vec<Row>, QueryError> {
+        Ok(self.transaction.query_portal(portal, limit).await?)
+    }
+
+    /// The answer; errors that are not refusals stay errors.
+    pub(crate) fn answer<T>(&self, result: Result<T, QueryError>) -> Result<Answer<T>, QueryError> {
+        let result = match result {
+            Ok(body) => Ok(body),
+            Err(QueryError::Refused(error)) => Err(error),
+            Err(error) => return Err(error),
+        };
+        Ok(Answer { as_of: self.as_of(), result })
+    }
+}
+
+/// 404 for what does not exist and for what is another tenant's: the two cannot be told apart.
+pub(crate) fn missing(code: &'static str, message: &'static str) -> QueryError {
+    ApiError::new(404, code, message).into()
+}

@@ -1,0 +1,37 @@
+//! The statements by name. Each lives in a file of its own, whose header says what it gives and takes.
+
+macro_rules! statements {
+    ($($constant:ident = $file:literal;)+) => {
+        $(pub(crate) const $constant: &str = include_str!(concat!("sql/", $file, ".sql"));)+
+
+        /// Every statement: its file's name and its text. A test prepares them all.
+        pub const STATEMENTS: &[(&str, &str)] = &[$(($file, $constant)),+];
+    };
+}
+
+statements! {
+    APPS = "apps";
+    AUDIT_LOG = "audit_log";
+    CHECKPOINTS = "checkpoints";
+    DEVELOPER_TOKEN = "developer_token";
+    FEATURES = "features";
+    FREEZES = "freezes";
+    JOURNAL_EXPORT = "journal_export";
+    JOURNAL_PAGE = "journal_page";
+    PROJECTIONS = "projections";
+    RATE_CARD = "rate_card";
+    RECONCILIATION = "reconciliation";
+    REVENUE_EXPORT = "revenue_export";
+    SESSION = "session";
+    STATEMENT = "statement";
+    TOKENS = "tokens";
+    TOP_UPS = "top_ups";
+    TRIAL_BALANCE = "trial_balance";
+    USAGE_APP = "usage_app";
+    USAGE_EXPORT = "usage_export";
+    USAGE_PAGE = "usage_page";
+    USAGE_TOTALS = "usage_totals";
+    USAGE_TOTALS_OF_RANGE = "usage_totals_of_range";
+    USER_WALLET = "user_wallet";
+    WALLET = "wallet";
+}
