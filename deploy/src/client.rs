@@ -385,10 +385,13 @@ impl Pauses {
             return false;
         }
         let interrupted = async {
-            match &mut self.interrupts {
-                // Who cannot interrupt any more does not.
-                Some(interrupts) if interrupts.wait_for(|count| *count > 0).await.is_ok() => {}
-                _ => std::future::pending().await,
+            let seen = match &mut self.interrupts {
+                Some(interrupts) => interrupts.wait_for(|count| *count > 0).await.is_ok(),
+                None => false,
+            };
+            if !seen {
+                // Nobody is there to interrupt.
+                std::future::pending::<()>().await;
             }
         };
         let go_on = tokio::select! {

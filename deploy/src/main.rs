@@ -1,6 +1,7 @@
 //! The binary `modelfaucet`: one subcommand per role and tool, `up` for all in one.
 
 mod app;
+mod client;
 mod config;
 mod database;
 mod demo;

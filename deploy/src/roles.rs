@@ -53,11 +53,10 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
     let query = QueryState::connect(QueryOptions {
-        database,
-        admin_token: TokenHash::of(&admin),
-        pool_size: config.query_pool()?,
-        max_wait: config.min_position_wait()?,
-    })
+            pool_size: config.query_pool()?,
+            max_wait: config.min_position_wait()?,
+            ..QueryOptions::new(database, TokenHash::of(&admin), config.gateway_base_url(listener.local_addr()?)?)
+        })
     .await
     .map_err(database::unreachable)?;
     let routes = modelfaucet_query::router(query.clone());

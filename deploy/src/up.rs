@@ -98,10 +98,9 @@ impl Process<'_> {
         let developer = seed::seed(&ledger, self.secrets).await?;
         let gateway_base_url = config.gateway_base_url(self.listen)?;
         let query = QueryState::connect(QueryOptions {
-            database: query,
-            admin_token: TokenHash::of(&admin),
             pool_size: config.query_pool()?,
             max_wait: config.min_position_wait()?,
+            ..QueryOptions::new(query, TokenHash::of(&admin), gateway_base_url.clone())
         })
         .await
         .map_err(database::unreachable)?;

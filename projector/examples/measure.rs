@@ -1,5 +1,5 @@
 //! How many events per second a projector folds and writes. Run with `--release`; `MODELFAUCET_TEST_DURABLE=1` for a server that
-//! syncs. Arguments: events, wallets.
+//! syncs. Arguments: events, wallets, mix.
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "prints figures for people")]
 
 #[path = "../tests/support/mod.rs"]
@@ -17,9 +17,44 @@ use modelfaucet_schema::log::{LogAppender, LogReader};
 use support::database::TestDatabase;
 use support::log::{Generator, MemoryLog, Mix, SHARD};
 
-fn rate(what: &str, events: usize, begun: Instant) {
-    let seconds = begun.elapsed().as_secs_f64();
-    println!("  {what:<44} {:>9.0} events/s", events as f64 / seconds);
+/// Processor time of a process, in hundredths of a second, with that of children that have ended.
+fn ticks(pid: &str, with_children: bool) -> u64 {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return 0 };
+    let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+    fields[11..if with_children { 15 } else { 13 }].iter().sum()
+}
+
+/// Wall clock and processor time; the latter tells something on a busy machine, too.
+struct Watch {
+    begun: Instant,
+    own: u64,
+    server: u64,
+}
+
+/// Processor time of the server and all its sessions.
+fn server_ticks(postmaster: &str) -> u64 {
+    let parent = |pid: &str| -> Option<String> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some(stat.rsplit(')').next()?.split_whitespace().nth(1)?.to_owned())
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let children: u64 = all.filter(|pid| parent(pid).as_deref() == Some(postmaster)).map(|pid| ticks(&pid, false)).sum();
+    ticks(postmaster, true) + children
+}
+
+static POSTMASTER: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+impl Watch {
+    fn start() -> Self {
+        Self { begun: Instant::now(), own: ticks("self", false), server: server_ticks(POSTMASTER.get().unwrap()) }
+    }
+
+    fn stop(self, what: &str, events: usize) {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let each = |ticks: u64| ticks as f64 * 10_000.0 / events as f64;
+        let (own, server) = (each(ticks("self", false) - self.own), each(server_ticks(POSTMASTER.get().unwrap()) - self.server));
+        println!("  {what:<62} {:>8.0} events/s; CPU per event: projector {own:>5.1} us, server {server:>5.1} us", events as f64 / seconds);
+    }
 }
 
 /// Folding and encoding alone, per projection.
@@ -59,27 +94,30 @@ async fn measure(mix: Mix, events: usize, wallets: usize) {
         left -= left.min(2_000);
     }
     let admin = database.connect_admin().await;
+    let backend: i32 = admin.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let stat = std::fs::read_to_string(format!("/proc/{backend}/stat")).unwrap();
+    POSTMASTER.get_or_init(|| stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().to_owned());
     for sql in ["VACUUM ANALYZE", "CHECKPOINT"] {
         admin.batch_execute(sql).await.unwrap();
     }
     let mut at = reader.head(SHARD).await.map(|(log_id, _)| modelfaucet_schema::log::Head::genesis(log_id, SHARD)).unwrap();
-    let (begun, mut decoding) = (Instant::now(), 0.0);
+    let (watch, mut decoding) = (Watch::start(), 0.0);
     while at != head {
         let page = reader.stored_page(SHARD, at, 8_192).await.unwrap();
         let begun = Instant::now();
         at = Span::decode(at, &page).0.head();
         decoding += begun.elapsed().as_secs_f64();
     }
-    rate("read, check, decode, one after another", events, begun);
+    watch.stop("read, check, decode, one after another", events);
     println!("  of this decoding {:.0} ns per event", decoding * 1e9 / events as f64);
     let config = database.role("ledger_projector");
     for projection in all() {
         let client = database.connect("ledger_projector").await;
         let sql = format!("DROP SCHEMA {} CASCADE; DELETE FROM projection.registry WHERE name = '{}'", projection.schema(), projection.name());
         client.batch_execute(&sql).await.unwrap();
-        let begun = Instant::now();
+        let watch = Watch::start();
         rebuild(&config, projection.as_ref(), &[SHARD], None).await.unwrap();
-        rate(&format!("rebuild {}", projection.name()), events, begun);
+        watch.stop(&format!("rebuild {}", projection.name()), events);
         let sql = format!("DROP SCHEMA {} CASCADE; DELETE FROM projection.registry; DELETE FROM projection.checkpoint", projection.schema());
         client.batch_execute(&sql).await.unwrap();
     }
@@ -91,19 +129,22 @@ async fn measure(mix: Mix, events: usize, wallets: usize) {
             all().into_iter().filter(|projection| group.is_empty() || group.contains(&projection.name())).collect()
         };
         let projector = Projector::connect(config.clone(), vec![SHARD]).await.unwrap().with_projections(Arc::new(wanted));
-        let begun = Instant::now();
+        let watch = Watch::start();
         projector.catch_up().await.unwrap();
         let what = if group.is_empty() { "all nine".to_owned() } else { group.join(" + ") };
-        rate(&format!("live path, {what}"), events, begun);
+        watch.stop(&format!("live path, {what}"), events);
     }
 }
 
 #[tokio::main]
 async fn main() {
-    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>().unwrap());
+    let mut arguments = std::env::args().skip(1).take(2).map(|argument| argument.parse::<usize>().unwrap());
     let events = arguments.next().unwrap_or(400_000);
     let wallets = arguments.next().unwrap_or(2_000);
+    let mixes = std::env::args().nth(3).unwrap_or_default();
     for mix in [Mix::Calls, Mix::Usage, Mix::Everything] {
-        measure(mix, events, wallets).await;
+        if mixes.is_empty() || mixes == format!("{mix:?}") {
+            measure(mix, events, wallets).await;
+        }
     }
 }

@@ -84,8 +84,7 @@ impl FromGiven for Wanted {
 }
 
 async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<AuditLog, QueryError> {
-    let below = wanted.page.cursor.map(|cursor| cursor.0.0);
-    let rows = snapshot.rows(sql::AUDIT_LOG, &[&wanted.shard.0, &below, &wanted.page.fetch()]).await?;
+    let rows = snapshot.rows(sql::AUDIT_LOG, &[&wanted.shard.0, &wanted.page.below(), &wanted.page.fetch()]).await?;
     let mut items = each(&rows, |row| Act::read(wanted.shard, row))?;
     let next_cursor = wanted.page.cut(&mut items, |act| PositionCursor(act.position)).map(|cursor| cursor.to_string());
     Ok(AuditLog { items, next_cursor })
@@ -94,7 +93,7 @@ async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<AuditLog, Q
 /// Every act of administration, of developers and of money from outside, newest first. Calls are not acts; see usage.
 #[utoipa::path(get, path = "/v1/admin/audit-log", tag = "operations", params(
     ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."), PageParams, AtParams),
-    security(("admin_token" = [])), responses(
+    security(("bearer" = ["admin"])), responses(
     (status = 200, body = AuditLog), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn audit_log(
     State(state): State<QueryState>,

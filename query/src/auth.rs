@@ -82,7 +82,9 @@ impl<S: Needs + Send> FromRequestParts<QueryState> for Developer<S> {
         if is_admin(state, token) {
             return Ok(Self { tenant: None, scope: PhantomData });
         }
-        let row = find(state, TokenKind::Developer, token, sql::DEVELOPER_TOKEN, &["catalogue"]).await?.ok_or_else(invalid)?;
+        let row = find(state, TokenKind::Developer, token, sql::DEVELOPER_TOKEN, &["catalogue"])
+            .await?
+            .ok_or_else(invalid)?;
         let expires_at: Option<std::time::SystemTime> = row.try_get("expires_at")?;
         let has_ended = expires_at.is_some_and(|end| from_system_time(end) <= Timestamp::now());
         if has_ended || row.try_get::<_, &str>("status")? != "active" {
@@ -141,6 +143,7 @@ async fn look_up(state: &QueryState, hash: &TokenHash, sql: &'static str) -> Res
     let client = state.client().await?;
     let statement = client.prepare_cached(sql).await?;
     let rows = client.query(&statement, &[&hash.as_bytes().as_slice()]).await?;
-    let is_same = |row: &Row| row.try_get::<_, &[u8]>("token_hash").is_ok_and(|stored| stored.ct_eq(hash.as_bytes()).into());
+    let is_same =
+        |row: &Row| row.try_get::<_, &[u8]>("token_hash").is_ok_and(|stored| stored.ct_eq(hash.as_bytes()).into());
     Ok(rows.into_iter().find(is_same))
 }

@@ -137,7 +137,8 @@ fn made_at(id: Uuid) -> Option<Timestamp> {
 }
 
 fn pricing(row: &Row) -> Result<Pricing, QueryError> {
-    let bps = |stored: i32| u32::try_from(stored).ok().and_then(BasisPoints::new).ok_or(QueryError::Foreign("basis points"));
+    let bps =
+        |stored: i32| u32::try_from(stored).ok().and_then(BasisPoints::new).ok_or(QueryError::Foreign("basis points"));
     Ok(Pricing {
         markup_bps: bps(row.try_get("markup_bps")?)?,
         revenue_share_bps: row.try_get::<_, Option<i32>>("revenue_share_bps")?.map(bps).transpose()?,
@@ -273,11 +274,16 @@ async fn apps_of(snapshot: &Snapshot<'_>, tenant: Option<DeveloperId>, page: &Ap
     let rows = snapshot.rows(sql::APPS, &[&tenant, &time, &id, &fetch]).await?;
     let mut items = each(&rows, App::read)?;
     let cursor = |app: &App| TimeCursor { time: app.created_at.0, id: app.app_id.0 };
-    let next_cursor = page.limit.as_ref().and_then(|page| page.cut(&mut items, cursor)).map(|cursor| cursor.to_string());
+    let next_cursor =
+        page.limit.as_ref().and_then(|page| page.cut(&mut items, cursor)).map(|cursor| cursor.to_string());
     Ok(Apps { items, next_cursor })
 }
 
-async fn tokens_of(snapshot: &Snapshot<'_>, tenant: Option<DeveloperId>, page: &Page<TimeCursor>) -> Result<Tokens, QueryError> {
+async fn tokens_of(
+    snapshot: &Snapshot<'_>,
+    tenant: Option<DeveloperId>,
+    page: &Page<TimeCursor>,
+) -> Result<Tokens, QueryError> {
     let tenant = tenant.map(|developer| developer.0);
     let (time, id) = TimeCursor::parts(page.cursor);
     let rows = snapshot.rows(sql::TOKENS, &[&tenant, &time, &id, &page.fetch()]).await?;
@@ -289,7 +295,7 @@ async fn tokens_of(snapshot: &Snapshot<'_>, tenant: Option<DeveloperId>, page: &
 
 /// The developer's apps, newest first; all of them, unless a limit is given.
 #[utoipa::path(get, path = "/v1/developer/apps", tag = "catalogue", params(PageParams, AtParams),
-    security(("admin_token" = []), ("developer_token" = ["developer:apps:read"])), responses(
+    security(("bearer" = ["admin"]), ("bearer" = ["developer:apps:read"])), responses(
     (status = 200, body = Apps), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn apps(
     State(state): State<QueryState>,
@@ -304,7 +310,7 @@ pub(crate) async fn apps(
 /// The features of an app. An unknown app has none.
 #[utoipa::path(get, path = "/v1/developer/apps/{public_app_id}/features", tag = "catalogue",
     params(("public_app_id" = String, Path), AtParams),
-    security(("admin_token" = []), ("developer_token" = ["developer:features:read"])), responses(
+    security(("bearer" = ["admin"]), ("bearer" = ["developer:features:read"])), responses(
     (status = 200, body = Features), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn features(
     State(state): State<QueryState>,
@@ -322,7 +328,7 @@ pub(crate) async fn features(
 
 /// The developer's tokens, newest first.
 #[utoipa::path(get, path = "/v1/developer/tokens", tag = "catalogue", params(PageParams, AtParams),
-    security(("admin_token" = []), ("developer_token" = ["developer:tokens:read"])), responses(
+    security(("bearer" = ["admin"]), ("bearer" = ["developer:tokens:read"])), responses(
     (status = 200, body = Tokens), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn tokens(
     State(state): State<QueryState>,
@@ -346,7 +352,7 @@ impl FromGiven for OfShard {
 /// The active rate card.
 #[utoipa::path(get, path = "/v1/admin/rate-card", tag = "catalogue",
     params(("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."), AtParams),
-    security(("admin_token" = [])), responses(
+    security(("bearer" = ["admin"])), responses(
     (status = 200, body = RateCard), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn rate_card(
     State(state): State<QueryState>,

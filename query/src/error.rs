@@ -49,17 +49,24 @@ impl QueryError {
     fn answer(&self) -> ApiError {
         match self {
             Self::Refused(error) => error.clone(),
-            Self::Pool(_) => ApiError::unavailable("database_unavailable", "The database cannot be reached at the moment."),
+            Self::Pool(_) => {
+                ApiError::unavailable("database_unavailable", "The database cannot be reached at the moment.")
+            }
             Self::Build(_) | Self::Foreign(_) => ApiError::internal(),
             Self::Database(error) => match error.code() {
                 Some(&SqlState::QUERY_CANCELED) => {
-                    ApiError::unavailable("query_timeout", "The answer took too long; narrow the range.").retry_after(30)
+                    ApiError::unavailable("query_timeout", "The answer took too long; narrow the range.")
+                        .retry_after(30)
                 }
                 // Views of projections are made by the projector when it first runs, and replaced when a version goes live.
-                Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME | &SqlState::FEATURE_NOT_SUPPORTED) => {
-                    ApiError::unavailable("projections_missing", "The read tables are not there yet.").retry_after(5)
-                }
-                Some(code) if code.code().starts_with("08") || code.code().starts_with("57") || code.code().starts_with("53") => {
+                Some(
+                    &SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME | &SqlState::FEATURE_NOT_SUPPORTED,
+                ) => ApiError::unavailable("projections_missing", "The read tables are not there yet.").retry_after(5),
+                Some(code)
+                    if code.code().starts_with("08")
+                        || code.code().starts_with("57")
+                        || code.code().starts_with("53") =>
+                {
                     ApiError::unavailable("database_unavailable", "The database cannot be reached at the moment.")
                 }
                 None if error.is_closed() => {

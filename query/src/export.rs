@@ -146,6 +146,7 @@ impl<F: Format> Export<F> {
             }
             tokio::time::sleep(LEVEL_POLL).await;
         };
+        snapshot.take_time().await?;
         let params: Vec<&(dyn ToSql + Sync)> = self.params.iter().map(|param| &**param as _).collect();
         let cursor = snapshot.open(self.sql, &params).await?;
         let mut rows = snapshot.fetch(&cursor, ROWS).await?;

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use axum::extract::State;
-use modelfaucet_schema::account::{Account, AccountCode, NormalSide};
+use modelfaucet_schema::account::{Account, AccountCode, NormalSide, Subject};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::http::ApiError;
 use modelfaucet_schema::ids::{AppId, Position, ShardId, WalletId};
@@ -20,7 +20,7 @@ use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
 use crate::params::{AtParams, FromGiven, Given, Page, PageParams, PositionCursor, Query};
 use crate::progress::AsOf;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Params, Snapshot};
 use crate::sql;
 use crate::state::QueryState;
 
@@ -138,11 +138,23 @@ impl FromGiven for Wanted {
 }
 
 async fn entries(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<Journal, QueryError> {
-    let account = wanted.account.as_ref().map(ToString::to_string);
-    let below = wanted.page.cursor.map(|cursor| cursor.0.0);
-    let rows = snapshot.rows(sql::JOURNAL_PAGE, &[&wanted.shard.0, &account, &below, &wanted.page.fetch()]).await?;
+    let (shard, below, fetch) = (wanted.shard.0, wanted.page.below(), wanted.page.fetch());
+    let rows = match &wanted.account {
+        None => snapshot.rows(sql::JOURNAL_PAGE, &[&shard, &below, &fetch]).await?,
+        Some(account) => {
+            let text = account.to_string();
+            match account.subject() {
+                Subject::Wallet(wallet) => {
+                    let params: Params<'_> = &[&shard, &below, &fetch, &text, &wallet.0];
+                    snapshot.rows(sql::JOURNAL_OF_WALLET_ACCOUNT, params).await?
+                }
+                _ => snapshot.rows(sql::JOURNAL_OF_ACCOUNT, &[&shard, &below, &fetch, &text]).await?,
+            }
+        }
+    };
     let mut items = each(&rows, |row| Entry::read(wanted.shard, row))?;
-    let next_cursor = wanted.page.cut(&mut items, |entry| PositionCursor(entry.position)).map(|cursor| cursor.to_string());
+    let next_cursor =
+        wanted.page.cut(&mut items, |entry| PositionCursor(entry.position)).map(|cursor| cursor.to_string());
     Ok(Journal { items, next_cursor })
 }
 
@@ -228,7 +240,7 @@ impl TrialBalance {
 #[utoipa::path(get, path = "/v1/admin/journal", tag = "books", params(
     ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."),
     ("account" = Option<String>, Query, description = "Only entries that post to this account, such as 4010 or 2110:openai."),
-    PageParams, AtParams), security(("admin_token" = [])), responses(
+    PageParams, AtParams), security(("bearer" = ["admin"])), responses(
     (status = 200, body = Journal), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn journal(
     State(state): State<QueryState>,
@@ -241,7 +253,7 @@ pub(crate) async fn journal(
 }
 
 /// Debits and credits per code of the chart; all balances together are zero.
-#[utoipa::path(get, path = "/v1/admin/trial-balance", tag = "books", params(AtParams), security(("admin_token" = [])), responses(
+#[utoipa::path(get, path = "/v1/admin/trial-balance", tag = "books", params(AtParams), security(("bearer" = ["admin"])), responses(
     (status = 200, body = TrialBalance), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn trial_balance(
     State(state): State<QueryState>,

@@ -32,6 +32,6 @@ mod wallets;
 
 pub use error::QueryError;
 pub use projections::{Check, Checks, Lag, Readiness, readiness};
-pub use routes::{probe_router, router};
+pub use routes::{openapi, probe_router, router};
 pub use sql::STATEMENTS;
 pub use state::{QueryOptions, QueryState};

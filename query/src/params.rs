@@ -106,7 +106,8 @@ impl<S: Sync, T: FromGiven> FromRequestParts<S> for Query<T> {
         let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
             .map_err(|_| ApiError::invalid("The query is malformed."))?;
         let mut given = Given(pairs.0);
-        let min_position = given.parse("min_position", "a position: a whole number from 0")?.map(|AtLeast(position)| position);
+        let min_position =
+            given.parse("min_position", "a position: a whole number from 0")?.map(|AtLeast(position)| position);
         let stale = given.parse::<Stale>("stale", "\"allow\"")?.is_some();
         let own = T::from_given(&mut given)?;
         given.end()?;
@@ -174,6 +175,13 @@ impl<C: FromStr> Page<C> {
         }
         items.truncate(limit);
         items.last().map(cursor)
+    }
+}
+
+impl Page<PositionCursor> {
+    /// Only positions below this one. Always a number: a condition that may be absent keeps the database from using its index.
+    pub(crate) fn below(&self) -> i64 {
+        self.cursor.map_or(i64::MAX, |cursor| cursor.0.0)
     }
 }
 
@@ -311,7 +319,9 @@ pub(crate) fn path_id(text: &str, what: &str) -> Result<Uuid, ApiError> {
 pub(crate) fn public_app_id(text: &str) -> Result<&str, ApiError> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-');
     let is_valid = (1..=128).contains(&text.len()) && text.bytes().all(is_allowed);
-    is_valid.then_some(text).ok_or_else(|| ApiError::invalid("Missing or invalid public_app_id.").param("public_app_id"))
+    is_valid
+        .then_some(text)
+        .ok_or_else(|| ApiError::invalid("Missing or invalid public_app_id.").param("public_app_id"))
 }
 
 #[cfg(test)]
@@ -348,7 +358,9 @@ mod tests {
     #[tokio::test]
     async fn what_a_route_knows_is_taken() {
         let cursor = PositionCursor(Position(7));
-        let page = query::<Page<PositionCursor>>(&format!("limit=200&cursor={cursor}&min_position=9&stale=allow")).await.unwrap();
+        let page = query::<Page<PositionCursor>>(&format!("limit=200&cursor={cursor}&min_position=9&stale=allow"))
+            .await
+            .unwrap();
         assert_eq!((page.own.limit, page.own.cursor), (200, Some(cursor)));
         assert_eq!(page.at, At { min_position: Some(Position(9)), stale: true });
         let range = query::<Range>("from=2026-11-23T10:00:00+02:00").await.unwrap().own;

@@ -95,7 +95,8 @@ impl Marks {
 
     pub(crate) fn is_level(&self) -> bool {
         self.by_shard.values().all(|shard| {
-            shard.checkpoints.len() == self.wanted && shard.checkpoints.iter().all(|position| *position == self.reached(shard))
+            shard.checkpoints.len() == self.wanted
+                && shard.checkpoints.iter().all(|position| *position == self.reached(shard))
         })
     }
 
@@ -108,7 +109,10 @@ impl Marks {
 
     /// Are the read tables as far as the logs were at `earlier`?
     fn has_heads_of(&self, earlier: &Self) -> bool {
-        earlier.by_shard.iter().all(|(id, then)| self.by_shard.get(id).is_some_and(|now| self.reached(now) >= then.head))
+        earlier
+            .by_shard
+            .iter()
+            .all(|(id, then)| self.by_shard.get(id).is_some_and(|now| self.reached(now) >= then.head))
     }
 }
 

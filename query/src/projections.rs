@@ -90,7 +90,7 @@ pub(crate) struct Projections {
 }
 
 /// How far every version of every projection is.
-#[utoipa::path(get, path = "/v1/admin/projections", tag = "operations", params(AtParams), security(("admin_token" = [])), responses(
+#[utoipa::path(get, path = "/v1/admin/projections", tag = "operations", params(AtParams), security(("bearer" = ["admin"])), responses(
     (status = 200, body = Projections), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn projections(
     State(state): State<QueryState>,
@@ -189,8 +189,11 @@ pub async fn readiness(state: &QueryState) -> Readiness {
 async fn look(state: &QueryState, checks: &mut Checks) -> Result<(), QueryError> {
     let client = state.client().await?;
     let is_current = migrate::is_current(&client).await.unwrap_or(false);
-    checks.migrations =
-        if is_current { Check::green("current") } else { Check::red("the database is not migrated to this program's version") };
+    checks.migrations = if is_current {
+        Check::green("current")
+    } else {
+        Check::red("the database is not migrated to this program's version")
+    };
     if !is_current {
         checks.projections = Check::red("not checked: the database is not migrated");
         return Ok(());

@@ -118,9 +118,13 @@ fn journal_lines(row: &Row, sheet: &mut Sheet) -> Result<(), QueryError> {
 
 /// Every charged call, newest first, as CSV; texts that a spreadsheet would run as formulas are escaped with a leading `'`.
 #[utoipa::path(get, path = "/v1/admin/reports/usage.csv", tag = "reports", params(RangeParams, AtParams),
-    security(("admin_token" = [])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
-pub(crate) async fn usage(State(state): State<QueryState>, _: Admin, query: Query<Range>) -> Result<Response, QueryError> {
+pub(crate) async fn usage(
+    State(state): State<QueryState>,
+    _: Admin,
+    query: Query<Range>,
+) -> Result<Response, QueryError> {
     let [from, to] = query.own.bounds();
     let export = Export {
         projections: &["usage", "catalogue"],
@@ -134,9 +138,13 @@ pub(crate) async fn usage(State(state): State<QueryState>, _: Admin, query: Quer
 
 /// Totals of every app as CSV, by public id.
 #[utoipa::path(get, path = "/v1/admin/reports/revenue.csv", tag = "reports", params(AtParams),
-    security(("admin_token" = [])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
-pub(crate) async fn revenue(State(state): State<QueryState>, _: Admin, query: Query<()>) -> Result<Response, QueryError> {
+pub(crate) async fn revenue(
+    State(state): State<QueryState>,
+    _: Admin,
+    query: Query<()>,
+) -> Result<Response, QueryError> {
     let export = Export {
         projections: &["usage", "catalogue"],
         level: false,
@@ -149,9 +157,13 @@ pub(crate) async fn revenue(State(state): State<QueryState>, _: Admin, query: Qu
 
 /// The journal as CSV, one line per posting, in order, with each account's running balance.
 #[utoipa::path(get, path = "/v1/admin/reports/journal.csv", tag = "reports", params(RangeParams, AtParams),
-    security(("admin_token" = [])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
-pub(crate) async fn journal(State(state): State<QueryState>, _: Admin, query: Query<Range>) -> Result<Response, QueryError> {
+pub(crate) async fn journal(
+    State(state): State<QueryState>,
+    _: Admin,
+    query: Query<Range>,
+) -> Result<Response, QueryError> {
     let [from, to] = query.own.bounds();
     let export = Export {
         projections: &["journal"],

@@ -12,6 +12,15 @@ use crate::{audit_log, catalogue, freezes, journal, projections, reconciliation,
 
 /// All routes of the read API. The request id and the error envelope come from `modelfaucet_schema::http::observe` around it.
 pub fn router(state: QueryState) -> OpenApiRouter {
+    routes().with_state(state)
+}
+
+/// The document of all routes, for those who want it without a server.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<QueryState> {
     OpenApiRouter::new()
         .routes(routes!(wallets::user_wallet))
         .routes(routes!(wallets::user_statement))
@@ -32,7 +41,6 @@ pub fn router(state: QueryState) -> OpenApiRouter {
         .routes(routes!(reports::usage))
         .routes(routes!(reports::revenue))
         .routes(routes!(reports::journal))
-        .with_state(state)
 }
 
 /// `/health` and `/ready` for a process that has no other role: it runs, and it can answer.
@@ -46,4 +54,27 @@ async fn health() -> Json<serde_json::Value> {
 
 async fn ready(State(state): State<QueryState>) -> Readiness {
     readiness(&state).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_says_who_may_use_it_and_how_errors_look() {
+        let document = serde_json::to_value(openapi()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        assert_eq!(paths.len(), 19);
+        for (path, item) in paths {
+            let operation = &item["get"];
+            assert!(operation["summary"].is_string(), "{path}");
+            assert!(operation["security"].as_array().is_some_and(|who| !who.is_empty()), "{path}");
+            for status in ["200", "4XX", "5XX"] {
+                assert!(operation["responses"][status]["content"].is_object(), "{path} {status}");
+            }
+            let named =
+                |name: &str| operation["parameters"].as_array().unwrap().iter().any(|given| given["name"] == name);
+            assert!(named("min_position") && named("stale"), "{path}");
+        }
+    }
 }

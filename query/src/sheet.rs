@@ -36,7 +36,11 @@ pub(crate) struct Cell<'a>(Cow<'a, str>);
 impl<'a> Cell<'a> {
     /// A text that somebody else chose.
     pub(crate) fn text(text: &'a str) -> Self {
-        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { Self(Cow::Owned(format!("'{text}"))) } else { Self(Cow::Borrowed(text)) }
+        if text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+            Self(Cow::Owned(format!("'{text}")))
+        } else {
+            Self(Cow::Borrowed(text))
+        }
     }
 
     /// A text, or nothing.
@@ -52,7 +56,10 @@ impl<'a> Cell<'a> {
     /// An amount, a count or an id: digits, points, minus signs, hexadecimal.
     pub(crate) fn number(number: impl std::fmt::Display) -> Self {
         let text = number.to_string();
-        debug_assert!(text.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b'.')), "{text} is a text");
+        debug_assert!(
+            text.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b'.')),
+            "{text} is a text"
+        );
         Self(Cow::Owned(text))
     }
 
@@ -76,11 +83,9 @@ mod tests {
 
     #[test]
     fn formulas_are_escaped_and_amounts_stay_numbers() {
-        let cells = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "a=b", "a,b", "say \"x\"", "two\nlines", ""].map(Cell::text);
-        assert_eq!(
-            line(&cells),
-            "'=1+1,'+1,'-1,'@x,'\tx,\"'\rx\",a=b,\"a,b\",\"say \"\"x\"\"\",\"two\nlines\",\n"
-        );
+        let cells =
+            ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "a=b", "a,b", "say \"x\"", "two\nlines", ""].map(Cell::text);
+        assert_eq!(line(&cells), "'=1+1,'+1,'-1,'@x,'\tx,\"'\rx\",a=b,\"a,b\",\"say \"\"x\"\"\",\"two\nlines\",\n");
         assert_eq!(line(&[Cell::number(Money::from_units(-1)), Cell::number(7)]), "-0.00000001,7\n");
     }
 

@@ -40,6 +40,12 @@ impl<'a> Snapshot<'a> {
         self.marks.is_level()
     }
 
+    /// Lets each statement of this snapshot take minutes, as comparing millions of wallets may.
+    pub(crate) async fn take_time(&self) -> Result<(), QueryError> {
+        Ok(self.transaction.batch_execute("SET LOCAL statement_timeout = '10min'").await?)
+    }
+
+    /// All rows of a statement whose answer is bounded.
     pub(crate) async fn rows(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, QueryError> {
         let statement = self.transaction.prepare_cached(sql).await?;
         Ok(self.transaction.query(&statement, params).await?)

@@ -17,6 +17,8 @@ statements! {
     FEATURES = "features";
     FREEZES = "freezes";
     JOURNAL_EXPORT = "journal_export";
+    JOURNAL_OF_ACCOUNT = "journal_of_account";
+    JOURNAL_OF_WALLET_ACCOUNT = "journal_of_wallet_account";
     JOURNAL_PAGE = "journal_page";
     PROJECTIONS = "projections";
     RATE_CARD = "rate_card";

@@ -14,7 +14,9 @@ use crate::answer::Answer;
 use crate::auth::{Developer, OperationsRead};
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
-use crate::params::{AtParams, FromGiven, Given, Page, PageParams, PositionCursor, Query, Range, RangeParams, public_app_id};
+use crate::params::{
+    AtParams, FromGiven, Given, Page, PageParams, PositionCursor, Query, Range, RangeParams, public_app_id,
+};
 use crate::snapshot::{Snapshot, missing};
 use crate::sql;
 use crate::state::QueryState;
@@ -120,10 +122,12 @@ async fn app_usage(
         snapshot.row(sql::USAGE_TOTALS_OF_RANGE, &[&shard, &app_id, &from, &to]).await?
     };
     let totals = totals.ok_or(QueryError::Foreign("totals"))?;
-    let below = wanted.page.cursor.map(|cursor| cursor.0.0);
-    let rows = snapshot.rows(sql::USAGE_PAGE, &[&shard, &app_id, &below, &from, &to, &wanted.page.fetch()]).await?;
+    let rows = snapshot
+        .rows(sql::USAGE_PAGE, &[&shard, &app_id, &wanted.page.below(), &from, &to, &wanted.page.fetch()])
+        .await?;
     let mut usage = each(&rows, UsageItem::read)?;
-    let next_cursor = wanted.page.cut(&mut usage, |item| PositionCursor(item.position)).map(|cursor| cursor.to_string());
+    let next_cursor =
+        wanted.page.cut(&mut usage, |item| PositionCursor(item.position)).map(|cursor| cursor.to_string());
     Ok(AppUsage {
         public_app_id: app.try_get("public_app_id")?,
         app_name: app.try_get("name")?,
@@ -140,7 +144,7 @@ async fn app_usage(
 /// Usage of an app: totals over the range of recording times, and its calls, newest first.
 #[utoipa::path(get, path = "/v1/apps/{public_app_id}/usage", tag = "usage",
     params(("public_app_id" = String, Path), PageParams, RangeParams, AtParams),
-    security(("admin_token" = []), ("developer_token" = ["developer:operations:read"])), responses(
+    security(("bearer" = ["admin"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = AppUsage), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn usage(
     State(state): State<QueryState>,

@@ -158,15 +158,14 @@ async fn lines_of(
     wallet_id: WalletId,
     page: &Page<PositionCursor>,
 ) -> Result<Statement, QueryError> {
-    let below = page.cursor.map(|cursor| cursor.0.0);
-    let rows = snapshot.rows(sql::STATEMENT, &[&shard.0, &wallet_id.0, &below, &page.fetch()]).await?;
+    let rows = snapshot.rows(sql::STATEMENT, &[&shard.0, &wallet_id.0, &page.below(), &page.fetch()]).await?;
     let mut items = each(&rows, StatementLine::read)?;
     let next_cursor = page.cut(&mut items, |line| PositionCursor(line.position)).map(|cursor| cursor.to_string());
     Ok(Statement { wallet_id, items, next_cursor })
 }
 
 /// The wallet of the session's user.
-#[utoipa::path(get, path = "/v1/user/wallet", tag = "wallets", params(AtParams), security(("session_token" = [])), responses(
+#[utoipa::path(get, path = "/v1/user/wallet", tag = "wallets", params(AtParams), security(("bearer" = ["session"])), responses(
     (status = 200, body = UserWallet), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn user_wallet(
     State(state): State<QueryState>,
@@ -185,7 +184,7 @@ pub(crate) async fn user_wallet(
 
 /// What changed the balance of the session's user, newest first.
 #[utoipa::path(get, path = "/v1/user/wallet/statement", tag = "wallets", params(PageParams, AtParams),
-    security(("session_token" = [])), responses(
+    security(("bearer" = ["session"])), responses(
     (status = 200, body = Statement), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn user_statement(
     State(state): State<QueryState>,
@@ -199,7 +198,7 @@ pub(crate) async fn user_statement(
 
 /// A wallet.
 #[utoipa::path(get, path = "/v1/wallets/{wallet_id}", tag = "wallets", params(("wallet_id" = WalletId, Path), AtParams),
-    security(("admin_token" = []), ("developer_token" = ["developer:operations:read"])), responses(
+    security(("bearer" = ["admin"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = Wallet), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn wallet(
     State(state): State<QueryState>,
@@ -216,7 +215,7 @@ pub(crate) async fn wallet(
 /// What changed a wallet's balance, newest first. Pages never skip or repeat a line, whatever is recorded meanwhile.
 #[utoipa::path(get, path = "/v1/wallets/{wallet_id}/statement", tag = "wallets",
     params(("wallet_id" = WalletId, Path), PageParams, AtParams),
-    security(("admin_token" = []), ("developer_token" = ["developer:operations:read"])), responses(
+    security(("bearer" = ["admin"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = Statement), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn statement(
     State(state): State<QueryState>,

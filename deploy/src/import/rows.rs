@@ -139,13 +139,12 @@ impl Rows<'_> {
 
     /// Row numbers are keys only as long as the content is what was hashed.
     fn end(&mut self) -> Result<(), Failure> {
-        match self.reader.take() {
-            Some(reader) if reader.into_inner().digest() != self.source.digest => {
-                let message = format!("{} was changed while it was read; restore it and import it again, or undo by hand", self.source.name);
-                Err(Failure::new(Exit::Differences, message))
-            }
-            _ => Ok(()),
+        let digest = self.reader.take().map(|reader| reader.into_inner().digest());
+        if digest.is_none_or(|digest| digest == self.source.digest) {
+            return Ok(());
         }
+        let message = format!("{} was changed while it was read; restore it and import it again, or undo by hand", self.source.name);
+        Err(Failure::new(Exit::Differences, message))
     }
 
     fn row(&self) -> Result<Row, String> {

@@ -134,12 +134,14 @@ impl Ledger {
     pub(crate) fn top_up(&mut self, tenant: Tenant, amount: i64) -> Vec<Event> {
         let (top_up_id, wallet_id, amount) = (TopUpId::generate(), tenant.wallet, units(amount));
         let clearing = Account::house(AccountCode::StripeCharges);
-        let entry = EntryBuilder::new().debit(clearing, amount).credit(Account::paid(wallet_id), amount).build().unwrap();
+        let entry =
+            EntryBuilder::new().debit(clearing, amount).credit(Account::paid(wallet_id), amount).build().unwrap();
         let balance = self.posted(tenant, amount.units());
         let requested = TopUpRequested { top_up_id, wallet_id, amount, provider: name("stripe"), reference: None };
         let payment = format!("pi_{top_up_id}");
         let provider = name("stripe");
-        let credited = TopUpCredited { top_up_id, wallet_id, amount, provider, payment, occurred_at: None, entry, balance };
+        let credited =
+            TopUpCredited { top_up_id, wallet_id, amount, provider, payment, occurred_at: None, entry, balance };
         vec![requested.into(), credited.into()]
     }
 
@@ -208,8 +210,12 @@ fn rates() -> ModelRates {
 fn tenant_events(tenant: Tenant) -> Vec<Event> {
     let rate_card_id = RateCardId(Uuid::from_u128(9));
     let mut events: Vec<Event> = vec![
-        DeveloperRegistered { developer_id: tenant.developer, name: tenant.name.to_owned(), email: format!("={}@x.test", tenant.name) }
-            .into(),
+        DeveloperRegistered {
+            developer_id: tenant.developer,
+            name: tenant.name.to_owned(),
+            email: format!("={}@x.test", tenant.name),
+        }
+        .into(),
         AppRegistered {
             app_id: tenant.app,
             developer_id: tenant.developer,
@@ -232,7 +238,8 @@ fn tenant_events(tenant: Tenant) -> Vec<Event> {
             policy: serde_json::Map::new(),
         }
         .into(),
-        RateCardPublished { rate_card_id, sha256: "00".repeat(32), source: "test".to_owned(), models: vec![rates()] }.into(),
+        RateCardPublished { rate_card_id, sha256: "00".repeat(32), source: "test".to_owned(), models: vec![rates()] }
+            .into(),
         RateCardActivated { rate_card_id }.into(),
         WalletOpened {
             wallet_id: tenant.wallet,
@@ -243,7 +250,7 @@ fn tenant_events(tenant: Tenant) -> Vec<Event> {
         }
         .into(),
     ];
-    let hour = std::time::Duration::from_secs(3_600);
+    let hour = std::time::Duration::from_hours(1);
     let long_ago = Timestamp::from_micros(0);
     for (kind, scopes, expires_at) in [
         ("all", Scope::ALL.to_vec(), None),
@@ -282,5 +289,6 @@ pub(crate) fn session(tenant: Tenant, kind: &str, expires_at: Timestamp) -> Sess
         feature_key: None,
         token_hash: TokenHash::of_text(&tenant.token(kind)),
         expires_at,
+        balance: Balance::default(),
     }
 }

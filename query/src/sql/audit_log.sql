@@ -1,6 +1,6 @@
--- Acts, newest first. $1 shard int2 · $2 only below this position int8, null for all · $3 rows at most int8
+-- Acts, newest first. $1 shard int2 · $2 only below this position int8 · $3 rows at most int8
 SELECT position, recorded_at, actor, action, stream, request_id, detail
 FROM read.audit_log
-WHERE shard = $1 AND ($2::bigint IS NULL OR position < $2)
+WHERE shard = $1 AND position < $2
 ORDER BY position DESC
 LIMIT $3

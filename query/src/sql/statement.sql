@@ -1,7 +1,7 @@
 -- What changed a wallet's posted balance, newest first. Amounts: what the customer gained, units of 1e-8 USD.
--- $1 shard int2 · $2 wallet uuid · $3 only below this position int8, null for all · $4 rows at most int8
+-- $1 shard int2 · $2 wallet uuid · $3 only below this position int8 · $4 rows at most int8
 SELECT position, recorded_at, occurred_at, type, wallet_amount, wallet_posted, request_id
 FROM read.entry
-WHERE shard = $1 AND wallet_id = $2 AND ($3::bigint IS NULL OR position < $3)
+WHERE shard = $1 AND wallet_id = $2 AND position < $3
 ORDER BY position DESC
 LIMIT $4

@@ -100,7 +100,9 @@ fn outrageous_counts_are_refused_and_nothing_overflows() {
         .when(record_usage(call("dollar"), usage, OnShortfall::Receivable))
         .then_refused("amount_out_of_range")
         .when(capture(HOLD, usage))
-        .then(["HoldCaptured"]);
+        .then_refused("amount_out_of_range")
+        .when(release(HOLD))
+        .then(["HoldReleased"]);
 }
 
 #[test]
