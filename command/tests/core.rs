@@ -194,9 +194,10 @@ impl World {
     }
 
     fn finish(&mut self, writer: usize) {
+        let before = self.writers[writer].core.head().position;
         let (replies, _) = self.writers[writer].core.appended();
         for (id, verdict) in replies {
-            self.answer(id, verdict);
+            self.answer(id, verdict, before);
         }
     }
 
@@ -223,12 +224,12 @@ impl World {
             let same = recorded.key == submission.key;
             let outcome = Outcome { recorded: Arc::new(recorded.clone()), replayed: true };
             let verdict = if same { Ok(outcome) } else { Err(Rejection::KeyReused) };
-            self.answer(submission.reply.unwrap(), verdict);
+            self.answer(submission.reply.unwrap(), verdict, self.log.head().position);
         }
     }
 
-    /// What is told must be so, now and for ever.
-    fn answer(&mut self, id: u64, verdict: Verdict) {
+    /// What is told must be so, now and for ever. It was decided on the log up to `before` and what precedes it in its batch.
+    fn answer(&mut self, id: u64, verdict: Verdict, before: Position) {
         let key = self.keys[&id];
         let mine = self.log.events_of(id);
         match &verdict {
@@ -241,9 +242,13 @@ impl World {
             }
             Err(refusal) => {
                 assert!(mine.is_empty(), "a refused command has no effect");
-                let used = key.and_then(|used| self.log.keys.get(&used.key)).map(|recorded| recorded.key == key);
-                let expected = (*refusal == Rejection::KeyReused).then_some(false);
-                assert_eq!(used, expected, "{refusal:?}: what took effect is never refused when it is repeated");
+                let user = key.and_then(|used| self.log.keys.get(&used.key));
+                if *refusal == Rejection::KeyReused {
+                    assert!(user.is_some_and(|recorded| recorded.key != key));
+                } else {
+                    let earlier = user.filter(|recorded| recorded.position <= before);
+                    assert_eq!(earlier, None, "{refusal:?}: what took effect is not refused when it is repeated");
+                }
             }
         }
         assert!(self.answers.insert(id, verdict).is_none(), "one answer");
@@ -258,10 +263,10 @@ impl World {
     /// Everybody works until nothing is left to do.
     fn drain(&mut self) {
         for _ in 0..200 {
-            let worked = (0..self.writers.len()).filter(|writer| self.run(*writer, 0)).count();
             for writer in &mut self.writers {
                 writer.catch_up(&self.log);
             }
+            let worked = (0..self.writers.len()).filter(|writer| self.run(*writer, 0)).count();
             if worked == 0 {
                 return;
             }
@@ -395,7 +400,7 @@ fn command(a: u32, b: u32) -> Command {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300)))]
+    #![proptest_config(ProptestConfig::with_cases(std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000)))]
 
     #[test]
     fn every_command_has_its_effect_once_and_its_answer(steps in proptest::collection::vec((0..100_u8, any::<u32>(), any::<u32>()), 20..120)) {

@@ -1,6 +1,6 @@
 //! How many events per second a projector folds and writes. Run with `--release`; `MODELFAUCET_TEST_DURABLE=1` for a server that
 //! syncs. Arguments: events, wallets, mix.
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss, reason = "prints figures for people")]
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::similar_names, reason = "prints figures for people")]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -135,6 +135,10 @@ async fn measure(mix: Mix, events: usize, wallets: usize) {
         watch.stop(&format!("live path, {what}"), events);
     }
 }
+
+/// As the product's binary has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() {

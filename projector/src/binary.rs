@@ -1,4 +1,4 @@
-//! PostgreSQL's binary forms of cells, written and read without a detour: arrays of parameters, COPY streams, rows.
+//! `PostgreSQL`'s binary forms of cells, written and read without a detour: arrays of parameters, COPY streams, rows.
 
 use std::error::Error;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::table::{Kind, Row, Table, Value, write_list};
 
-/// Microseconds from 1970 to 2000, where PostgreSQL counts from.
+/// Microseconds from 1970 to 2000, where `PostgreSQL` counts from.
 const EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// Days from 1970 to 2000.
 const EPOCH_DAYS: i32 = 10_957;
@@ -141,7 +141,9 @@ pub fn copy_stream<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<Bytes> {
     out.put_i32(0);
     for row in rows {
         out.put_i16(i16::try_from(row.len()).unwrap_or(i16::MAX));
-        row.iter().for_each(|value| put_cell(value, &mut out));
+        for value in row {
+            put_cell(value, &mut out);
+        }
         if out.len() >= COPY_CHUNK {
             pieces.push(std::mem::replace(&mut out, BytesMut::with_capacity(COPY_CHUNK + 4_096)).freeze());
         }

@@ -243,14 +243,15 @@ impl Projection for Catalogue {
                 [("status", "revoked".into()), ("revoked_at", at), ("position", position)],
             ),
             Event::AppRegistered(app) => {
-                let [name, vertical, share, status, opening, updated_at, position] = settings(&app.settings, event);
+                let columns = settings(&app.settings, event).map(|(_, value)| value);
+                let [name, vertical, part, state, opening, updated, place] = columns;
                 let mut row = vec![shard, app.app_id.0.into(), app.developer_id.0.into(), Value::from(&app.public_app_id)];
-                row.extend([name.1, vertical.1, share.1, status.1, opening.1, at, updated_at.1, position.1]);
+                row.extend([name, vertical, part, state, opening, at, updated, place]);
                 changes.upsert(APP, row);
             }
             Event::AppChanged(app) => changes.patch(APP, [shard, app.app_id.0.into()], settings(&app.settings, event)),
             Event::FeatureDefined(defined) => changes.upsert(FEATURE, feature(defined, event)?),
-            Event::FeatureChanged(changed) => changes.upsert(FEATURE, feature(&changed.0, event)?),
+            Event::FeatureChanged(feature_now) => changes.upsert(FEATURE, feature(&feature_now.0, event)?),
             Event::FeatureRemoved(removed) => changes.delete(FEATURE, [shard, removed.feature_id.0.into()]),
             Event::RateCardPublished(card) => self.publish(card, event, changes)?,
             Event::RateCardActivated(activated) => self.activate(activated.rate_card_id, event, changes),

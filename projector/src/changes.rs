@@ -14,7 +14,7 @@ pub type Mask = u64;
 pub enum Change {
     /// Written whole: a row of this key is overwritten, sums are added to.
     Upsert,
-    /// Some columns of a row that must exist are overwritten.
+    /// Some columns of a row that must exist are overwritten, sums are added to.
     Patch(Mask),
     /// The row goes, if it is there.
     Delete,
@@ -60,15 +60,17 @@ impl TableChanges {
             (Change::Patch(_), Change::Upsert) if self.table.columns.iter().any(|column| column.rule == Rule::Add) => {
                 return Err(ApplyError::Unsupported(self.table.name));
             }
-            (before, Change::Upsert) => {
-                overwrite(self.table, known, row, Mask::MAX, before == Change::Upsert)?;
+            (_, Change::Upsert) => {
+                overwrite(self.table, known, row, Mask::MAX, Mask::MAX)?;
                 Change::Upsert
             }
             (before, Change::Patch(mask)) => {
-                overwrite(self.table, known, row, mask, false)?;
-                match before {
-                    Change::Patch(earlier) => Change::Patch(earlier | mask),
-                    _ => Change::Upsert,
+                if let Change::Patch(earlier) = before {
+                    overwrite(self.table, known, row, mask, earlier)?;
+                    Change::Patch(earlier | mask)
+                } else {
+                    overwrite(self.table, known, row, mask, Mask::MAX)?;
+                    Change::Upsert
                 }
             }
         };
@@ -76,14 +78,14 @@ impl TableChanges {
     }
 }
 
-/// Brings the columns of `mask` from `new` into `known`; sums are added if `add`.
-fn overwrite(table: &Table, known: &mut Row, new: Row, mask: Mask, add: bool) -> Result<(), ApplyError> {
+/// Brings the columns of `mask` from `new` into `known`; sums are added where `known` has them already.
+fn overwrite(table: &Table, known: &mut Row, new: Row, mask: Mask, has: Mask) -> Result<(), ApplyError> {
     for (index, (value, column)) in new.into_iter().zip(table.columns).enumerate() {
         if mask & (1 << index) == 0 || column.rule == Rule::Key {
             continue;
         }
         known[index] = match (column.rule, &known[index], &value) {
-            (Rule::Add, Value::I64(left), Value::I64(right)) if add => {
+            (Rule::Add, Value::I64(left), Value::I64(right)) if has & (1 << index) != 0 => {
                 Value::I64(left.checked_add(*right).ok_or(ApplyError::Overflow)?)
             }
             _ => value,
@@ -115,7 +117,8 @@ impl Changes {
         self.stage(table, row, Some(Change::Upsert));
     }
 
-    /// Overwrites some columns, given by name, of a row that must exist.
+    /// Overwrites some columns, given by name, of a row that must exist; adds to those that are sums. Much cheaper in
+    /// `PostgreSQL` than writing the whole row again.
     pub fn patch(&mut self, table: usize, key: impl IntoIterator<Item = Value>, columns: impl IntoIterator<Item = (&'static str, Value)>) {
         let shape = self.tables[table].table;
         let mut row = vec![Value::Null; shape.columns.len()];
@@ -229,6 +232,7 @@ impl Hasher for KeyHasher {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
     use crate::table::{Kind, key, set, sum};
@@ -250,9 +254,12 @@ mod tests {
         changes.upsert(0, row(1, 10, 100));
         changes.upsert(0, row(2, 20, 200));
         changes.upsert(0, row(1, 11, 1));
-        changes.patch(0, [1_i64.into()], [("last", 12_i64.into())]);
+        changes.patch(0, [1_i64.into()], [("last", 12_i64.into()), ("total", 5_i64.into())]);
+        changes.patch(0, [3_i64.into()], [("last", 30_i64.into())]);
+        changes.patch(0, [3_i64.into()], [("total", 7_i64.into())]);
+        changes.patch(0, [3_i64.into()], [("total", 8_i64.into())]);
         changes.keep().unwrap();
-        assert_eq!(changes.tables()[0].changed, [(row(1, 12, 101), Change::Upsert), (row(2, 20, 200), Change::Upsert)]);
+        assert_eq!(changes.tables()[0].changed, [(row(1, 12, 106), Change::Upsert), (row(2, 20, 200), Change::Upsert), (row(3, 30, 15), Change::Patch(0b110))]);
     }
 
     #[test]

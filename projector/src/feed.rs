@@ -42,13 +42,14 @@ impl Feed {
     /// The next span; an empty one at the end of the log.
     pub(crate) async fn next(&mut self) -> Result<Decoded, ReadError> {
         let decoded = match &mut self.ahead {
-            Some(ahead) => match ahead.recv().await {
-                Some(decoding) => join(&mut decoding?).await,
-                None => {
+            Some(ahead) => {
+                if let Some(decoding) = ahead.recv().await {
+                    join(&mut decoding?).await
+                } else {
                     self.ahead = None;
                     self.read().await?
                 }
-            },
+            }
             None => self.read().await?,
         };
         self.at = decoded.0.head();

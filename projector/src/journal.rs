@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::mem;
 
 use modelfaucet_schema::account::Account;
 use modelfaucet_schema::entry::JournalEntry;
@@ -60,7 +61,10 @@ struct Totals {
     credit: i64,
     postings: i64,
     position: i64,
+    /// Changed in this batch.
     dirty: bool,
+    /// Has a row.
+    stored: bool,
 }
 
 /// The projection `journal`. Keeps the totals of all accounts in memory, about 150 bytes each.
@@ -176,18 +180,19 @@ impl Projection for Journal {
         for id in self.dirty.drain(..) {
             let Some(totals) = self.accounts.get_mut(usize::try_from(id).unwrap_or(usize::MAX)) else { continue };
             totals.dirty = false;
-            changes.upsert(
-                ACCOUNT,
-                vec![
-                    self.shard.into(),
-                    id.into(),
-                    Value::Text(totals.text.clone()),
-                    totals.debit.into(),
-                    totals.credit.into(),
-                    totals.postings.into(),
-                    totals.position.into(),
-                ],
-            );
+            let figures = [
+                ("debit", totals.debit.into()),
+                ("credit", totals.credit.into()),
+                ("postings", totals.postings.into()),
+                ("position", totals.position.into()),
+            ];
+            let key = [Value::I16(self.shard), id.into()];
+            if mem::replace(&mut totals.stored, true) {
+                changes.patch(ACCOUNT, key, figures);
+            } else {
+                let figures = figures.into_iter().map(|(_, value)| value);
+                changes.upsert(ACCOUNT, key.into_iter().chain([Value::Text(totals.text.clone())]).chain(figures).collect());
+            }
         }
     }
 
@@ -208,7 +213,7 @@ impl Projection for Journal {
         }
         self.ids.insert(text.parse().map_err(|_| foreign())?, *id);
         let (debit, credit, postings, position) = (*debit, *credit, *postings, *position);
-        self.accounts.push(Totals { text: text.clone(), debit, credit, postings, position, dirty: false });
+        self.accounts.push(Totals { text: text.clone(), debit, credit, postings, position, dirty: false, stored: true });
         Ok(())
     }
 

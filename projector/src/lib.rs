@@ -1,7 +1,7 @@
 //! The read side, writing: folds the log into read tables, exactly once.
 //!
 //! [`fold`] decides without I/O what a span of the log does to the tables; [`runtime`] reads spans, and commits what comes out
-//! together with the checkpoints in one transaction of PostgreSQL; [`memory`] is the same store in memory. Each projection has
+//! together with the checkpoints in one transaction of `PostgreSQL`; [`memory`] is the same store in memory. Each projection has
 //! a file of its own. Nothing here talks to the outside world, so a replay sends nothing.
 
 pub mod audit_log;

@@ -1,11 +1,11 @@
-//! Read tables in memory, with the same rules as in PostgreSQL: for the simulator, for property tests, and for rebuilding.
+//! Read tables in memory, with the same rules as in `PostgreSQL`: for the simulator, for property tests, and for rebuilding.
 
 use std::collections::BTreeMap;
 
 use modelfaucet_schema::ids::LogId;
 use modelfaucet_schema::log::Head;
 
-use crate::changes::{Change, Changes, TableChanges};
+use crate::changes::{Change, Changes, Mask, TableChanges};
 use crate::fold::Batch;
 use crate::projection::{ApplyError, Projection};
 use crate::table::{ContentDigest, Row, Rule, Table, TableDigest, Value};
@@ -45,7 +45,7 @@ impl MemoryTable {
     /// Applies changes.
     ///
     /// # Errors
-    /// [`ApplyError`] where PostgreSQL would refuse: a row twice, a patch of a missing row, a sum out of range.
+    /// [`ApplyError`] where `PostgreSQL` would refuse: a row twice, a patch of a missing row, a sum out of range.
     pub fn apply(&mut self, changes: &TableChanges) -> Result<(), ApplyError> {
         let table = changes.table;
         let key_len = table.key_len();
@@ -81,24 +81,25 @@ impl MemoryTable {
             (Change::Upsert, None) => {
                 self.0.insert(key.into(), row.clone());
             }
-            (Change::Patch(mask), Some(known)) => {
-                for (index, value) in row.iter().enumerate().filter(|(index, _)| mask & (1 << index) != 0) {
-                    known[index] = value.clone();
-                }
-            }
-            (Change::Upsert, Some(known)) => {
-                for ((cell, value), column) in known.iter_mut().zip(row).zip(table.columns) {
-                    *cell = match (column.rule, &*cell, value) {
-                        (Rule::Add, Value::I64(left), Value::I64(right)) => {
-                            Value::I64(left.checked_add(*right).ok_or(ApplyError::Overflow)?)
-                        }
-                        _ => value.clone(),
-                    };
-                }
-            }
+            (Change::Patch(mask), Some(known)) => overwrite(table, known, row, mask)?,
+            (Change::Upsert, Some(known)) => overwrite(table, known, row, Mask::MAX)?,
         }
         Ok(())
     }
+}
+
+/// Brings the columns of `mask` into a row; sums are added.
+fn overwrite(table: &Table, known: &mut Row, new: &Row, mask: Mask) -> Result<(), ApplyError> {
+    for (index, ((cell, value), column)) in known.iter_mut().zip(new).zip(table.columns).enumerate() {
+        if mask & (1 << index) == 0 {
+            continue;
+        }
+        *cell = match (column.rule, &*cell, value) {
+            (Rule::Add, Value::I64(left), Value::I64(right)) => Value::I64(left.checked_add(*right).ok_or(ApplyError::Overflow)?),
+            _ => value.clone(),
+        };
+    }
+    Ok(())
 }
 
 /// The tables and checkpoint of one projection in one shard.
@@ -118,7 +119,7 @@ pub struct MemoryProjection {
     pub letters: Vec<crate::fold::DeadLetter>,
 }
 
-/// A store in memory: the same compare-and-set and the same content as PostgreSQL.
+/// A store in memory: the same compare-and-set and the same content as `PostgreSQL`.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     /// The projections of one shard.

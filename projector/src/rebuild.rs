@@ -1,4 +1,4 @@
-//! Builds one projection from the first event into fresh tables, as fast as PostgreSQL takes them: new rows stream in by COPY,
+//! Builds one projection from the first event into fresh tables, as fast as `PostgreSQL` takes them: new rows stream in by COPY,
 //! rows that change are folded in memory and go in at the end, keys and indexes come last.
 
 use std::mem;
@@ -88,12 +88,12 @@ impl Build<'_> {
             self.events += span.events.len() as u64;
             let schema = self.schema.clone();
             let work = move || {
-                let folded = fold(&schema, &mut folder, &mut tables, &span);
-                (folder, tables, folded)
+                let result = fold(&schema, &mut folder, &mut tables, &span);
+                (folder, tables, result)
             };
-            let (after, kept, folded) = join(&mut spawn_blocking(work)).await;
+            let (after, kept, result) = join(&mut spawn_blocking(work)).await;
             (folder, tables) = (after, kept);
-            match folded {
+            match result {
                 Ok(streams) => self.send(streams).await?,
                 Err(reason) => return Err(self.halted(reason)),
             }

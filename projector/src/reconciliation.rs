@@ -7,7 +7,7 @@ use modelfaucet_schema::money::Money;
 
 use crate::changes::Changes;
 use crate::projection::{ApplyError, Projection};
-use crate::table::{Kind, Table, Writing, key, set, sum_units};
+use crate::table::{Kind, Table, Value, Writing, key, set, sum_units};
 
 static TABLES: [Table; 1] = [Table {
     name: "wallet_fold",
@@ -100,19 +100,20 @@ impl Projection for Reconciliation {
         let Some((wallet, delta)) = Delta::of(&event.event) else { return Ok(()) };
         let delta = delta.ok_or(ApplyError::Overflow)?;
         let posted = delta.posted().ok_or(ApplyError::Overflow)?;
-        changes.upsert(
-            0,
-            vec![
-                event.shard.0.into(),
-                wallet.0.into(),
-                delta.credited.into(),
-                delta.charged.into(),
-                delta.adjusted.into(),
-                posted.into(),
-                delta.held.into(),
-                event.position.0.into(),
-            ],
-        );
+        let key = [Value::I16(event.shard.0), wallet.0.into()];
+        let sums = [
+            ("credited", delta.credited.into()),
+            ("charged", delta.charged.into()),
+            ("adjusted", delta.adjusted.into()),
+            ("posted", posted.into()),
+            ("held", delta.held.into()),
+            ("position", event.position.0.into()),
+        ];
+        if matches!(event.event, Event::WalletOpened(_)) {
+            changes.upsert(0, key.into_iter().chain(sums.into_iter().map(|(_, value)| value)).collect());
+        } else {
+            changes.patch(0, key, sums);
+        }
         Ok(())
     }
 

@@ -168,7 +168,7 @@ impl Signals {
                 None => false,
             };
             if !changed {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         let stopped = async {
@@ -196,7 +196,7 @@ struct Shown {
 /// What came of a span, ready to be sent.
 enum Folded {
     Nothing,
-    Batch { commit: Option<Commit>, halts: Vec<Halt>, letters: Vec<(&'static str, usize)> },
+    Batch { commit: Option<Box<Commit>>, halts: Vec<Halt>, letters: Vec<(&'static str, usize)> },
     Stop(String),
 }
 
@@ -490,14 +490,14 @@ impl<'a> Run<'a> {
         let mut folder = mem::replace(&mut lane.folder, empty);
         let heavy = span.events.len() >= HEAVY;
         let work = move || {
-            let folded = prepare(folder.offer(&span), shard, log_id);
-            (folder, folded)
+            let outcome = prepare(folder.offer(&span), shard, log_id);
+            (folder, outcome)
         };
-        let (mut folder, folded) = if heavy { join(&mut spawn_blocking(work)).await } else { work() };
+        let (mut folder, outcome) = if heavy { join(&mut spawn_blocking(work)).await } else { work() };
         let duplicates = mem::take(&mut folder.duplicates);
         lane.series.iter().for_each(|shown| shown.series.duplicates.increment(duplicates));
         lane.folder = folder;
-        folded
+        outcome
     }
 
     /// Waits for the commit on its way and draws the conclusions.
@@ -620,7 +620,7 @@ fn prepare(outcome: Outcome, shard: ShardId, log_id: LogId) -> Folded {
         Outcome::Nothing => Folded::Nothing,
         Outcome::Folded { batch, halts } => {
             let letters = batch.parts.iter().map(|part| (part.name, part.letters.len())).collect();
-            let commit = (!batch.parts.is_empty()).then(|| Commit::new(shard, log_id, batch));
+            let commit = (!batch.parts.is_empty()).then(|| Box::new(Commit::new(shard, log_id, batch)));
             Folded::Batch { commit, halts, letters }
         }
         Outcome::Gap { expected, found } => Folded::Stop(format!("position {found} came where {expected} was expected")),

@@ -1,4 +1,4 @@
-//! The statements that bring changes into PostgreSQL: one per table and kind of change, whatever the number of rows.
+//! The statements that bring changes into `PostgreSQL`: one per table and kind of change, whatever the number of rows.
 
 use std::fmt::Write as _;
 
@@ -147,15 +147,19 @@ fn same_key(table: &Table) -> String {
     list(named(table, 0), |column| format!("t.\"{0}\" = n.\"{0}\"", column.name), " AND ")
 }
 
-/// Overwrites some columns; fails unless every row was there.
+/// Overwrites some columns, adds to sums; fails unless every row was there.
 pub fn patch_sql(schema: &str, table: &Table, mask: Mask) -> String {
     let changed = named(table, mask).filter(|(_, column)| column.rule != Rule::Key);
     let parameters = named(table, mask).count();
+    let assign = |column: &Column| match column.rule {
+        Rule::Add => format!("\"{0}\" = t.\"{0}\" + n.\"{0}\"", column.name),
+        _ => format!("\"{}\" = {}", column.name, value(column)),
+    };
     format!(
         "WITH changed AS (UPDATE {schema}.{} AS t SET {} FROM {} WHERE {} RETURNING 1) \
          SELECT projection.expect_rows(${}::text, count(*), ${}::bigint) FROM changed",
         table.name,
-        list(changed, |column| format!("\"{}\" = {}", column.name, value(column)), ", "),
+        list(changed, assign, ", "),
         source(table, mask),
         same_key(table),
         parameters + 1,

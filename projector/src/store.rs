@@ -1,4 +1,4 @@
-//! Read tables and checkpoints in PostgreSQL: what a projector loads when it starts, and one transaction per batch.
+//! Read tables and checkpoints in `PostgreSQL`: what a projector loads when it starts, and one transaction per batch.
 
 use std::collections::{HashMap, HashSet};
 

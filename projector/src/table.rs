@@ -38,7 +38,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The PostgreSQL type.
+    /// The `PostgreSQL` type.
     pub const fn sql(self) -> &'static str {
         match self {
             Self::I16 => "smallint",
@@ -260,7 +260,7 @@ impl Value {
     }
 }
 
-/// Writes `{1,2,3}`, as PostgreSQL prints arrays.
+/// Writes `{1,2,3}`, as `PostgreSQL` prints arrays.
 pub(crate) fn write_list<T: std::fmt::Display>(out: &mut String, numbers: &[T]) -> std::fmt::Result {
     out.push('{');
     for (index, number) in numbers.iter().enumerate() {
@@ -351,7 +351,9 @@ mod tests {
 
     fn digest(rows: &[Row]) -> TableDigest {
         let mut digest = ContentDigest::new();
-        rows.iter().for_each(|row| digest.row(row));
+        for row in rows {
+            digest.row(row);
+        }
         digest.finish()
     }
 

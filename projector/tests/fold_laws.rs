@@ -1,9 +1,10 @@
 //! What must hold of folding, whatever the log and however it is cut.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
 use modelfaucet_projector::fold::{Folder, Outcome, Unit};
-use modelfaucet_projector::memory::{MemoryError, MemoryStore};
+use modelfaucet_projector::memory::{MemoryError, MemoryStore, MemoryTable};
 use modelfaucet_projector::projection::all;
 use modelfaucet_projector::table::{Row, TableDigest, Value};
 use modelfaucet_schema::log::Head;
@@ -31,7 +32,7 @@ fn reload(store: &MemoryStore) -> Folder {
 }
 
 fn digests(store: &MemoryStore) -> Vec<TableDigest> {
-    store.projections.iter().flat_map(|projection| projection.tables.iter().map(|table| table.digest())).collect()
+    store.projections.iter().flat_map(|projection| projection.tables.iter().map(MemoryTable::digest)).collect()
 }
 
 fn commit(store: &mut MemoryStore, outcome: Outcome) {

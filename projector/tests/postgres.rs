@@ -1,4 +1,5 @@
-//! The projector against a real PostgreSQL.
+//! The projector against a real `PostgreSQL`.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -303,7 +304,9 @@ async fn another_log_behind_the_checkpoint_halts() {
     let mut events = batch.events().to_vec();
     events[4].request_id = "other".into();
     let mut hasher = BatchHasher::new(batch.previous().hash, SHARD, Position(1), Position(20), batch.id(), batch.recorded_at());
-    events.iter().for_each(|event| hasher.event(event));
+    for event in &events {
+        hasher.event(event);
+    }
     let hash = hasher.finish();
     let sql = format!("UPDATE ledger.event SET request_id = 'other' WHERE position = 5; UPDATE ledger.batch SET hash = '\\x{hash}'");
     tamper(&admin, &sql).await;

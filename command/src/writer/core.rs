@@ -328,7 +328,9 @@ impl<R> Core<R> {
                 self.recent.insert(used.key);
             }
         }
-        self.absent.clear();
+        if !page.events.is_empty() {
+            self.absent.clear();
+        }
         self.state.commit();
         self.head = page.head;
         Ok(())

@@ -7,7 +7,7 @@ use tokio_postgres::{Error, Transaction};
 use super::report::{Check, Findings};
 
 /// The head of the function that refuses changes, as the migrations write it.
-const REFUSE_CHANGE: &str = "FUNCTION ledger.refuse_change()";
+const REFUSE_CHANGE: &str = "FUNCTION ledger.refuse_change() RETURNS";
 
 /// Checks triggers and rights.
 pub(super) async fn check(transaction: &Transaction<'_>, findings: &mut Findings) -> Result<(), Error> {

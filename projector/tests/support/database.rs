@@ -35,7 +35,7 @@ fn command(program: &Path, root: bool) -> Command {
 
 fn start_cluster() -> Option<Config> {
     let bin = binaries()?;
-    let root = std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0).unwrap_or(false);
+    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     let folder = tempfile::Builder::new().prefix("modelfaucet-test").tempdir().unwrap().keep();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
     let data = folder.join("data");
@@ -155,7 +155,7 @@ impl TestDatabase {
     /// As a service's role.
     pub fn role(&self, role: &str) -> Config {
         let mut config = self.admin();
-        config.options(&format!("-c role={role}"));
+        config.options(format!("-c role={role}"));
         config
     }
 

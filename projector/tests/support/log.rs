@@ -119,14 +119,14 @@ impl Generator {
         for _ in 0..3 {
             let (app_id, feature_id) = (AppId(self.id()), FeatureId(self.id()));
             self.apps.push((app_id, feature_id));
-            let settings = self.settings("App");
+            let settings = Self::settings("App");
             self.say(Actor::Admin, AppRegistered { app_id, developer_id, public_app_id: format!("app_{app_id}"), settings });
-            self.say(Actor::Admin, self.feature(app_id, feature_id, "chat"));
+            self.say(Actor::Admin, Self::feature(app_id, feature_id, "chat"));
         }
         self.new_card();
     }
 
-    fn settings(&mut self, name: &str) -> AppSettings {
+    fn settings(name: &str) -> AppSettings {
         AppSettings {
             name: name.into(),
             vertical: None,
@@ -136,7 +136,7 @@ impl Generator {
         }
     }
 
-    fn feature(&self, app_id: AppId, feature_id: FeatureId, display_name: &str) -> FeatureDefined {
+    fn feature(app_id: AppId, feature_id: FeatureId, display_name: &str) -> FeatureDefined {
         FeatureDefined {
             app_id,
             feature_id,
@@ -205,7 +205,7 @@ impl Generator {
             wallet_id: owner.id,
             feature_key: Some("chat".into()),
             token_hash: TokenHash::of_text(&session_id.to_string()),
-            expires_at: self.now.plus(Duration::from_secs(3_600)),
+            expires_at: self.now.plus(Duration::from_hours(1)),
             balance: owner.balance,
         };
         self.say(Actor::Public, opened);
@@ -330,7 +330,7 @@ impl Generator {
             amount,
             rate_card_id: *self.cards.last().unwrap(),
             price_rule: PriceRule { markup_bps: bps(3_000), share_bps: bps(4_000), fee_usd: Money::ZERO },
-            expires_at: self.now.plus(Duration::from_secs(300)),
+            expires_at: self.now.plus(Duration::from_mins(5)),
             balance,
         };
         let actor = self.user(wallet);
@@ -437,28 +437,29 @@ impl Generator {
                 }
             }
             1 => {
-                let settings = self.settings("Renamed");
+                let settings = Self::settings("Renamed");
                 self.say(Actor::Admin, AppChanged { app_id, settings });
             }
-            2 => self.say(Actor::Admin, FeatureChanged(self.feature(app_id, feature_id, "Chat it is"))),
+            2 => self.say(Actor::Admin, FeatureChanged(Self::feature(app_id, feature_id, "Chat it is"))),
             3 => {
                 self.say(Actor::Admin, FeatureRemoved { app_id, feature_id });
                 self.apps[app].1 = FeatureId(self.id());
-                self.say(Actor::Admin, self.feature(app_id, self.apps[app].1, "Chat again"));
+                self.say(Actor::Admin, Self::feature(app_id, self.apps[app].1, "Chat again"));
             }
             4 => self.new_card(),
             5 => {
                 let rate_card_id = self.cards[0];
                 self.say(Actor::Operator, RateCardActivated { rate_card_id });
             }
-            6 => match self.frozen.take() {
-                Some(scope) => self.say(Actor::Admin, Thawed { scope, reason: "over".into() }),
-                None => {
+            6 => {
+                if let Some(scope) = self.frozen.take() {
+                    self.say(Actor::Admin, Thawed { scope, reason: "over".into() });
+                } else {
                     let scope = if self.roll(2) == 0 { FreezeScope::Wallet(self.wallets[wallet].id) } else { FreezeScope::Payouts };
                     self.frozen = Some(scope);
                     self.say(Actor::Admin, Frozen { scope, reason: "look".into() });
                 }
-            },
+            }
             7 => {
                 if let Some(session_id) = self.wallets[wallet].session.take() {
                     if self.roll(2) == 0 {
@@ -492,7 +493,7 @@ impl Generator {
             (Mix::Everything, 20..=29) => self.end_hold(wallet),
             (Mix::Everything, 30..=54) => self.hold(wallet),
             (Mix::Everything, 55..=79) | (Mix::Calls, _) => self.capture(wallet),
-            (Mix::Everything, _) | (Mix::Usage, _) => self.usage(wallet),
+            (Mix::Everything | Mix::Usage, _) => self.usage(wallet),
         }
     }
 
@@ -523,7 +524,9 @@ impl Generator {
     /// The next `count` events as one sealed append behind `previous`.
     pub fn batch(&mut self, previous: Head, count: usize) -> AppendBatch {
         let mut events: Vec<_> = (0..count).map(|_| self.next().store()).collect();
-        events.iter_mut().for_each(|event| event.recorded_at = self.now);
+        for event in &mut events {
+            event.recorded_at = self.now;
+        }
         AppendBatch::seal(SHARD, previous, BatchId(self.id()), self.now, events)
     }
 }

@@ -1,0 +1,111 @@
+//! Which crate may know which, and which words must stay absent where (ARCHITECTURE.md, "Codemap" and "Invariants").
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Every `.rs` file below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The lines of a file that are neither comments nor documentation.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn crates_know_only_what_they_may() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut seen = 0;
+    for package in metadata["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        let allowed: &[&str] = match name {
+            "modelfaucet-schema" => &[],
+            "modelfaucet-command" | "modelfaucet-projector" | "modelfaucet-query" => &["modelfaucet-schema"],
+            "modelfaucet-deploy" | "modelfaucet-integration-tests" => {
+                &["modelfaucet-schema", "modelfaucet-command", "modelfaucet-projector", "modelfaucet-query"]
+            }
+            other => panic!("which crates may {other} know? Add it here and to ARCHITECTURE.md"),
+        };
+        let known: BTreeSet<&str> = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|dependency| dependency["name"].as_str().unwrap())
+            .filter(|dependency| dependency.starts_with("modelfaucet-"))
+            .collect();
+        let too_many: Vec<_> = known.iter().filter(|known| !allowed.contains(*known)).collect();
+        assert!(too_many.is_empty(), "{name} must not depend on {too_many:?}");
+        seen += 1;
+    }
+    assert_eq!(seen, 6);
+}
+
+#[test]
+fn the_domain_does_no_io() {
+    let files = sources(&root().join("command/src/domain"));
+    assert!(files.len() > 10, "the domain has moved: {files:?}");
+    for path in files {
+        let code = code(&path);
+        for word in ["tokio", "axum", "hyper", "tokio_postgres", "async fn", "std::fs", "std::env", "SystemTime", "Instant::now", "Timestamp::now", "generate()", "rand::", "getrandom"] {
+            let in_tests = path.to_string_lossy().contains("tests");
+            assert!(in_tests || !code.contains(word), "{} says {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_environment_is_read_in_deploy_only() {
+    for folder in ["schema/src", "command/src", "projector/src", "query/src"] {
+        for path in sources(&root().join(folder)) {
+            assert!(!code(&path).contains("env::var"), "{} reads the environment", path.display());
+        }
+    }
+}
+
+#[test]
+fn money_never_meets_a_float() {
+    for folder in ["schema/src", "command/src/domain", "projector/src"] {
+        for path in sources(&root().join(folder)) {
+            let code = code(&path);
+            let metrics = path.ends_with("series.rs") || path.ends_with("runtime.rs");
+            for word in ["f64", "f32"] {
+                assert!(metrics || !code.contains(word), "{} says {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_migrations_write_the_log() {
+    let folders = ["schema/src", "command/src", "projector/src", "query/src", "deploy/src"];
+    for path in folders.iter().flat_map(|folder| sources(&root().join(folder))) {
+        let code = code(&path).to_lowercase();
+        for table in ["ledger.event", "ledger.batch", "ledger.idempotency", "ledger.log "] {
+            for verb in ["insert into ", "update ", "delete from ", "truncate "] {
+                assert!(!code.contains(&format!("{verb}{table}")), "{} writes {table}", path.display());
+            }
+        }
+    }
+}
