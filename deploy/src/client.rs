@@ -38,7 +38,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 #[derive(clap::Args)]
 pub(crate) struct LedgerArgs {
     /// Where the ledger listens
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", value_parser = parse_url)]
     url: String,
     /// Data directory of `up`, for the tokens in its folder `secrets` [default: ./data]; ADMIN_TOKEN wins
     #[arg(long, value_name = "PATH")]
@@ -217,14 +217,6 @@ impl ClientError {
             Self::Unexpected { status, .. } => is_temporary(*status, ""),
         }
     }
-
-    /// The ledger's code for the refusal.
-    pub(crate) fn code(&self) -> Option<&str> {
-        match self {
-            Self::Refused { detail, .. } => Some(&detail.code),
-            Self::Unreachable { .. } | Self::Unexpected { .. } => None,
-        }
-    }
 }
 
 /// May what was answered like this succeed in a moment?
@@ -243,6 +235,22 @@ impl From<ClientError> for Failure {
     }
 }
 
+/// Checks an address; what is returned has no slash at its end.
+fn parse_url(url: &str) -> Result<String, &'static str> {
+    let uri: Uri = url.parse().map_err(|_| "must be a URL such as http://127.0.0.1:8080")?;
+    match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTP => {}
+        Some(scheme) if *scheme == Scheme::HTTPS => {
+            return Err("needs TLS, which this command does not speak; use an http:// address on this machine or a private network");
+        }
+        _ => return Err("must begin with http://"),
+    }
+    if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) || uri.query().is_some() {
+        return Err("must name a host, and neither a user nor a query");
+    }
+    Ok(url.trim_end_matches('/').to_owned())
+}
+
 /// A ledger that is spoken to over HTTP.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -256,18 +264,7 @@ impl Client {
     /// # Errors
     /// A [`Failure`] if the address is not of the form `http://host:port`.
     pub(crate) fn new(url: &str) -> Result<Self, Failure> {
-        let wrong = |problem: &str| Failure::new(Exit::Config, format!("--url: {url:?} {problem}"));
-        let uri: Uri = url.parse().map_err(|_| wrong("is not a URL such as http://127.0.0.1:8080"))?;
-        match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTP => {}
-            Some(scheme) if *scheme == Scheme::HTTPS => {
-                return Err(wrong("needs TLS, which this command does not speak; use an http:// address on this machine or a private network"));
-            }
-            _ => return Err(wrong("must begin with http://")),
-        }
-        if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) || uri.query().is_some() {
-            return Err(wrong("must name a host, and neither a user nor a query"));
-        }
+        let base = parse_url(url).map_err(|problem| Failure::new(Exit::Config, format!("{url:?}: {problem}")))?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(REQUEST_TIME));
@@ -275,7 +272,7 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIME)
             .build(connector);
-        Ok(Self { base: url.trim_end_matches('/').to_owned(), http })
+        Ok(Self { base, http })
     }
 
     /// Where the ledger is.
@@ -470,7 +467,7 @@ mod tests {
         assert_eq!(reply.json::<Vec<u8>>().unwrap(), [1, 2]);
         let error = client.send_patiently(&call, &patience).await.err().unwrap();
         assert_eq!(error.to_string(), "in_flight: Wait. (POST /v1/usage, status 402 Payment Required, request req_2)");
-        assert_eq!((error.code(), Failure::from(error).exit), (Some("in_flight"), Exit::Refused));
+        assert_eq!(Failure::from(error).exit, Exit::Refused);
     }
 
     #[tokio::test(start_paused = true)]

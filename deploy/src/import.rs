@@ -103,14 +103,14 @@ pub(crate) fn run(args: &ImportArgs) -> Result<Exit, Failure> {
     let token = match args.caller {
         Caller::Admin => tokens.admin()?,
         Caller::Developer if args.top_up.is_some() => {
-            return Err(Failure::new(Exit::Config, "--top-up needs the admin token; leave out --as developer"));
+            usage_error("--top-up needs the admin token; leave out --as developer");
         }
         Caller::Developer => tokens.developer()?,
     };
     let client = args.ledger.client()?;
-    let source = Source::open(&args.file, &args.columns)?;
+    let source = Source::open(&args.file, &args.columns).unwrap_or_else(|problem| usage_error(&problem));
     if args.from_row > source.rows.max(1) {
-        return Err(Failure::new(Exit::Config, format!("--from-row {}: the file has {} rows", args.from_row, source.rows)));
+        usage_error(&format!("--from-row {}: the file has {} rows", args.from_row, source.rows));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -139,6 +139,11 @@ pub(crate) fn run(args: &ImportArgs) -> Result<Exit, Failure> {
         };
         import.run().await
     })
+}
+
+/// Ends the process with exit code 2, as for any other wrong argument.
+fn usage_error(problem: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{problem}\n")).exit()
 }
 
 fn courier(args: &ImportArgs, source: &Source, client: crate::client::Client, patience: Patience, token: SecretString) -> Courier {

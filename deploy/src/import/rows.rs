@@ -38,9 +38,9 @@ impl Source {
     /// Opens a file, finds its columns, and reads it to the end for its hash and its number of rows.
     ///
     /// # Errors
-    /// A [`Failure`] if there is no such file, or a column is missing.
-    pub(crate) fn open(path: &Path, said: &[(Field, String)]) -> Result<Self, Failure> {
-        let wrong = |problem: String| Failure::new(Exit::Config, format!("{}: {problem}", path.display()));
+    /// What is wrong, if there is no such file or a column is missing.
+    pub(crate) fn open(path: &Path, said: &[(Field, String)]) -> Result<Self, String> {
+        let wrong = |problem: String| format!("{}: {problem}", path.display());
         let cannot = |error: io::Error| wrong(format!("cannot be read: {error}"));
         let file = File::open(path).map_err(cannot)?;
         let facts = file.metadata().map_err(cannot)?;
@@ -283,7 +283,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trace.csv");
         std::fs::write(&path, content).unwrap();
-        let source = Source::open(&path, &[]).map_err(|failure| failure.message).unwrap();
+        let source = Source::open(&path, &[]).unwrap();
         (dir, source)
     }
 
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_imported_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |path: &Path| Source::open(path, &[]).err().unwrap().message;
+        let open = |path: &Path| Source::open(path, &[]).err().unwrap();
         assert!(open(&dir.path().join("none.csv")).contains("none.csv: cannot be read"));
         assert!(open(dir.path()).contains("is not a file"));
         let empty = dir.path().join("empty.csv");
