@@ -18,7 +18,7 @@ use crate::client::{Call, Client, ClientError, LedgerArgs, Patience};
 use crate::exit::{Exit, Failure};
 use crate::seed::{DEMO_APP, DEMO_FEATURE};
 use figures::{MODEL, PROVIDER, Tokens, minus, plus};
-use story::{Story, money, text};
+use story::{Story, fact, money, text};
 
 /// How long the demo waits for a ledger that has only just started.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -105,7 +105,7 @@ impl Demo<'_> {
         let session = SecretString::from(text(&opened, "/session_token"));
         let wallet = self.wallet(&session).await?;
         self.wallet = text(&wallet, "/id");
-        self.story.fact("wallet", &self.wallet);
+        fact("wallet", &self.wallet);
 
         self.story.step("Ask for a call that the empty wallet cannot pay: no provider would be called");
         let call = self.hold("too-early").token(&session);
@@ -191,7 +191,7 @@ impl Demo<'_> {
         let call = Call::post_lines("/v1/usage/batch", Bytes::from(lines.join("\n"))).token(self.developer);
         let tally = self.batch(&call).await?;
         self.story.check("recorded", tally.recorded, count - 1);
-        self.story.check("refused", &tally.refused, format!("#{bad} invalid_request"));
+        self.story.check("refused", tally.refused.join(", "), format!("#{bad} invalid_request"));
         self.story.check("charged", tally.charged, expected);
 
         self.story.step("The same request once more");
@@ -211,7 +211,7 @@ impl Demo<'_> {
                     tally.recorded += 1;
                     tally.charged = plus(tally.charged, money(&item, "/usage/charged_usd"));
                 }
-                _ => tally.refused.push_str(&format!("#{} {}", item["index"], text(&item, "/error/code"))),
+                _ => tally.refused.push(format!("#{} {}", item["index"], text(&item, "/error/code"))),
             }
         }
         Ok(tally)
@@ -222,7 +222,7 @@ impl Demo<'_> {
         let left = minus(TOP_UP, spent);
         self.story.step("Look at the wallet");
         let wallet = self.wallet(user).await?;
-        self.story.fact("spent", &spent.to_string());
+        fact("spent", &spent.to_string());
         self.figures(&wallet, left, Money::ZERO);
 
         self.story.step("Look at the statement");
@@ -241,7 +241,7 @@ impl Demo<'_> {
 
         self.story.step("Reconcile: do wallets, postings and events tell the same?");
         let report = self.story.read("/v1/admin/reconciliation/ledger", self.admin).await?;
-        self.story.fact("wallets", &text(&report, "/summary/wallet_count"));
+        fact("wallets", &text(&report, "/summary/wallet_count"));
         self.story.check("mismatches", text(&report, "/summary/mismatch_count"), 0);
         let own = report["items"].as_array().and_then(|items| items.iter().find(|item| text(item, "/wallet_id") == self.wallet));
         let own = own.cloned().unwrap_or_default();
@@ -285,6 +285,6 @@ struct Tally {
     recorded: i64,
     replayed: i64,
     /// Places and codes.
-    refused: String,
+    refused: Vec<String>,
     charged: Money,
 }

@@ -28,13 +28,13 @@ use tally::Tally;
 use users::{Opening, Users};
 
 /// How long temporary failures are borne before the import gives up for now.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A file, and how to read and charge it.
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
 pub(crate) struct ImportArgs {
-    /// CSV file with a header; columns are found by name: time, input, output, cached, model, user, request_id and their synonyms
+    /// CSV file with a header; columns are found by name: time, input, output, cached, model, user, `request_id` and their synonyms
     #[arg(value_name = "FILE.csv")]
     file: PathBuf,
     #[command(flatten)]
@@ -83,7 +83,7 @@ pub(crate) struct ImportArgs {
 /// Whose token is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Caller {
-    /// ADMIN_TOKEN or the one that `up` keeps
+    /// `ADMIN_TOKEN` or the one that `up` keeps
     Admin,
     /// The developer's token that `up` keeps
     Developer,
@@ -194,7 +194,14 @@ impl Import<'_> {
             Ok(_) = interrupts.wait_for(|count| *count > 1) => Ok(()),
         };
         progress.finish();
-        self.report(began.elapsed())?;
+        // Refused before the first row: there is nothing to report, and nothing to go on with.
+        if self.tally.rows() == 0
+            && let Err(failure) = &end
+            && failure.exit != Exit::Temporary
+        {
+            return end.map(|()| Exit::Ok);
+        }
+        self.report(began.elapsed());
         self.verdict(end)
     }
 
@@ -202,6 +209,7 @@ impl Import<'_> {
         let source = self.source;
         let users = match source.columns.user {
             Some(_) => String::new(),
+            None if self.args.users == 1 => " · one user".to_owned(),
             None => format!(" · {} users in turn", self.args.users),
         };
         let columns = source.columns.describe(&source.header);
@@ -266,18 +274,17 @@ impl Import<'_> {
     }
 
     /// Results go to standard output, what was refused to standard error.
-    fn report(&self, time: Duration) -> Result<(), Failure> {
+    fn report(&self, time: Duration) {
         eprint!("{}", self.tally.refusal_lines());
         if !self.args.json {
             print!("{}", self.tally.table(self.users.len(), time));
-            return Ok(());
+            return;
         }
         let mut summary = self.tally.json(self.users.len(), time);
         summary["file"] = Value::from(self.source.name.as_str());
         summary["sha256_16"] = Value::from(self.source.digest.as_str());
         summary["resume_from_row"] = if self.is_done() { Value::Null } else { Value::from(self.next_row) };
         println!("{summary}");
-        Ok(())
     }
 
     fn is_done(&self) -> bool {

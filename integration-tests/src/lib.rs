@@ -1,4 +1,6 @@
-//! What the tests and benchmarks of the whole share: processes, a raw HTTP client.
+//! What the tests and benchmarks of the whole share: processes, databases, a raw HTTP client.
 
 pub mod connection;
+pub mod database;
 pub mod process;
+pub mod sim;

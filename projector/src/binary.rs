@@ -192,13 +192,23 @@ fn read_cell(kind: Kind, raw: &[u8]) -> Option<Value> {
         Kind::Text => Value::Text(std::str::from_utf8(raw).ok()?.into()),
         Kind::Uuid => Value::Uuid(Uuid::from_slice(raw).ok()?),
         Kind::Bytes => Value::Bytes(raw.into()),
-        Kind::Time => Value::Time(Timestamp::from_micros(i64::from_be_bytes(raw.try_into().ok()?).saturating_add(EPOCH_MICROS))),
+        Kind::Time => {
+            Value::Time(Timestamp::from_micros(i64::from_be_bytes(raw.try_into().ok()?).saturating_add(EPOCH_MICROS)))
+        }
         Kind::Date => Value::Date(i32::from_be_bytes(raw.try_into().ok()?).saturating_add(EPOCH_DAYS)),
         Kind::I32Array => Value::I32Array(
-            elements(raw)?.chunks_exact(8).map(|cell| cell[4..].try_into().map(i32::from_be_bytes)).collect::<Result<_, _>>().ok()?,
+            elements(raw)?
+                .chunks_exact(8)
+                .map(|cell| cell[4..].try_into().map(i32::from_be_bytes))
+                .collect::<Result<_, _>>()
+                .ok()?,
         ),
         Kind::I64Array => Value::I64Array(
-            elements(raw)?.chunks_exact(12).map(|cell| cell[4..].try_into().map(i64::from_be_bytes)).collect::<Result<_, _>>().ok()?,
+            elements(raw)?
+                .chunks_exact(12)
+                .map(|cell| cell[4..].try_into().map(i64::from_be_bytes))
+                .collect::<Result<_, _>>()
+                .ok()?,
         ),
     })
 }

@@ -1,6 +1,8 @@
 //! Developers, their tokens, apps, features and rate cards, as they are now.
 
-use modelfaucet_schema::event::{AppSettings, Event, FeatureDefined, RateCardId, RateCardPublished, Recorded, SessionOpening, Status};
+use modelfaucet_schema::event::{
+    AppSettings, Event, FeatureDefined, RateCardId, RateCardPublished, Recorded, SessionOpening, Status,
+};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -175,7 +177,8 @@ impl Catalogue {
         if active {
             changes.patch(RATE_CARD, key, whole);
         } else {
-            let row = key.into_iter().chain(whole.into_iter().map(|(_, value)| value)).chain([Value::Null, Value::Null]);
+            let row =
+                key.into_iter().chain(whole.into_iter().map(|(_, value)| value)).chain([Value::Null, Value::Null]);
             changes.upsert(RATE_CARD, row.collect());
         }
         Ok(())
@@ -188,7 +191,11 @@ impl Catalogue {
         changes.patch(
             RATE_CARD,
             [event.shard.0.into(), card.0.into()],
-            [("active", true.into()), ("activated_at", event.recorded_at.into()), ("activated_position", event.position.0.into())],
+            [
+                ("active", true.into()),
+                ("activated_at", event.recorded_at.into()),
+                ("activated_position", event.position.0.into()),
+            ],
         );
     }
 }
@@ -207,7 +214,8 @@ impl Projection for Catalogue {
     }
 
     fn apply(&mut self, event: &Recorded, changes: &mut Changes) -> Result<(), ApplyError> {
-        let (shard, at, position) = (Value::I16(event.shard.0), Value::Time(event.recorded_at), Value::I64(event.position.0));
+        let (shard, at, position) =
+            (Value::I16(event.shard.0), Value::Time(event.recorded_at), Value::I64(event.position.0));
         match &event.event {
             Event::DeveloperRegistered(developer) => changes.upsert(
                 DEVELOPER,
@@ -245,7 +253,8 @@ impl Projection for Catalogue {
             Event::AppRegistered(app) => {
                 let columns = settings(&app.settings, event).map(|(_, value)| value);
                 let [name, vertical, part, state, opening, updated, place] = columns;
-                let mut row = vec![shard, app.app_id.0.into(), app.developer_id.0.into(), Value::from(&app.public_app_id)];
+                let mut row =
+                    vec![shard, app.app_id.0.into(), app.developer_id.0.into(), Value::from(&app.public_app_id)];
                 row.extend([name, vertical, part, state, opening, at, updated, place]);
                 changes.upsert(APP, row);
             }

@@ -119,7 +119,12 @@ impl Changes {
 
     /// Overwrites some columns, given by name, of a row that must exist; adds to those that are sums. Much cheaper in
     /// `PostgreSQL` than writing the whole row again.
-    pub fn patch(&mut self, table: usize, key: impl IntoIterator<Item = Value>, columns: impl IntoIterator<Item = (&'static str, Value)>) {
+    pub fn patch(
+        &mut self,
+        table: usize,
+        key: impl IntoIterator<Item = Value>,
+        columns: impl IntoIterator<Item = (&'static str, Value)>,
+    ) {
         let shape = self.tables[table].table;
         let mut row = vec![Value::Null; shape.columns.len()];
         let mut mask = 0;
@@ -143,7 +148,11 @@ impl Changes {
     }
 
     fn stage(&mut self, table: usize, row: Row, change: Option<Change>) {
-        debug_assert!(fits(self.tables[table].table, &row, change), "{row:?} does not fit {}", self.tables[table].table.name);
+        debug_assert!(
+            fits(self.tables[table].table, &row, change),
+            "{row:?} does not fit {}",
+            self.tables[table].table.name
+        );
         self.staged.push((table, row, change));
     }
 
@@ -180,7 +189,10 @@ impl Changes {
 
 fn fits(table: &Table, row: &[Value], change: Option<Change>) -> bool {
     let mask = match change {
-        None => return table.writing == Writing::Append && row.iter().zip(table.columns).all(|(value, column)| value.fits(column)),
+        None => {
+            return table.writing == Writing::Append
+                && row.iter().zip(table.columns).all(|(value, column)| value.fits(column));
+        }
         Some(Change::Upsert) => Mask::MAX,
         Some(Change::Patch(mask)) => mask | ((1 << table.key_len()) - 1),
         Some(Change::Delete) => (1 << table.key_len()) - 1,
@@ -259,7 +271,14 @@ mod tests {
         changes.patch(0, [3_i64.into()], [("total", 7_i64.into())]);
         changes.patch(0, [3_i64.into()], [("total", 8_i64.into())]);
         changes.keep().unwrap();
-        assert_eq!(changes.tables()[0].changed, [(row(1, 12, 106), Change::Upsert), (row(2, 20, 200), Change::Upsert), (row(3, 30, 15), Change::Patch(0b110))]);
+        assert_eq!(
+            changes.tables()[0].changed,
+            [
+                (row(1, 12, 106), Change::Upsert),
+                (row(2, 20, 200), Change::Upsert),
+                (row(3, 30, 15), Change::Patch(0b110))
+            ]
+        );
     }
 
     #[test]

@@ -174,7 +174,8 @@ impl Folder {
 
     /// A folder of fresh projections at the beginning of a log.
     pub fn beginning(shard: ShardId, log_id: LogId, projections: Vec<Box<dyn Projection>>) -> Self {
-        let units = projections.into_iter().map(|projection| Unit { projection, quarantined: HashSet::new() }).collect();
+        let units =
+            projections.into_iter().map(|projection| Unit { projection, quarantined: HashSet::new() }).collect();
         Self::new(shard, log_id, Head::genesis(log_id, shard), units)
     }
 
@@ -186,7 +187,9 @@ impl Folder {
         }
         if head.position <= self.at.position {
             self.duplicates += span.events.len() as u64;
-            let same = std::iter::once(&span.after).chain(&span.links).all(|link| link.position != self.at.position || *link == self.at);
+            let same = std::iter::once(&span.after)
+                .chain(&span.links)
+                .all(|link| link.position != self.at.position || *link == self.at);
             return if same { Outcome::Nothing } else { Outcome::Fork { at: self.at.position } };
         }
         // The checkpoint must be one of the span's own links, or the span continues another log.
@@ -237,7 +240,11 @@ impl Unit {
         let (name, version) = (self.projection.name(), self.projection.version());
         let mut changes = Changes::new(self.projection.tables());
         let mut letters = Vec::new();
-        let halt = |position: Position, cause: &ApplyError| Halt { name, version, reason: format!("position {position}: {cause}") };
+        let halt = |position: Position, cause: &ApplyError| Halt {
+            name,
+            version,
+            reason: format!("position {position}: {cause}"),
+        };
         for event in events {
             if !self.quarantined.is_empty() && self.quarantined.contains(&event.stream) {
                 let cause = "waits behind an earlier event of its stream".to_owned();
@@ -251,7 +258,11 @@ impl Unit {
                 Err(error) => {
                     changes.discard();
                     self.quarantined.insert(event.stream);
-                    letters.push(DeadLetter { stream: event.stream, position: event.position, cause: error.to_string() });
+                    letters.push(DeadLetter {
+                        stream: event.stream,
+                        position: event.position,
+                        cause: error.to_string(),
+                    });
                 }
             }
         }

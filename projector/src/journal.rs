@@ -44,7 +44,8 @@ static TABLES: [Table; 2] = [
             set("request_id", Kind::Text),
             set("account_ids", Kind::I32Array).comment("one per posting"),
             set("amounts", Kind::I64Array).comment("one per posting, debit positive, units of 1e-8 USD"),
-            set("balances", Kind::I64Array).comment("the account behind each posting, debit positive, units of 1e-8 USD"),
+            set("balances", Kind::I64Array)
+                .comment("the account behind each posting, debit positive, units of 1e-8 USD"),
             units("wallet_amount").comment("what the wallet gained, paid and promotional, units of 1e-8 USD"),
             set("wallet_posted", Kind::I64).comment(UNITS),
         ],
@@ -92,8 +93,12 @@ impl Journal {
     /// Adds a posting to its account; the account's id and its balance after it.
     fn post(&mut self, account: &Account, amount: i64, position: i64) -> Result<(i32, i64), ApplyError> {
         let id = self.id(account)?;
-        let totals = self.accounts.get_mut(usize::try_from(id).unwrap_or(usize::MAX)).ok_or(ApplyError::MissingRow("account"))?;
-        let (debit, credit) = if amount > 0 { (amount, 0) } else { (0, amount.checked_neg().ok_or(ApplyError::Overflow)?) };
+        let totals = self
+            .accounts
+            .get_mut(usize::try_from(id).unwrap_or(usize::MAX))
+            .ok_or(ApplyError::MissingRow("account"))?;
+        let (debit, credit) =
+            if amount > 0 { (amount, 0) } else { (0, amount.checked_neg().ok_or(ApplyError::Overflow)?) };
         totals.debit = totals.debit.checked_add(debit).ok_or(ApplyError::Overflow)?;
         totals.credit = totals.credit.checked_add(credit).ok_or(ApplyError::Overflow)?;
         totals.postings += 1;
@@ -191,7 +196,10 @@ impl Projection for Journal {
                 changes.patch(ACCOUNT, key, figures);
             } else {
                 let figures = figures.into_iter().map(|(_, value)| value);
-                changes.upsert(ACCOUNT, key.into_iter().chain([Value::Text(totals.text.clone())]).chain(figures).collect());
+                changes.upsert(
+                    ACCOUNT,
+                    key.into_iter().chain([Value::Text(totals.text.clone())]).chain(figures).collect(),
+                );
             }
         }
     }
@@ -203,8 +211,15 @@ impl Projection for Journal {
     /// Rows come in the order of their ids.
     fn remember(&mut self, _table: usize, row: &[Value]) -> Result<(), ApplyError> {
         let foreign = || ApplyError::ForeignRow("account");
-        let [_, Value::I32(id), Value::Text(text), Value::I64(debit), Value::I64(credit), Value::I64(postings), Value::I64(position)] =
-            row
+        let [
+            _,
+            Value::I32(id),
+            Value::Text(text),
+            Value::I64(debit),
+            Value::I64(credit),
+            Value::I64(postings),
+            Value::I64(position),
+        ] = row
         else {
             return Err(foreign());
         };
@@ -213,7 +228,15 @@ impl Projection for Journal {
         }
         self.ids.insert(text.parse().map_err(|_| foreign())?, *id);
         let (debit, credit, postings, position) = (*debit, *credit, *postings, *position);
-        self.accounts.push(Totals { text: text.clone(), debit, credit, postings, position, dirty: false, stored: true });
+        self.accounts.push(Totals {
+            text: text.clone(),
+            debit,
+            credit,
+            postings,
+            position,
+            dirty: false,
+            stored: true,
+        });
         Ok(())
     }
 

@@ -95,7 +95,9 @@ fn overwrite(table: &Table, known: &mut Row, new: &Row, mask: Mask) -> Result<()
             continue;
         }
         *cell = match (column.rule, &*cell, value) {
-            (Rule::Add, Value::I64(left), Value::I64(right)) => Value::I64(left.checked_add(*right).ok_or(ApplyError::Overflow)?),
+            (Rule::Add, Value::I64(left), Value::I64(right)) => {
+                Value::I64(left.checked_add(*right).ok_or(ApplyError::Overflow)?)
+            }
             _ => value.clone(),
         };
     }
@@ -167,7 +169,8 @@ impl MemoryStore {
         let mut after = Vec::with_capacity(batch.parts.len());
         for part in &batch.parts {
             let moved = MemoryError::Moved(part.name);
-            let known = self.projections.iter().position(|known| known.id == (part.name, part.version)).ok_or(moved.clone())?;
+            let known =
+                self.projections.iter().position(|known| known.id == (part.name, part.version)).ok_or(moved.clone())?;
             let projection = &self.projections[known];
             if projection.checkpoint != batch.from || projection.log_id != log_id || projection.halted.is_some() {
                 return Err(moved);

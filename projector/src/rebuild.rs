@@ -180,7 +180,12 @@ async fn send_all(client: &Client, streams: Vec<Stream>) -> Result<(), Error> {
 }
 
 /// Folds a span: changed rows into memory, new rows into streams.
-fn fold(schema: &str, folder: &mut Folder, tables: &mut [MemoryTable], span: &crate::fold::Span) -> Result<Vec<Stream>, String> {
+fn fold(
+    schema: &str,
+    folder: &mut Folder,
+    tables: &mut [MemoryTable],
+    span: &crate::fold::Span,
+) -> Result<Vec<Stream>, String> {
     let mut batch: Batch = match folder.offer(span) {
         Outcome::Nothing => return Ok(Vec::new()),
         Outcome::Folded { batch, halts } => match halts.into_iter().next() {

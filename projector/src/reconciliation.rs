@@ -74,8 +74,12 @@ impl Delta {
             Event::WalletAdjusted(event) => (event.wallet_id, Self::adjusted(event.direction, event.amount)),
             Event::HoldPlaced(event) => (event.wallet_id, Some(Self::held(event.amount.units()))),
             Event::HoldCaptured(event) => (event.wallet_id, Self::charged(&event.rating, event.held)),
-            Event::HoldReleased(event) => (event.wallet_id, event.amount.checked_neg().map(|ended| Self::held(ended.units()))),
-            Event::HoldExpired(event) => (event.wallet_id, event.amount.checked_neg().map(|ended| Self::held(ended.units()))),
+            Event::HoldReleased(event) => {
+                (event.wallet_id, event.amount.checked_neg().map(|ended| Self::held(ended.units())))
+            }
+            Event::HoldExpired(event) => {
+                (event.wallet_id, event.amount.checked_neg().map(|ended| Self::held(ended.units())))
+            }
             Event::LateUsageCaptured(event) => (event.wallet_id, Self::charged(&event.rating, Money::ZERO)),
             Event::UsageRecorded(event) => (event.wallet_id, Self::charged(&event.rating, Money::ZERO)),
             _ => return None,

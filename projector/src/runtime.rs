@@ -276,7 +276,13 @@ impl ShardTask {
                 Err(Ended::Reload) => return Ok(()),
             };
             match run.follow(signals).await {
-                Ok(()) => return if self.catch_up && !self.halted.is_empty() { Err(ProjectorError::Halted(self.halted.clone())) } else { Ok(()) },
+                Ok(()) => {
+                    return if self.catch_up && !self.halted.is_empty() {
+                        Err(ProjectorError::Halted(self.halted.clone()))
+                    } else {
+                        Ok(())
+                    };
+                }
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Reload) => {}
             }
@@ -358,10 +364,16 @@ impl<'a> Run<'a> {
     async fn stranger(&self, saved: &Saved, log_id: LogId, head: Head) -> Result<Option<String>, Ended> {
         let at = saved.at;
         if saved.log_id != log_id {
-            return Ok(Some(format!("the log is {log_id}, but positions up to {} were read from {}", at.position, saved.log_id)));
+            return Ok(Some(format!(
+                "the log is {log_id}, but positions up to {} were read from {}",
+                at.position, saved.log_id
+            )));
         }
         if at.position > head.position {
-            return Ok(Some(format!("position {} was read, but the log ends at {}: it has lost events", at.position, head.position)));
+            return Ok(Some(format!(
+                "position {} was read, but the log ends at {}: it has lost events",
+                at.position, head.position
+            )));
         }
         let hash = match &self.store {
             Some(store) if at.position > Position::START => store.link(self.task.shard, at.position).await?,
@@ -377,7 +389,9 @@ impl<'a> Run<'a> {
         let until = self.task.isolated_until;
         let mut lanes: Vec<Lane> = Vec::with_capacity(self.lanes.len());
         for mut lane in mem::take(&mut self.lanes) {
-            let same = lanes.iter_mut().find(|known| known.folder.at == lane.folder.at && !apart(known, until) && !apart(&lane, until));
+            let same = lanes
+                .iter_mut()
+                .find(|known| known.folder.at == lane.folder.at && !apart(known, until) && !apart(&lane, until));
             match same {
                 Some(known) => {
                     known.folder.units.append(&mut lane.folder.units);
@@ -452,7 +466,12 @@ impl<'a> Run<'a> {
 
     /// The next span of a lane, at most as far as the next lane ahead of it stands, so that the two can join.
     async fn read(&mut self, lane: usize) -> Result<Option<Span>, Ended> {
-        let ahead = self.lanes.iter().map(|other| other.folder.at.position).filter(|at| *at > self.lanes[lane].folder.at.position).min();
+        let ahead = self
+            .lanes
+            .iter()
+            .map(|other| other.folder.at.position)
+            .filter(|at| *at > self.lanes[lane].folder.at.position)
+            .min();
         let mine = &mut self.lanes[lane];
         mine.feed.seek(mine.folder.at);
         let read = match mine.broken.take() {
@@ -516,7 +535,9 @@ impl<'a> Run<'a> {
         let Some(code) = error.code() else { return Err(error.into()) };
         // ML007, and the classes "data exception" and "integrity constraint violation": a projection wrote what its table refuses.
         let refused = code.code() == "ML007" || ["22", "23"].iter().any(|class| code.code().starts_with(class));
-        let moved = code.code() == "ML006" || *code == SqlState::T_R_DEADLOCK_DETECTED || *code == SqlState::T_R_SERIALIZATION_FAILURE;
+        let moved = code.code() == "ML006"
+            || *code == SqlState::T_R_DEADLOCK_DETECTED
+            || *code == SqlState::T_R_SERIALIZATION_FAILURE;
         let units = self.lanes.get(lane).map_or(0, |lane| lane.series.len());
         if refused && units > 1 {
             warn!(shard = %self.task.shard, %error, position = %to.position, "a projection's table refuses; trying one by one");
@@ -545,7 +566,8 @@ impl<'a> Run<'a> {
                 if position >= self.head {
                     series.lag_seconds.set(0.0);
                 }
-                let letters = pending.letters.iter().find(|(other, _)| other == name).map_or(0, |(_, letters)| *letters);
+                let letters =
+                    pending.letters.iter().find(|(other, _)| other == name).map_or(0, |(_, letters)| *letters);
                 if letters > 0 {
                     error!(shard = %self.task.shard, projection = name, letters, "events were put aside; see projection.dead_letter");
                     series.dead_letters.increment(figure(i64::try_from(letters).unwrap_or(i64::MAX)));
@@ -591,7 +613,8 @@ impl<'a> Run<'a> {
             self.following = store.following(self.task.shard).await?;
         }
         for lane in &mut self.lanes {
-            let halted = |shown: &mut Shown| halts.iter().any(|halt| (halt.name, halt.version) == (shown.name, shown.version));
+            let halted =
+                |shown: &mut Shown| halts.iter().any(|halt| (halt.name, halt.version) == (shown.name, shown.version));
             self.stopped.extend(lane.series.extract_if(.., halted));
         }
         self.task.halted.extend(halts);
@@ -608,7 +631,10 @@ impl<'a> Run<'a> {
         let Some(store) = &self.store else { return Ok(()) };
         for Shown { at, series, .. } in &self.stopped {
             series.lag_events.set(figure(self.head.0 - at.0));
-            let age = store.oldest(self.task.shard, *at).await?.map_or(0.0, |oldest| Timestamp::now().since(oldest).as_secs_f64());
+            let age = store
+                .oldest(self.task.shard, *at)
+                .await?
+                .map_or(0.0, |oldest| Timestamp::now().since(oldest).as_secs_f64());
             series.lag_seconds.set(age);
         }
         if store.following(self.task.shard).await? == self.following { Ok(()) } else { Err(Ended::Reload) }
@@ -623,7 +649,9 @@ fn prepare(outcome: Outcome, shard: ShardId, log_id: LogId) -> Folded {
             let commit = (!batch.parts.is_empty()).then(|| Box::new(Commit::new(shard, log_id, batch)));
             Folded::Batch { commit, halts, letters }
         }
-        Outcome::Gap { expected, found } => Folded::Stop(format!("position {found} came where {expected} was expected")),
+        Outcome::Gap { expected, found } => {
+            Folded::Stop(format!("position {found} came where {expected} was expected"))
+        }
         Outcome::Fork { at } => Folded::Stop(format!("the log tells another story at position {at}")),
     }
 }

@@ -1,13 +1,18 @@
 //! The projector's metrics; operations.md lists their names.
 
-use metrics::{Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use modelfaucet_schema::ids::ShardId;
 
 /// Says what the series mean.
 pub fn describe() {
     describe_gauge!("modelfaucet_projection_position", "Position that the projection has reached");
     describe_gauge!("modelfaucet_projection_lag_events", "Events in the log that the projection has not applied");
-    describe_gauge!("modelfaucet_projection_lag_seconds", "Age of the oldest event that the projection has not applied; 0 for none");
+    describe_gauge!(
+        "modelfaucet_projection_lag_seconds",
+        "Age of the oldest event that the projection has not applied; 0 for none"
+    );
     describe_histogram!("modelfaucet_projection_apply_duration_seconds", "Folding and committing one batch");
     describe_counter!("modelfaucet_projection_duplicates_total", "Events that came twice and were dropped");
     describe_gauge!("modelfaucet_dead_letters", "Events that the projection has put aside");

@@ -18,7 +18,10 @@ pub async fn setup(client: &mut Client) -> Result<(), tokio_postgres::Error> {
 ///
 /// # Errors
 /// The database's; then nothing has changed.
-pub async fn setup_projections(client: &mut Client, projections: &[Box<dyn Projection>]) -> Result<(), tokio_postgres::Error> {
+pub async fn setup_projections(
+    client: &mut Client,
+    projections: &[Box<dyn Projection>],
+) -> Result<(), tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     shared(&transaction).await?;
     for projection in projections {

@@ -73,8 +73,9 @@ fn write_table(schema: &str, changes: &TableChanges, writes: &mut Vec<Write>) {
 }
 
 fn statement(sql: String, table: &Table, mask: Mask, rows: &[&Row], expected: Option<(String, i64)>) -> Write {
-    let parameters =
-        named(table, mask).map(|(index, column)| ArrayParameter::column(column.kind, rows.iter().copied(), index)).collect();
+    let parameters = named(table, mask)
+        .map(|(index, column)| ArrayParameter::column(column.kind, rows.iter().copied(), index))
+        .collect();
     Write::Statement { sql, parameters, expected }
 }
 
@@ -83,7 +84,11 @@ fn named(table: &Table, mask: Mask) -> impl Iterator<Item = (usize, &Column)> {
     table.columns.iter().enumerate().filter(move |(index, column)| column.rule == Rule::Key || mask & (1 << index) != 0)
 }
 
-fn list<'a>(columns: impl Iterator<Item = (usize, &'a Column)>, each: impl Fn(&Column) -> String, between: &str) -> String {
+fn list<'a>(
+    columns: impl Iterator<Item = (usize, &'a Column)>,
+    each: impl Fn(&Column) -> String,
+    between: &str,
+) -> String {
     columns.map(|(_, column)| each(column)).collect::<Vec<_>>().join(between)
 }
 
@@ -201,11 +206,8 @@ pub fn table_ddl(schema: &str, table: &Table) -> String {
     let definition = |column: &Column| {
         format!("    \"{}\" {}{}", column.name, column.kind.sql(), if column.nullable { "" } else { " NOT NULL" })
     };
-    let mut sql = format!(
-        "CREATE TABLE {schema}.{} (\n{}\n)",
-        table.name,
-        list(named(table, Mask::MAX), definition, ",\n"),
-    );
+    let mut sql =
+        format!("CREATE TABLE {schema}.{} (\n{}\n)", table.name, list(named(table, Mask::MAX), definition, ",\n"));
     // Rows that are updated over and over keep room in their page; see PostgreSQL's heap-only tuples.
     sql.push_str(if table.writing == Writing::Upsert { " WITH (fillfactor = 70);\n" } else { ";\n" });
     for column in table.columns.iter().filter(|column| !column.comment.is_empty()) {
@@ -224,7 +226,8 @@ pub fn table_ddl(schema: &str, table: &Table) -> String {
 
 /// Statements that create a table's key and further indexes; last, where a table is filled first.
 pub fn index_ddl(schema: &str, table: &Table) -> String {
-    let key = format!("ALTER TABLE {schema}.{} ADD PRIMARY KEY ({});\n", table.name, list(named(table, 0), quoted, ", "));
+    let key =
+        format!("ALTER TABLE {schema}.{} ADD PRIMARY KEY ({});\n", table.name, list(named(table, 0), quoted, ", "));
     table.indexes.iter().fold(key, |mut sql, index| {
         let (unique, columns) = index.strip_prefix("UNIQUE ").map_or(("", *index), |columns| ("UNIQUE ", columns));
         let _ = writeln!(sql, "CREATE {unique}INDEX ON {schema}.{} ({columns});", table.name);

@@ -133,16 +133,28 @@ impl Store {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub async fn load(&mut self, shard: ShardId, log_id: LogId, known: &[Box<dyn Projection>]) -> Result<Vec<Saved>, LoadError> {
+    pub async fn load(
+        &mut self,
+        shard: ShardId,
+        log_id: LogId,
+        known: &[Box<dyn Projection>],
+    ) -> Result<Vec<Saved>, LoadError> {
         let genesis = Head::genesis(log_id, shard);
         let begin = include_str!("sql/begin_checkpoints.sql");
         self.client.execute(begin, &[&shard.0, &log_id.0, &genesis.hash.0.as_slice()]).await?;
-        let transaction =
-            self.client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
+        let transaction = self
+            .client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await?;
         let mut saved = Vec::new();
         for row in transaction.query(include_str!("sql/checkpoints.sql"), &[&shard.0]).await? {
             let (name, version): (&str, i32) = (row.get(0), row.get(1));
-            let Some(projection) = known.iter().find(|known| known.name() == name && known.version() == version) else { continue };
+            let Some(projection) = known.iter().find(|known| known.name() == name && known.version() == version) else {
+                continue;
+            };
             let halted: Option<String> = row.get(6);
             let mut unit = Unit { projection: projection.fresh(), quarantined: HashSet::new() };
             let mut letters = 0;
@@ -193,7 +205,12 @@ impl Store {
             self.client.execute(&self.advance, &move_on).map_ok_drop(),
         ];
         steps.extend(commit.writes.iter().map(|write| self.send(write).boxed()));
-        steps.extend(commit.letters.iter().map(|(name, version, letters)| self.put_aside(commit.shard, name, *version, letters).boxed()));
+        steps.extend(
+            commit
+                .letters
+                .iter()
+                .map(|(name, version, letters)| self.put_aside(commit.shard, name, *version, letters).boxed()),
+        );
         steps.push(self.client.batch_execute("COMMIT").boxed());
         let results = join_all(steps).await;
         let failed = results.into_iter().find_map(Result::err);
@@ -208,7 +225,8 @@ impl Store {
     async fn send(&self, write: &Write) -> Result<(), Error> {
         match write {
             Write::Statement { sql, parameters, expected } => {
-                let mut all: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|parameter| parameter as &(dyn ToSql + Sync)).collect();
+                let mut all: Vec<&(dyn ToSql + Sync)> =
+                    parameters.iter().map(|parameter| parameter as &(dyn ToSql + Sync)).collect();
                 if let Some((table, rows)) = expected {
                     all.push(table);
                     all.push(rows);

@@ -316,7 +316,8 @@ impl ContentDigest {
         for value in row {
             self.text.clear();
             value.write_text(&mut self.text);
-            let length = if *value == Value::Null { u32::MAX } else { u32::try_from(self.text.len()).unwrap_or(u32::MAX - 1) };
+            let length =
+                if *value == Value::Null { u32::MAX } else { u32::try_from(self.text.len()).unwrap_or(u32::MAX - 1) };
             self.digest.update(length.to_be_bytes());
             self.digest.update(self.text.as_bytes());
         }

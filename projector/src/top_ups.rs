@@ -47,7 +47,8 @@ impl Projection for TopUps {
     }
 
     fn apply(&mut self, event: &Recorded, changes: &mut Changes) -> Result<(), ApplyError> {
-        let (shard, at, position) = (Value::I16(event.shard.0), Value::Time(event.recorded_at), Value::I64(event.position.0));
+        let (shard, at, position) =
+            (Value::I16(event.shard.0), Value::Time(event.recorded_at), Value::I64(event.position.0));
         match &event.event {
             Event::TopUpRequested(requested) => changes.upsert(
                 0,

@@ -124,7 +124,9 @@ proptest! {
 fn a_gap_is_refused() {
     let log = MemoryLog::generate(1, Mix::Everything, 3, &[10, 10, 10]);
     let mut folder = folder();
-    assert!(matches!(folder.offer(&log.span(1, 2)), Outcome::Gap { expected, found } if expected.0 == 1 && found.0 == 11));
+    assert!(
+        matches!(folder.offer(&log.span(1, 2)), Outcome::Gap { expected, found } if expected.0 == 1 && found.0 == 11)
+    );
     let mut holed = log.span(0, 2);
     holed.events.remove(12);
     assert!(matches!(folder.offer(&holed), Outcome::Gap { expected, .. } if expected.0 == 13));

@@ -47,7 +47,12 @@ impl Bed {
         let database = TestDatabase::create().await?;
         setup(&mut database.connect("ledger_projector").await).await.unwrap();
         let appender = LogAppender::prepare(database.connect("ledger_command").await.into()).await.unwrap();
-        let mut bed = Self { database, appender, generator: Generator::new(7, Mix::Everything, 8), head: Head::genesis(LogId::generate(), SHARD) };
+        let mut bed = Self {
+            database,
+            appender,
+            generator: Generator::new(7, Mix::Everything, 8),
+            head: Head::genesis(LogId::generate(), SHARD),
+        };
         (_, bed.head) = bed.reader().await.head(SHARD).await.unwrap();
         Some(bed)
     }
@@ -97,23 +102,44 @@ impl Bed {
             store.commit(log_id, &batch).unwrap();
         }
         let tables = all().into_iter().zip(&store.projections).flat_map(|(projection, saved)| {
-            projection.tables().iter().zip(&saved.tables).map(|(shape, table)| (shape.name.to_owned(), table.digest())).collect::<Vec<_>>()
+            projection
+                .tables()
+                .iter()
+                .zip(&saved.tables)
+                .map(|(shape, table)| (shape.name.to_owned(), table.digest()))
+                .collect::<Vec<_>>()
         });
         tables.collect()
     }
 
     async fn halted(&self) -> BTreeMap<String, String> {
-        let rows = self.database.connect_admin().await.query("SELECT name, halted FROM projection.checkpoint", &[]).await.unwrap();
+        let rows = self
+            .database
+            .connect_admin()
+            .await
+            .query("SELECT name, halted FROM projection.checkpoint", &[])
+            .await
+            .unwrap();
         rows.iter().filter_map(|row| Some((row.get(0), row.get::<_, Option<String>>(1)?))).collect()
     }
 
     async fn positions(&self) -> BTreeMap<String, i64> {
-        let rows = self.database.connect_admin().await.query("SELECT name, position FROM projection.checkpoint", &[]).await.unwrap();
+        let rows = self
+            .database
+            .connect_admin()
+            .await
+            .query("SELECT name, position FROM projection.checkpoint", &[])
+            .await
+            .unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 
     /// Appends events whose stored form `change` has spoilt, with hashes that hold.
-    async fn append_spoilt(&mut self, count: usize, change: impl Fn(usize, &mut modelfaucet_schema::event::StoredEvent)) {
+    async fn append_spoilt(
+        &mut self,
+        count: usize,
+        change: impl Fn(usize, &mut modelfaucet_schema::event::StoredEvent),
+    ) {
         let batch = self.generator.batch(self.head, count);
         let mut events = batch.events().to_vec();
         events.iter_mut().enumerate().for_each(|(index, event)| change(index, event));
@@ -130,8 +156,8 @@ macro_rules! eventually {
             if $condition {
                 break;
             }
-            assert!(attempt < 400, "{} does not become true", stringify!($condition));
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            assert!(attempt < 1_200, "{} does not become true", stringify!($condition));
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
 }
@@ -247,6 +273,15 @@ async fn connections_that_break_are_made_again() {
                       AND query !~ 'ledger.append'";
         admin.batch_execute(kill).await.unwrap();
     }
+    let began = std::time::Instant::now();
+    eventually!({
+        let done = bed.positions().await.values().all(|position| *position == bed.head.position.0);
+        if !done && began.elapsed().as_secs() > 8 {
+            let acts = admin.query("SELECT pid, state, wait_event_type, wait_event, query, now() - state_change < '1 s' FROM pg_stat_activity WHERE datname = current_database()", &[]).await.unwrap();
+            eprintln!("{:?} {} {:?} {:?}", bed.positions().await, bed.head.position, bed.halted().await, acts.iter().map(|r| format!("{:?} {:?} {:?} {:?} {} {:?}\n", r.get::<_, i32>(0), r.get::<_, Option<&str>>(1), r.get::<_, Option<&str>>(2), r.get::<_, Option<&str>>(3), r.get::<_, &str>(4), r.get::<_, Option<bool>>(5))).collect::<Vec<_>>());
+        }
+        done
+    });
     eventually!(bed.positions().await.values().all(|position| *position == bed.head.position.0));
     shutdown.0.send_replace(true);
     running.await.unwrap();
@@ -255,7 +290,12 @@ async fn connections_that_break_are_made_again() {
 
 /// Changes the log as only its owner with the triggers off can.
 async fn tamper(admin: &Client, sql: &str) {
-    admin.batch_execute("ALTER TABLE ledger.event_s00_00000 DISABLE TRIGGER ALL; ALTER TABLE ledger.batch_s00 DISABLE TRIGGER ALL").await.unwrap();
+    admin
+        .batch_execute(
+            "ALTER TABLE ledger.event_s00_00000 DISABLE TRIGGER ALL; ALTER TABLE ledger.batch_s00 DISABLE TRIGGER ALL",
+        )
+        .await
+        .unwrap();
     admin.batch_execute(sql).await.unwrap();
 }
 
@@ -303,12 +343,15 @@ async fn another_log_behind_the_checkpoint_halts() {
     let batch = &batches[0];
     let mut events = batch.events().to_vec();
     events[4].request_id = "other".into();
-    let mut hasher = BatchHasher::new(batch.previous().hash, SHARD, Position(1), Position(20), batch.id(), batch.recorded_at());
+    let mut hasher =
+        BatchHasher::new(batch.previous().hash, SHARD, Position(1), Position(20), batch.id(), batch.recorded_at());
     for event in &events {
         hasher.event(event);
     }
     let hash = hasher.finish();
-    let sql = format!("UPDATE ledger.event SET request_id = 'other' WHERE position = 5; UPDATE ledger.batch SET hash = '\\x{hash}'");
+    let sql = format!(
+        "UPDATE ledger.event SET request_id = 'other' WHERE position = 5; UPDATE ledger.batch SET hash = '\\x{hash}'"
+    );
     tamper(&admin, &sql).await;
     let error = bed.projector().await.catch_up().await.unwrap_err();
     assert!(error.to_string().contains("another hash"), "{error}");
@@ -367,7 +410,9 @@ impl Projection for Picky {
     fn apply(&mut self, event: &Recorded, changes: &mut Changes) -> Result<(), ApplyError> {
         changes.append(0, vec![event.shard.0.into(), event.position.0.into()]);
         match &event.event {
-            Event::TopUpCredited(_) if Some(event.stream) == self.stream => Err(ApplyError::Other("does not taste".into())),
+            Event::TopUpCredited(_) if Some(event.stream) == self.stream => {
+                Err(ApplyError::Other("does not taste".into()))
+            }
             _ => Ok(()),
         }
     }
@@ -381,7 +426,12 @@ impl Projection for Picky {
 async fn a_poisonous_event_halts_money_and_quarantines_a_stream_elsewhere() {
     let mut bed = bed!();
     let batches = bed.append(&[10, 10, 500]).await;
-    let poison = batches[2].events().iter().map(|event| event.decode().unwrap()).find(|event| matches!(event.event, Event::TopUpCredited(_))).unwrap();
+    let poison = batches[2]
+        .events()
+        .iter()
+        .map(|event| event.decode().unwrap())
+        .find(|event| matches!(event.event, Event::TopUpCredited(_)))
+        .unwrap();
     let stream = poison.stream;
     let known = move || {
         let mut known = all();
@@ -392,7 +442,10 @@ async fn a_poisonous_event_halts_money_and_quarantines_a_stream_elsewhere() {
     setup_projections(&mut bed.database.connect("ledger_projector").await, &known()).await.unwrap();
     let projector = bed.projector().await.with_projections(Arc::new(known));
     let error = projector.catch_up().await.unwrap_err();
-    assert!(error.to_string().contains(&format!("picky_money v1: position {}: does not taste", poison.position)), "{error}");
+    assert!(
+        error.to_string().contains(&format!("picky_money v1: position {}: does not taste", poison.position)),
+        "{error}"
+    );
     assert_eq!(bed.halted().await.keys().collect::<Vec<_>>(), ["picky_money"]);
     assert_eq!(bed.digests().await, bed.expected().await, "the others have gone on");
     // After a restart the stream still waits.
@@ -487,9 +540,21 @@ async fn readers_see_the_views_and_nothing_of_the_log() {
     bed.append(&[300]).await;
     bed.projector().await.catch_up().await.unwrap();
     let client = bed.database.connect("ledger_query").await;
-    let views = client.query("SELECT viewname::text FROM pg_views WHERE schemaname = 'read' ORDER BY 1", &[]).await.unwrap();
+    let views =
+        client.query("SELECT viewname::text FROM pg_views WHERE schemaname = 'read' ORDER BY 1", &[]).await.unwrap();
     let names: Vec<String> = views.iter().map(|row| row.get(0)).collect();
-    for expected in ["wallet", "wallet_usd", "entry", "account", "posting", "trial_balance", "usage_record", "usage_daily", "freeze", "wallet_fold"] {
+    for expected in [
+        "wallet",
+        "wallet_usd",
+        "entry",
+        "account",
+        "posting",
+        "trial_balance",
+        "usage_record",
+        "usage_daily",
+        "freeze",
+        "wallet_fold",
+    ] {
         assert!(names.iter().any(|name| name == expected), "{expected} is missing in {names:?}");
     }
     for name in &names {
@@ -499,7 +564,10 @@ async fn readers_see_the_views_and_nothing_of_the_log() {
     for log in ["event", "event_json", "idempotency"] {
         client.query(&format!("SELECT * FROM ledger.{log}"), &[]).await.unwrap_err();
     }
-    let row = client.query_one("SELECT sum(balance)::bigint, sum(balance_usd)::text FROM read.trial_balance", &[]).await.unwrap();
+    let row = client
+        .query_one("SELECT sum(balance)::bigint, sum(balance_usd)::text FROM read.trial_balance", &[])
+        .await
+        .unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, &str>(1)), (0, "0.00000000"));
     let row = client.query_one("SELECT count(*) FROM read.posting p JOIN read.entry e USING (shard, position) WHERE p.line = 1 AND p.amount <> e.amounts[1]", &[]).await.unwrap();
     assert_eq!(row.get::<_, i64>(0), 0);

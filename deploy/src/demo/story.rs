@@ -41,11 +41,6 @@ impl<'a> Story<'a> {
         println!("\n{:>2}  {title}", self.step);
     }
 
-    /// Something worth knowing that is not checked.
-    pub(super) fn fact(&self, label: &str, value: &str) {
-        println!("    {label:LABEL$}{value}");
-    }
-
     /// A figure and what it must be.
     pub(super) fn check(&mut self, label: &str, got: impl Display, expected: impl Display) {
         let (got, expected) = (got.to_string(), expected.to_string());
@@ -60,7 +55,7 @@ impl<'a> Story<'a> {
 
     /// Sends a command that must succeed.
     pub(super) async fn write(&mut self, call: &Call<'_>) -> Result<(Reply, Value), ClientError> {
-        self.sent(call, call.body());
+        sent(call, call.body());
         let reply = self.client.send_patiently(call, &self.patience).await?;
         self.came(&reply);
         let body = reply.json()?;
@@ -69,7 +64,7 @@ impl<'a> Story<'a> {
 
     /// Sends many items that are decided one by one.
     pub(super) async fn write_lines(&mut self, call: &Call<'_>, count: i64) -> Result<Reply, ClientError> {
-        self.sent(call, &format!("{count} lines"));
+        sent(call, &format!("{count} lines"));
         let reply = self.client.send_patiently(call, &self.patience).await?;
         self.came(&reply);
         Ok(reply)
@@ -77,10 +72,10 @@ impl<'a> Story<'a> {
 
     /// Sends a command that must be refused. Returns the envelope's `error`; null if it succeeded.
     pub(super) async fn refused(&mut self, call: &Call<'_>) -> Result<Value, ClientError> {
-        self.sent(call, call.body());
+        sent(call, call.body());
         match self.client.send_patiently(call, &self.patience).await {
             Err(ClientError::Refused { status, detail, .. }) => {
-                self.fact("answer", &format!("{} · {}", status.as_u16(), detail.message));
+                fact("answer", &format!("{} · {}", status.as_u16(), detail.message));
                 Ok(serde_json::to_value(&detail).unwrap_or_default())
             }
             Ok(reply) => {
@@ -95,20 +90,15 @@ impl<'a> Story<'a> {
     pub(super) async fn read(&mut self, path: &str, token: &SecretString) -> Result<Value, ClientError> {
         let sign = if path.contains('?') { '&' } else { '?' };
         let call = Call::get(format!("{path}{sign}min_position={}", self.position)).token(token);
-        self.fact("read", &call.name());
+        fact("read", &call.name());
         self.client.send_patiently(&call, &self.patience).await?.json()
-    }
-
-    fn sent(&self, call: &Call<'_>, what: &str) {
-        self.fact("send", &call.name());
-        self.fact("", &shortened(what));
     }
 
     fn came(&mut self, reply: &Reply) {
         self.position = self.position.max(reply.position.unwrap_or_default());
         let position = reply.position.map(|position| format!(" · position {position}")).unwrap_or_default();
         let replayed = if reply.replayed { " · idempotent-replayed: true" } else { "" };
-        self.fact("answer", &format!("{}{position}{replayed}", reply.status.as_u16()));
+        fact("answer", &format!("{}{position}{replayed}", reply.status.as_u16()));
     }
 
     /// The verdict.
@@ -124,6 +114,16 @@ impl<'a> Story<'a> {
         println!("The expected figures are those of a first start; were the demo app's prices or the rate card changed?");
         Err(Failure::new(Exit::Differences, format!("{} of {} figures are wrong", self.problems.len(), self.checks)))
     }
+}
+
+/// Something worth knowing that is not checked.
+pub(super) fn fact(label: &str, value: &str) {
+    println!("    {label:LABEL$}{value}");
+}
+
+fn sent(call: &Call<'_>, what: &str) {
+    fact("send", &call.name());
+    fact("", &shortened(what));
 }
 
 /// The start of a long text.

@@ -262,7 +262,9 @@ struct Hashing<R> {
 impl<R> Hashing<R> {
     /// The first 16 hex digits.
     fn digest(self) -> String {
-        self.hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        let digest: [u8; 32] = self.hash.finalize().into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 }
 

@@ -62,6 +62,11 @@ impl Tally {
         }
     }
 
+    /// How many rows have an answer.
+    pub(crate) fn rows(&self) -> u64 {
+        self.recorded + self.replayed + self.refusals()
+    }
+
     /// How many were refused.
     pub(crate) fn refusals(&self) -> u64 {
         self.refused.values().sum()
@@ -87,7 +92,9 @@ impl Tally {
     /// The rows that are refused, one per line, and what may help.
     pub(crate) fn refusal_lines(&self) -> String {
         let mut text = String::new();
-        for Refusal { row, code, message } in &self.examples {
+        let mut examples: Vec<&Refusal> = self.examples.iter().collect();
+        examples.sort_by_key(|refusal| refusal.row);
+        for Refusal { row, code, message } in examples {
             let _infallible = writeln!(text, "row {row}: {code}: {message}");
         }
         let shown = u64::try_from(self.examples.len()).unwrap_or(u64::MAX);
@@ -105,7 +112,7 @@ impl Tally {
 
     /// The summary.
     pub(crate) fn table(&self, users: usize, time: Duration) -> String {
-        let rows = self.recorded + self.replayed + self.refusals();
+        let rows = self.rows();
         let codes: Vec<String> = self.refused.iter().map(|(code, count)| format!("{code} {count}")).collect();
         let [input, cached, output] = self.tokens;
         let mut text = String::new();
@@ -128,7 +135,7 @@ impl Tally {
 
     /// The summary as an object.
     pub(crate) fn json(&self, users: usize, time: Duration) -> Value {
-        let rows = self.recorded + self.replayed + self.refusals();
+        let rows = self.rows();
         let [input, cached, output] = self.tokens;
         json!({
             "rows": rows,

@@ -1,6 +1,7 @@
 //! The users of an import: each gets a session, which says its wallet, and where asked for a top-up, once per file.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use modelfaucet_schema::ids::{TopUpId, WalletId};
@@ -111,8 +112,11 @@ fn tag(user: &str) -> String {
     if user.len() <= 128 && user.bytes().all(|byte| byte.is_ascii_graphic()) {
         return user.to_owned();
     }
-    let digest = Sha256::digest(user.as_bytes());
-    digest.iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
+    let mut text = String::from("sha256:");
+    for byte in Sha256::digest(user.as_bytes()) {
+        let _infallible = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ const KEEPER: &str = r#"folder=$1; shift; "$@" >/dev/null 2>"$folder/log" & serv
 cat >/dev/null; kill -QUIT "$server"; wait "$server"; rm -rf "$folder""#;
 
 fn binaries() -> Option<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin")).collect();
+    let mut found: Vec<PathBuf> =
+        std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path().join("bin")).collect();
     found.retain(|bin| bin.join("initdb").exists());
     found.sort();
     found.pop()
@@ -50,7 +51,18 @@ fn start_cluster() -> Option<Config> {
     let fsync = if std::env::var_os("MODELFAUCET_TEST_DURABLE").is_some() { "fsync=on" } else { "fsync=off" };
     let mut server = command(&bin.join("postgres"), root);
     server
-        .args(["-c", "listen_addresses=", "-c", fsync, "-c", "max_connections=200", "-c", "shared_buffers=512MB", "-c", "max_wal_size=8GB"])
+        .args([
+            "-c",
+            "listen_addresses=",
+            "-c",
+            fsync,
+            "-c",
+            "max_connections=200",
+            "-c",
+            "shared_buffers=512MB",
+            "-c",
+            "max_wal_size=8GB",
+        ])
         .args(["-c", "log_min_messages=fatal", "-c"])
         .arg(format!("unix_socket_directories={}", folder.display()))
         .arg("-D")

@@ -104,7 +104,9 @@ impl Generator {
     fn id(&mut self) -> Uuid {
         let millis = u128::try_from(self.now.micros() / 1_000).unwrap();
         let (high, low) = (self.roll(1 << 53), self.roll(1 << 53));
-        Uuid::from_u128(millis << 80 | 7 << 76 | u128::from(high & 0xfff) << 64 | 2 << 62 | u128::from(low & ((1 << 62) - 1)))
+        Uuid::from_u128(
+            millis << 80 | 7 << 76 | u128::from(high & 0xfff) << 64 | 2 << 62 | u128::from(low & ((1 << 62) - 1)),
+        )
     }
 
     fn say(&mut self, actor: Actor, event: impl Into<Event>) {
@@ -114,13 +116,19 @@ impl Generator {
     fn begin(&mut self) {
         self.developer = DeveloperId(self.id());
         let developer_id = self.developer;
-        self.say(Actor::Admin, DeveloperRegistered { developer_id, name: "Ann".into(), email: "ann@example.com".into() });
+        self.say(
+            Actor::Admin,
+            DeveloperRegistered { developer_id, name: "Ann".into(), email: "ann@example.com".into() },
+        );
         self.new_token();
         for _ in 0..3 {
             let (app_id, feature_id) = (AppId(self.id()), FeatureId(self.id()));
             self.apps.push((app_id, feature_id));
             let settings = Self::settings("App");
-            self.say(Actor::Admin, AppRegistered { app_id, developer_id, public_app_id: format!("app_{app_id}"), settings });
+            self.say(
+                Actor::Admin,
+                AppRegistered { app_id, developer_id, public_app_id: format!("app_{app_id}"), settings },
+            );
             self.say(Actor::Admin, Self::feature(app_id, feature_id, "chat"));
         }
         self.new_card();
@@ -170,7 +178,8 @@ impl Generator {
             model: "gpt-4o-mini".into(),
             rates: rates.into_iter().map(|(component, usd)| (component, Rate::per_million(usd).unwrap())).collect(),
         };
-        let published = RateCardPublished { rate_card_id, sha256: "ab".repeat(32), source: "test".into(), models: vec![model] };
+        let published =
+            RateCardPublished { rate_card_id, sha256: "ab".repeat(32), source: "test".into(), models: vec![model] };
         self.cards.push(rate_card_id);
         self.say(Actor::Operator, published);
         self.say(Actor::Operator, RateCardActivated { rate_card_id });
@@ -212,7 +221,8 @@ impl Generator {
     }
 
     fn top_up(&mut self, wallet: usize, credit: bool) {
-        let (top_up_id, amount) = (TopUpId(self.id()), units(1_000_000 * i64::try_from(1_000 + self.roll(100_000)).unwrap()));
+        let (top_up_id, amount) =
+            (TopUpId(self.id()), units(1_000_000 * i64::try_from(1_000 + self.roll(100_000)).unwrap()));
         let wallet_id = self.wallets[wallet].id;
         let reference = Some(format!("cs_{top_up_id}"));
         let provider = name("stripe");
@@ -234,7 +244,19 @@ impl Generator {
         let balance = self.change(wallet, amount.units(), 0, 0);
         let occurred_at = Some(Timestamp::from_micros(self.now.micros() - 1_000_000));
         let payment = format!("pi_{top_up_id}");
-        self.say(Actor::Admin, TopUpCredited { top_up_id, wallet_id, amount, provider: name("stripe"), payment, occurred_at, entry, balance });
+        self.say(
+            Actor::Admin,
+            TopUpCredited {
+                top_up_id,
+                wallet_id,
+                amount,
+                provider: name("stripe"),
+                payment,
+                occurred_at,
+                entry,
+                balance,
+            },
+        );
     }
 
     fn change(&mut self, wallet: usize, posted: i64, promo: i64, held: i64) -> Balance {
@@ -265,8 +287,10 @@ impl Generator {
 
     fn rating(&mut self, wallet: usize, route: Route, limit: Money) -> Rating {
         let usage = Usage::text(1 + self.roll(4_000), 1 + self.roll(1_000));
-        let exact_cost =
-            Rate::per_million("0.15").unwrap().times(usage.input_uncached).plus(Rate::per_million("0.60").unwrap().times(usage.output_text));
+        let exact_cost = Rate::per_million("0.15")
+            .unwrap()
+            .times(usage.input_uncached)
+            .plus(Rate::per_million("0.60").unwrap().times(usage.output_text));
         let upstream = exact_cost.round().unwrap();
         let price_rule = PriceRule { markup_bps: bps(3_000), share_bps: bps(4_000), fee_usd: units(10) };
         let own = matches!(route, Route::Byok | Route::Local);
@@ -290,11 +314,15 @@ impl Generator {
 
     fn entry(&self, wallet: WalletId, call: &Call, rating: &Rating) -> JournalEntry {
         let (income, cost, owed) = match call.route {
-            Route::Platform => (AccountCode::UsagePlatform, AccountCode::Upstream, Account::accrued(call.provider.clone())),
+            Route::Platform => {
+                (AccountCode::UsagePlatform, AccountCode::Upstream, Account::accrued(call.provider.clone()))
+            }
             Route::DeveloperKey => {
                 (AccountCode::UsageDeveloperKey, AccountCode::UpstreamReimbursed, Account::developer(self.developer))
             }
-            Route::Byok | Route::Local => (AccountCode::FeesByok, AccountCode::Upstream, Account::accrued(call.provider.clone())),
+            Route::Byok | Route::Local => {
+                (AccountCode::FeesByok, AccountCode::Upstream, Account::accrued(call.provider.clone()))
+            }
         };
         let upstream = if matches!(call.route, Route::Byok | Route::Local) { Money::ZERO } else { rating.upstream };
         let paid = rating.charge.checked_sub(rating.promo).unwrap().checked_sub(rating.receivable).unwrap();
@@ -350,7 +378,21 @@ impl Generator {
         let over_hold = rating.retail > rating.charge;
         let provider_request_id = Some(format!("chatcmpl-{hold_id}"));
         let actor = self.user(wallet);
-        self.say(actor, HoldCaptured { hold_id, wallet_id, call, held, rating, over_hold, provider_request_id, occurred_at: None, entry, balance });
+        self.say(
+            actor,
+            HoldCaptured {
+                hold_id,
+                wallet_id,
+                call,
+                held,
+                rating,
+                over_hold,
+                provider_request_id,
+                occurred_at: None,
+                entry,
+                balance,
+            },
+        );
     }
 
     fn end_hold(&mut self, wallet: usize) {
@@ -359,13 +401,23 @@ impl Generator {
         let balance = self.change(wallet, 0, 0, -amount.units());
         if self.roll(2) == 0 {
             let actor = self.user(wallet);
-            return self.say(actor, HoldReleased { hold_id, wallet_id, amount, reason: ReleaseReason::Failed, balance });
+            return self
+                .say(actor, HoldReleased { hold_id, wallet_id, amount, reason: ReleaseReason::Failed, balance });
         }
         self.say(Actor::Clock, HoldExpired { hold_id, wallet_id, amount, balance });
         let rating = self.rating(wallet, call.route, balance.available());
         let entry = self.entry(wallet_id, &call, &rating);
         let balance = self.change(wallet, -rating.charge.units(), -rating.promo.units(), 0);
-        let late = LateUsageCaptured { hold_id, wallet_id, call, rating, provider_request_id: None, occurred_at: None, entry, balance };
+        let late = LateUsageCaptured {
+            hold_id,
+            wallet_id,
+            call,
+            rating,
+            provider_request_id: None,
+            occurred_at: None,
+            entry,
+            balance,
+        };
         let actor = self.user(wallet);
         self.say(actor, late);
     }
@@ -387,12 +439,16 @@ impl Generator {
         let occurred_at = Some(Timestamp::from_micros(self.now.micros() - 50_000));
         let provider_request_id = Some(format!("batch-{usage_id}"));
         let actor = Actor::Token(self.token.unwrap_or(TokenId(Uuid::nil())));
-        self.say(actor, UsageRecorded { usage_id, wallet_id, call, rating, provider_request_id, occurred_at, entry, balance });
+        self.say(
+            actor,
+            UsageRecorded { usage_id, wallet_id, call, rating, provider_request_id, occurred_at, entry, balance },
+        );
     }
 
     fn grant(&mut self, wallet: usize) {
         let (wallet_id, amount) = (self.wallets[wallet].id, self.money(50_000_000));
-        let (kind, direction) = (AdjustmentKind::Adjustment, if self.roll(2) == 0 { Direction::Credit } else { Direction::Debit });
+        let (kind, direction) =
+            (AdjustmentKind::Adjustment, if self.roll(2) == 0 { Direction::Credit } else { Direction::Debit });
         let adjustments = || Account::adjustments(name("goodwill"));
         let booked = |debit, credit| EntryBuilder::new().debit(debit, amount).credit(credit, amount).build().unwrap();
         match self.roll(3) {
@@ -419,7 +475,10 @@ impl Generator {
                 };
                 let balance = self.change(wallet, signed, 0, 0);
                 let adjustment_id = AdjustmentId(self.id());
-                self.say(Actor::Admin, WalletAdjusted { adjustment_id, wallet_id, kind, direction, amount, reason: None, entry, balance });
+                self.say(
+                    Actor::Admin,
+                    WalletAdjusted { adjustment_id, wallet_id, kind, direction, amount, reason: None, entry, balance },
+                );
             }
         }
     }
@@ -455,7 +514,11 @@ impl Generator {
                 if let Some(scope) = self.frozen.take() {
                     self.say(Actor::Admin, Thawed { scope, reason: "over".into() });
                 } else {
-                    let scope = if self.roll(2) == 0 { FreezeScope::Wallet(self.wallets[wallet].id) } else { FreezeScope::Payouts };
+                    let scope = if self.roll(2) == 0 {
+                        FreezeScope::Wallet(self.wallets[wallet].id)
+                    } else {
+                        FreezeScope::Payouts
+                    };
                     self.frozen = Some(scope);
                     self.say(Actor::Admin, Frozen { scope, reason: "look".into() });
                 }
@@ -556,7 +619,11 @@ impl MemoryLog {
     pub fn span(&self, from: usize, to: usize) -> Span {
         let (after, head) = (self.links[from], self.links[to]);
         let index = |head: Head| usize::try_from(head.position.0).unwrap();
-        Span { after, links: self.links[from + 1..=to].to_vec(), events: self.events[index(after)..index(head)].to_vec() }
+        Span {
+            after,
+            links: self.links[from + 1..=to].to_vec(),
+            events: self.events[index(after)..index(head)].to_vec(),
+        }
     }
 
     pub fn whole(&self) -> Span {

@@ -228,7 +228,9 @@ impl Link {
     /// Recomputes the link; the head behind it if it holds.
     fn check(&self, shard: ShardId, after: Head, events: &[StoredEvent]) -> Result<Head, ReadError> {
         let mut hasher = BatchHasher::new(after.hash, shard, self.first, self.last, self.id, self.recorded_at);
-        events.iter().for_each(|event| hasher.event(event));
+        for event in events {
+            hasher.event(event);
+        }
         let hash = hasher.finish();
         if self.previous == Some(after.hash) && self.hash == Some(hash) {
             Ok(Head { position: self.last, hash })

@@ -1,0 +1,154 @@
+//! `modelfaucet verify` against a log that the real writer and the real projector made: nothing is found in it as it is, and every
+//! single change of it is found where it was made. And the guards that stop such changes in the first place.
+#![allow(clippy::unwrap_used, clippy::wildcard_imports, reason = "a test that cannot go on fails")]
+#![allow(unreachable_pub, missing_docs, reason = "each module of a test is used by this file only")]
+
+#[path = "verify/business.rs"]
+mod business;
+#[path = "verify/damage.rs"]
+mod damage;
+
+use std::process::Command;
+
+use business::{Dice, ledger_with};
+use damage::{Damage, Rows};
+use modelfaucet_integration_tests::database::TestDatabase;
+use modelfaucet_integration_tests::process::binary;
+use modelfaucet_schema::log::boot::ServiceRole;
+use serde_json::Value;
+
+/// How many random changes are tried.
+const CHANGES: usize = 320;
+
+/// Runs `modelfaucet verify --json` as the auditor.
+fn verify(database: &TestDatabase, arguments: &[&str]) -> (i32, Value) {
+    let url = database.url(ServiceRole::Audit);
+    let output = Command::new(binary())
+        .args(["verify", "--json", "--quiet", "--database-url", &url])
+        .args(arguments)
+        .env_clear()
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let result = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
+    (output.status.code().unwrap(), result)
+}
+
+fn findings(result: &Value) -> &[Value] {
+    result["findings"].as_array().unwrap()
+}
+
+/// Does a finding about the log lie on these positions?
+fn covers(result: &Value, first: i64, last: i64) -> bool {
+    let about_log = |finding: &&Value| !["guards", "snapshots", "projections"].contains(&finding["check"].as_str().unwrap());
+    let on = |finding: &Value| matches!((finding["first"].as_i64(), finding["last"].as_i64()), (Some(from), Some(to)) if from <= last && to >= first);
+    findings(result).iter().filter(about_log).any(on)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_honest_log_passes_and_every_single_change_is_found_where_it_was_made() {
+    let Some(honest) = ledger_with(1, 2_000, 24).await else { return };
+    let (exit, result) = verify(&honest, &[]);
+    assert_eq!((exit, findings(&result)), (0, [].as_slice()), "{result:#}");
+    for check in result["checks"].as_array().unwrap() {
+        assert!(check["result"] == "ok" && check["checked"].as_u64() > Some(0), "{check}");
+    }
+    for range in [["--from", "700", "--to", "900"], ["--from", "1", "--to", "900"], ["--from", "1999", "--to", "2000"]] {
+        assert_eq!(verify(&honest, &range).0, 0, "{range:?}");
+    }
+
+    let rows = Rows::read(&honest.connect().await).await;
+    let mut dice = Dice::new(7);
+    let mut missed = Vec::new();
+    for at in 0..CHANGES {
+        let damage = Damage::draw(at, &rows, &mut dice);
+        let copy = honest.copy().await;
+        damage.apply(&copy.connect().await).await;
+        let (exit, result) = verify(&copy, &["--no-projections"]);
+        let found = damage.places.iter().all(|(first, last)| covers(&result, *first, *last));
+        if exit != 6 || !found {
+            missed.push(format!("{}: exit {exit}, {:?} in {}", damage.sql, damage.places, result["findings"]));
+        }
+        copy.remove().await;
+    }
+    assert!(missed.is_empty(), "{} of {CHANGES} missed:\n{}", missed.len(), missed.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_folded_from_the_log_is_compared_row_by_row() {
+    let Some(honest) = ledger_with(2, 300, 8).await else { return };
+    for (change, check, names) in [
+        ("UPDATE p_wallets_v1.wallet SET posted = posted + 1 WHERE wallet_id = (SELECT min(wallet_id::text)::uuid FROM p_wallets_v1.wallet)", "projections", "p_wallets_v1.wallet"),
+        ("DELETE FROM p_journal_v1.entry WHERE position = (SELECT min(position) FROM p_journal_v1.entry)", "projections", "p_journal_v1.entry"),
+        ("UPDATE p_usage_v1.usage_record SET charge = charge - 1 WHERE position = (SELECT max(position) FROM p_usage_v1.usage_record)", "projections", "p_usage_v1.usage_record"),
+        ("UPDATE ledger.snapshot SET state = convert_to(replace(convert_from(state, 'UTF8'), '\"tokens\":0', '\"tokens\":1'), 'UTF8')", "snapshots", "snapshot"),
+    ] {
+        let copy = honest.copy().await;
+        assert!(copy.connect().await.execute(change, &[]).await.unwrap() > 0, "{change}");
+        let (exit, result) = verify(&copy, &[]);
+        assert_eq!(exit, 1, "{change}: {result:#}");
+        let all = findings(&result);
+        assert!(all.iter().all(|finding| finding["check"] == check && finding["what"].as_str().unwrap().contains(names)), "{all:?}");
+        copy.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_was_taken_away_is_missed() {
+    let Some(honest) = ledger_with(3, 100, 8).await else { return };
+    for change in [
+        "ALTER TABLE ledger.event_s00_00000 DISABLE TRIGGER append_only",
+        "ALTER TABLE ledger.batch_s00 ENABLE TRIGGER no_truncate",
+        "ALTER TABLE ledger.idempotency ENABLE REPLICA TRIGGER append_only",
+        "DROP TRIGGER no_truncate ON ledger.event_s00_00000",
+        "CREATE OR REPLACE FUNCTION ledger.refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
+        "GRANT UPDATE (payload) ON ledger.event_s00_00000 TO ledger_projector",
+        "GRANT DELETE ON ledger.batch TO PUBLIC",
+        "ALTER TABLE ledger.event ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON ledger.event FOR SELECT TO ledger_audit USING (true)",
+        "CREATE RULE r AS ON DELETE TO ledger.log DO INSTEAD NOTHING",
+    ] {
+        let copy = honest.copy().await;
+        copy.connect().await.batch_execute(change).await.unwrap();
+        let (exit, result) = verify(&copy, &["--no-projections"]);
+        let all = findings(&result);
+        assert!(exit == 6 && !all.is_empty() && all.iter().all(|finding| finding["check"] == "guards"), "{change}: {result:#}");
+        copy.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_service_may_write_to_the_log_and_not_even_a_superuser_by_accident() {
+    let Some(database) = ledger_with(4, 50, 8).await else { return };
+    let tables = ["event", "event_s00", "event_s00_00000", "batch", "batch_s00", "idempotency", "idempotency_s00", "log", "app_shard"];
+    let key = |table: &str| if table.starts_with("event") || table.starts_with("idem") { "position" } else { "shard" };
+    let attacks = |table: &str| {
+        [
+            format!("UPDATE ledger.{table} SET {0} = {0}", key(table)),
+            format!("DELETE FROM ledger.{table}"),
+            format!("TRUNCATE ledger.{table} CASCADE"),
+        ]
+    };
+    for role in ServiceRole::ALL {
+        let client = database.connect_as(*role).await;
+        client.batch_execute("SET default_transaction_read_only = off").await.unwrap();
+        for table in tables {
+            let insert = format!("INSERT INTO ledger.{table} SELECT * FROM ledger.{table}");
+            for attack in attacks(table).into_iter().chain([insert]) {
+                let code = client.batch_execute(&attack).await.unwrap_err().code().cloned();
+                assert_eq!(code.as_ref().map(|code| code.code()), Some("42501"), "{} {attack}", role.name());
+            }
+        }
+        for attack in ["SET session_replication_role = replica", "SET ROLE ledger_owner", "ALTER TABLE ledger.event DISABLE TRIGGER ALL"] {
+            assert!(client.batch_execute(attack).await.is_err(), "{} {attack}", role.name());
+        }
+    }
+    let superuser = database.connect().await;
+    superuser.batch_execute("INSERT INTO ledger.app_shard VALUES (gen_random_uuid(), 0); SET session_replication_role = replica").await.unwrap();
+    for table in tables {
+        for attack in attacks(table) {
+            let code = superuser.batch_execute(&attack).await.unwrap_err().code().cloned();
+            assert_eq!(code.as_ref().map(|code| code.code()), Some("ML003"), "{attack}");
+        }
+    }
+    assert_eq!(verify(&database, &[]).0, 0);
+}
