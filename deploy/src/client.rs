@@ -476,7 +476,7 @@ mod tests {
         // 100 and 200 milliseconds; another 400 would be too many.
         assert!(pauses.pause().await && pauses.pause().await && !pauses.pause().await);
         let (sender, interrupts) = watch::channel(0);
-        let mut pauses = Patience::of(Duration::from_secs(60)).until(interrupts).begin();
+        let mut pauses = Patience::of(Duration::from_mins(1)).until(interrupts).begin();
         assert!(pauses.pause().await);
         sender.send(1).unwrap();
         assert!(!pauses.pause().await);

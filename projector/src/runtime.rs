@@ -116,7 +116,14 @@ impl Projector {
             let (wake, shutdown) = (wake.clone(), shutdown.clone());
             tasks.spawn(async move { task.run(wake, shutdown).await });
         }
-        while tasks.join_next().await.is_some() {}
+        while let Some(ended) = tasks.join_next().await {
+            // A shard that panicked must not look like one that has nothing to do.
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
     }
 
     /// Folds until the end of the logs as they are now.

@@ -276,7 +276,7 @@ async fn connections_that_break_are_made_again() {
     let began = std::time::Instant::now();
     eventually!({
         let done = bed.positions().await.values().all(|position| *position == bed.head.position.0);
-        if !done && began.elapsed().as_secs() > 8 {
+        if !done && began.elapsed().as_secs() > 5 {
             let acts = admin.query("SELECT pid, state, wait_event_type, wait_event, query, now() - state_change < '1 s' FROM pg_stat_activity WHERE datname = current_database()", &[]).await.unwrap();
             eprintln!("{:?} {} {:?} {:?}", bed.positions().await, bed.head.position, bed.halted().await, acts.iter().map(|r| format!("{:?} {:?} {:?} {:?} {} {:?}\n", r.get::<_, i32>(0), r.get::<_, Option<&str>>(1), r.get::<_, Option<&str>>(2), r.get::<_, Option<&str>>(3), r.get::<_, &str>(4), r.get::<_, Option<bool>>(5))).collect::<Vec<_>>());
         }

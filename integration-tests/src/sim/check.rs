@@ -24,6 +24,8 @@ pub struct Report {
     pub hash: u64,
     /// Steps of the scheduler.
     pub happenings: u64,
+    /// Simulated seconds until all clients were content.
+    pub seconds: u64,
     /// Requests sent, repeats included.
     pub attempts: u64,
     /// Events in the log.
@@ -163,6 +165,7 @@ impl World {
     /// All faults end; soon nobody lags behind where the log was.
     pub(super) fn heal(&mut self) {
         self.healed = true;
+        self.report.seconds = self.now / SECOND;
         for writer in &mut self.writers {
             writer.clock_offset = 0;
         }

@@ -236,8 +236,8 @@ impl World {
             88..90 => Body::TestCredit { wallet, cents },
             90..92 => Body::Promo { wallet, cents },
             92..95 => Body::Adjust { wallet, cents, credit: self.random.chance(400) },
-            95 => Body::Freeze(shop::scope(&mut self.random, wallet)),
-            96..98 => Body::Thaw(self.notes.frozen.last().copied().unwrap_or(FreezeScope::Payouts)),
+            95 if self.random.chance(350) => Body::Freeze(shop::scope(&mut self.random, wallet)),
+            95..98 => Body::Thaw(self.notes.frozen.last().copied().unwrap_or(FreezeScope::Payouts)),
             98 => Body::Activate { dollars: self.random.between(800, 1_200) },
             _ => Body::OpenSession { user },
         }

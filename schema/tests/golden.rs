@@ -1,0 +1,334 @@
+//! One golden file per event version ever released: exactly the stored bytes, with their SHA-256 in `events/SHA256SUMS`.
+//!
+//! A file never changes. A new version adds a file; `GOLDEN=write cargo test -p modelfaucet-schema --test golden` writes what is
+//! missing.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use modelfaucet_schema::account::{Account, AccountCode};
+use modelfaucet_schema::entry::{EntryBuilder, JournalEntry};
+use modelfaucet_schema::event::*;
+use modelfaucet_schema::ids::*;
+use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::rate::Rate;
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
+use modelfaucet_schema::usage::{Component, Usage};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + number)
+}
+
+fn usd(text: &str) -> Money {
+    text.parse().unwrap()
+}
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn wallet() -> WalletId {
+    WalletId(id(1))
+}
+
+fn balance(posted: &str, promo: &str, held: &str) -> Balance {
+    Balance { posted: usd(posted), promo: usd(promo), held: usd(held) }
+}
+
+fn credit(debit: Account, amount: &str) -> JournalEntry {
+    EntryBuilder::new().debit(debit, usd(amount)).credit(Account::paid(wallet()), usd(amount)).build().unwrap()
+}
+
+fn call() -> Call {
+    Call {
+        app_id: AppId(id(3)),
+        session_id: Some(SessionId(id(4))),
+        feature_key: Some("customer_reply".into()),
+        route: Route::Platform,
+        provider: "openai".parse().unwrap(),
+        model: "gpt-4o-mini".into(),
+    }
+}
+
+fn rule() -> PriceRule {
+    PriceRule { markup_bps: BasisPoints::new(3_000).unwrap(), share_bps: BasisPoints::new(4_000).unwrap(), fee_usd: Money::ZERO }
+}
+
+/// The worked example of docs/ACCOUNTING.md.
+fn rating() -> Rating {
+    Rating {
+        rate_card_id: RateCardId(id(5)),
+        price_rule: rule(),
+        usage: Usage { cache_read: 1_025, ..Usage::text(178, 212) },
+        exact_cost: "0.000230775".parse().unwrap(),
+        upstream: usd("0.00023078"),
+        retail: usd("0.00030001"),
+        charge: usd("0.00030001"),
+        developer: usd("0.00002769"),
+        unrecovered: Money::ZERO,
+        promo: usd("0.00000500"),
+        receivable: Money::ZERO,
+    }
+}
+
+fn charge() -> JournalEntry {
+    let house = Account::house;
+    EntryBuilder::new()
+        .debit(Account::promo(wallet()), usd("0.000005"))
+        .debit(Account::paid(wallet()), usd("0.00029501"))
+        .credit(house(AccountCode::UsagePlatform), usd("0.00030001"))
+        .debit(house(AccountCode::Upstream), usd("0.00023078"))
+        .credit(Account::accrued("openai".parse().unwrap()), usd("0.00023078"))
+        .debit(house(AccountCode::ChannelShare), usd("0.00002769"))
+        .credit(Account::developer(DeveloperId(id(2))), usd("0.00002769"))
+        .debit(house(AccountCode::ContraPromo), usd("0.000005"))
+        .credit(house(AccountCode::DeferredPromoCost), usd("0.000005"))
+        .build()
+        .unwrap()
+}
+
+fn feature() -> FeatureDefined {
+    FeatureDefined {
+        app_id: AppId(id(3)),
+        feature_id: FeatureId(id(6)),
+        feature_key: "customer_reply".into(),
+        display_name: "Reply to a customer".into(),
+        pricing: Pricing { revenue_share_bps: BasisPoints::new(5_000), fee_usd: usd("0.001"), ..Pricing::default() },
+        policy: serde_json::from_str(r#"{"route_preference":"byok_first"}"#).unwrap(),
+    }
+}
+
+fn settings() -> AppSettings {
+    AppSettings {
+        name: "Demo app".into(),
+        vertical: Some("support".into()),
+        default_revenue_share_bps: BasisPoints::new(4_000).unwrap(),
+        status: Status::Active,
+        session_opening: SessionOpening::Server,
+    }
+}
+
+/// One of each.
+fn samples() -> Vec<Event> {
+    let when = at("2026-11-23T10:00:00.123456Z");
+    let (developer_id, app_id, session_id, top_up_id) = (DeveloperId(id(2)), AppId(id(3)), SessionId(id(4)), TopUpId(id(7)));
+    let (hold_id, wallet_id) = (HoldId(id(8)), wallet());
+    let stripe = "stripe".parse().unwrap();
+    let reason = || "INC-12: ünicode \"quotes\"".to_owned();
+    vec![
+        DeveloperRegistered { developer_id, name: "Ada".into(), email: "ada@example.com".into() }.into(),
+        DeveloperTokenIssued {
+            developer_id,
+            token_id: TokenId(id(9)),
+            name: "ci".into(),
+            token_hash: TokenHash::of_text("mf_dev_example"),
+            token_prefix: "mf_dev_exampleX".into(),
+            scopes: Scope::ALL.to_vec(),
+            expires_at: Some(when),
+        }
+        .into(),
+        DeveloperTokenRevoked { developer_id, token_id: TokenId(id(9)) }.into(),
+        AppRegistered { app_id, developer_id, public_app_id: "app_pub_demo".into(), settings: settings() }.into(),
+        AppChanged { app_id, settings: AppSettings { status: Status::Disabled, vertical: None, ..settings() } }.into(),
+        feature().into(),
+        FeatureChanged(feature()).into(),
+        FeatureRemoved { app_id, feature_id: FeatureId(id(6)) }.into(),
+        RateCardPublished {
+            rate_card_id: RateCardId(id(5)),
+            sha256: "0f".repeat(32),
+            source: "price list".into(),
+            models: vec![ModelRates {
+                provider: "openai".parse().unwrap(),
+                model: "gpt-4o-mini".into(),
+                rates: Component::ALL.iter().map(|component| (*component, Rate::per_million("0.15").unwrap())).collect(),
+            }],
+        }
+        .into(),
+        RateCardActivated { rate_card_id: RateCardId(id(5)) }.into(),
+        WalletOpened {
+            wallet_id,
+            app_id,
+            user_id: UserId(id(10)),
+            user_hash: UserHash::of(&"key".to_owned().into(), app_id, "crm-demo-user"),
+            floor: Money::ZERO,
+        }
+        .into(),
+        SessionOpened {
+            session_id,
+            app_id,
+            user_id: UserId(id(10)),
+            wallet_id,
+            feature_key: Some("customer_reply".into()),
+            token_hash: TokenHash::of_text("mf_sess_example"),
+            expires_at: when,
+            balance: balance("1.25", "0", "0.01"),
+        }
+        .into(),
+        SessionRevoked { session_id }.into(),
+        SessionExpired { session_id }.into(),
+        TopUpRequested { top_up_id, wallet_id, amount: usd("25"), provider: stripe, reference: Some("cs_1".into()) }.into(),
+        TopUpCredited {
+            top_up_id,
+            wallet_id,
+            amount: usd("25"),
+            provider: "stripe".parse().unwrap(),
+            payment: "pi_1".into(),
+            occurred_at: Some(when),
+            entry: credit(Account::house(AccountCode::StripeCharges), "25"),
+            balance: balance("25", "0", "0"),
+        }
+        .into(),
+        TopUpFailed { top_up_id, wallet_id, reason: "expired".into() }.into(),
+        TestCreditGranted {
+            wallet_id,
+            amount: usd("10"),
+            entry: credit(Account::adjustments("test-credit".parse().unwrap()), "10"),
+            balance: balance("35", "0", "0"),
+        }
+        .into(),
+        PromoGranted {
+            wallet_id,
+            amount: usd("0.000005"),
+            reason: reason(),
+            entry: EntryBuilder::new()
+                .debit(Account::house(AccountCode::DeferredPromoCost), usd("0.000005"))
+                .credit(Account::promo(wallet_id), usd("0.000005"))
+                .build()
+                .unwrap(),
+            balance: balance("35.000005", "0.000005", "0"),
+        }
+        .into(),
+        WalletAdjusted {
+            adjustment_id: AdjustmentId(id(11)),
+            wallet_id,
+            kind: AdjustmentKind::Refund,
+            direction: Direction::Credit,
+            amount: usd("3"),
+            reason: Some(reason()),
+            entry: credit(Account::house(AccountCode::RefundsInFlight), "3"),
+            balance: balance("38.000005", "0.000005", "0"),
+        }
+        .into(),
+        HoldPlaced {
+            hold_id,
+            wallet_id,
+            call: call(),
+            requested: usd("0.02"),
+            amount: usd("0.01"),
+            rate_card_id: RateCardId(id(5)),
+            price_rule: rule(),
+            expires_at: when,
+            balance: balance("38.000005", "0.000005", "0.01"),
+        }
+        .into(),
+        HoldCaptured {
+            hold_id,
+            wallet_id,
+            call: call(),
+            held: usd("0.01"),
+            rating: rating(),
+            over_hold: false,
+            provider_request_id: Some("chatcmpl-1".into()),
+            occurred_at: Some(when),
+            entry: charge(),
+            balance: balance("37.99970499", "0", "0"),
+        }
+        .into(),
+        HoldReleased {
+            hold_id,
+            wallet_id,
+            amount: usd("0.01"),
+            reason: ReleaseReason::TimedOut,
+            balance: balance("38", "0", "0"),
+        }
+        .into(),
+        HoldExpired { hold_id, wallet_id, amount: usd("0.01"), balance: balance("38", "0", "0") }.into(),
+        LateUsageCaptured {
+            hold_id,
+            wallet_id,
+            call: Call { session_id: None, feature_key: None, ..call() },
+            rating: rating(),
+            provider_request_id: None,
+            occurred_at: None,
+            entry: charge(),
+            balance: balance("37.99970499", "0", "0"),
+        }
+        .into(),
+        UsageRecorded {
+            usage_id: UsageId(id(12)),
+            wallet_id,
+            call: call(),
+            rating: rating(),
+            provider_request_id: Some("row-1".into()),
+            occurred_at: Some(when),
+            entry: charge(),
+            balance: balance("37.99970499", "0", "0"),
+        }
+        .into(),
+        Frozen { scope: FreezeScope::App(app_id), reason: reason() }.into(),
+        Thawed { scope: FreezeScope::TopUps, reason: reason() }.into(),
+    ]
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("events")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The golden files with the hashes that they were released with.
+fn released() -> BTreeMap<String, String> {
+    let sums = std::fs::read_to_string(folder().join("SHA256SUMS")).unwrap_or_default();
+    sums.lines().map(|line| line.split_once("  ").unwrap()).map(|(sum, name)| (name.to_owned(), sum.to_owned())).collect()
+}
+
+#[test]
+fn every_event_has_its_golden_file() {
+    let mut sums = released();
+    for event in samples() {
+        let name = format!("{}.v{}.json", event.name(), event.version());
+        let path = folder().join(&name);
+        let bytes = event.encode();
+        if std::env::var("GOLDEN").is_ok_and(|mode| mode == "write") && !path.exists() {
+            std::fs::write(&path, &bytes).unwrap();
+            sums.insert(name.clone(), hex(&Sha256::digest(&bytes)));
+            let text: String = sums.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect();
+            std::fs::write(folder().join("SHA256SUMS"), text).unwrap();
+        }
+        let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(String::from_utf8_lossy(&golden), String::from_utf8_lossy(&bytes), "{name}: the stored form has changed");
+    }
+    let kinds: Vec<_> = samples().iter().map(|event| (event.name(), event.version())).collect();
+    assert_eq!(kinds, Event::KINDS, "one sample per event, in order");
+}
+
+#[test]
+fn every_released_form_is_still_readable_and_unchanged() {
+    let released = released();
+    assert!(released.len() >= Event::KINDS.len());
+    for (name, sum) in released {
+        let bytes = std::fs::read(folder().join(&name)).unwrap();
+        assert_eq!(hex(&Sha256::digest(&bytes)), sum, "{name} was edited");
+        let mut parts = name.split('.');
+        let kind = parts.next().unwrap();
+        let version = parts.next().unwrap()[1..].parse().unwrap();
+        let event = Event::decode(kind, version, &bytes).unwrap();
+        assert_eq!(event.encode(), bytes, "{name} does not survive reading and writing");
+    }
+}
+
+#[test]
+fn what_is_not_a_stored_form_is_refused() {
+    let bytes = samples()[0].encode();
+    assert!(matches!(Event::decode("NoSuchEvent", 1, &bytes), Err(DecodeError::Unknown { .. })));
+    assert!(matches!(Event::decode("DeveloperRegistered", 2, &bytes), Err(DecodeError::Unknown { .. })));
+    assert!(Event::decode("HoldPlaced", 1, &bytes).is_err());
+    let unknown_member = String::from_utf8(bytes).unwrap().replace("\"name\"", "\"surprise\":1,\"name\"");
+    assert!(Event::decode("DeveloperRegistered", 1, unknown_member.as_bytes()).is_err());
+}
