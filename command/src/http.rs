@@ -90,8 +90,12 @@ impl<'a> Key<'a> {
 
 /// 400: money moves only under a key.
 fn key_required() -> ApiError {
-    ApiError::new(400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect.")
-        .param("Idempotency-Key")
+    ApiError::new(
+        400,
+        "idempotency_key_required",
+        "Send an Idempotency-Key header, so that a repeat has no second effect.",
+    )
+    .param("Idempotency-Key")
 }
 
 /// All routes of the write API.

@@ -44,7 +44,9 @@ pub async fn load(client: &Client, reader: &LogReader, shard: ShardId) -> Result
         let decoded = serde_json::from_slice::<State>(row.get(2));
         match (decoded, ChainHash::from_slice(row.get(1))) {
             (Ok(state), Some(hash)) => return Ok((state, Head { position: Position(row.get(0)), hash })),
-            (Err(error), _) => tracing::warn!(%error, position = row.get::<_, i64>(0), "a snapshot does not decode; passed over"),
+            (Err(error), _) => {
+                tracing::warn!(%error, position = row.get::<_, i64>(0), "a snapshot does not decode; passed over")
+            }
             (Ok(_), None) => {}
         }
     }

@@ -99,7 +99,8 @@ impl Collector {
             && let Some(done) = self.done.lock().take()
         {
             let answers = std::mem::take(&mut *self.answers.lock());
-            let _gone = done.send(answers.into_iter().map(|answer| answer.unwrap_or(Err(CommandError::InDoubt))).collect());
+            let _gone =
+                done.send(answers.into_iter().map(|answer| answer.unwrap_or(Err(CommandError::InDoubt))).collect());
         }
     }
 }
@@ -213,10 +214,14 @@ pub enum WriterError {
     #[error("the database cannot be reached: {0}")]
     Database(#[from] tokio_postgres::Error),
     /// Another log than the one that the state was folded from.
-    #[error("shard {0} has another log than before: it was restored or replaced. Stop, run `modelfaucet verify`, then start again")]
+    #[error(
+        "shard {0} has another log than before: it was restored or replaced. Stop, run `modelfaucet verify`, then start again"
+    )]
     OtherLog(ShardId),
     /// The log ends before the writer's head.
-    #[error("the log ends at position {found}, but position {expected} was acknowledged: it was restored from an older backup or cut")]
+    #[error(
+        "the log ends at position {found}, but position {expected} was acknowledged: it was restored from an older backup or cut"
+    )]
     Fork {
         /// The writer's position.
         expected: Position,
@@ -282,7 +287,9 @@ impl Connection {
 ///
 /// # Errors
 /// [`WriterError`].
-pub async fn start(options: WriterOptions) -> Result<(Ledger, tokio::task::JoinHandle<Result<(), WriterError>>), WriterError> {
+pub async fn start(
+    options: WriterOptions,
+) -> Result<(Ledger, tokio::task::JoinHandle<Result<(), WriterError>>), WriterError> {
     let connection = Connection::open(&options.database).await?;
     let began = Instant::now();
     let shard = options.shard;
@@ -412,7 +419,8 @@ impl Writer {
     async fn append(&mut self, batch: &AppendBatch) -> Result<(), WriterError> {
         let began = Instant::now();
         let result = self.append_until_known(batch).await?;
-        metrics::histogram!("modelfaucet_append_duration_seconds", "shard" => self.shard.to_string()).record(began.elapsed());
+        metrics::histogram!("modelfaucet_append_duration_seconds", "shard" => self.shard.to_string())
+            .record(began.elapsed());
         match result {
             Ok(()) => {
                 #[expect(clippy::cast_precision_loss, reason = "a batch has at most thousands of events")]
@@ -446,7 +454,9 @@ impl Writer {
             match self.connection.appender.append(batch).await {
                 Ok(_) => return Ok(Ok(())),
                 Err(AppendError::NoPartition) => {
-                    if let Err(error) = self.connection.appender.ensure_partition(self.shard, batch.head().position).await {
+                    if let Err(error) =
+                        self.connection.appender.ensure_partition(self.shard, batch.head().position).await
+                    {
                         tracing::error!(%error, "a partition could not be created");
                         self.reconnect().await?;
                     }
@@ -469,7 +479,8 @@ impl Writer {
             match Connection::open(&self.database).await {
                 Ok(connection) => {
                     self.connection = connection;
-                    let (log_id, _) = self.connection.reader.head(self.shard).await.unwrap_or((self.core.log_id(), self.core.head()));
+                    let (log_id, _) =
+                        self.connection.reader.head(self.shard).await.unwrap_or((self.core.log_id(), self.core.head()));
                     if log_id != self.core.log_id() {
                         return Err(WriterError::OtherLog(self.shard));
                     }
@@ -498,7 +509,8 @@ impl Writer {
             }
         }
         let now = Timestamp::now();
-        let (waiting, late) = std::mem::take(&mut self.queue).into_iter().partition(|submission| submission.give_up_at > now);
+        let (waiting, late) =
+            std::mem::take(&mut self.queue).into_iter().partition(|submission| submission.give_up_at > now);
         self.queue = waiting;
         let late: VecDeque<Submission<Responder>> = late;
         self.waiting.fetch_sub(late.len(), Ordering::AcqRel);
@@ -586,7 +598,8 @@ impl Writer {
                 Err(error) => return Err(error.into()),
             }
         };
-        let found: HashMap<Uuid, Arc<Recorded>> = found.into_iter().map(|(key, recorded)| (key, Arc::new(recorded))).collect();
+        let found: HashMap<Uuid, Arc<Recorded>> =
+            found.into_iter().map(|(key, recorded)| (key, Arc::new(recorded))).collect();
         let mut replayed = 0;
         for submission in submissions.into_iter().rev() {
             let hit = submission.key.and_then(|used| Some((used, found.get(&used.key)?)));
@@ -636,7 +649,9 @@ impl Writer {
         let ours: Head = self.core.head();
         match self.connection.reader.head(self.shard).await {
             Ok((log_id, _)) if log_id != self.core.log_id() => Err(WriterError::OtherLog(self.shard)),
-            Ok((_, head)) if head.position < ours.position || (head.position == ours.position && head.hash != ours.hash) => {
+            Ok((_, head))
+                if head.position < ours.position || (head.position == ours.position && head.hash != ours.hash) =>
+            {
                 Err(WriterError::Fork { expected: ours.position, found: head.position })
             }
             Ok(_) => Ok(()),

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use modelfaucet_command::domain::{
-    CallRequest, Caller, Command, HoldAmount, OnShortfall, Payer, Rejection, State,
-};
+use modelfaucet_command::domain::{CallRequest, Caller, Command, HoldAmount, OnShortfall, Payer, Rejection, State};
 use modelfaucet_command::writer::core::{Core, Outcome, Step, Submission, Verdict};
-use modelfaucet_schema::event::{AppSettings, Event, KeyUse, ModelRates, Recorded, ReleaseReason, Route, SessionOpening, Status};
+use modelfaucet_schema::event::{
+    AppSettings, Event, KeyUse, ModelRates, Recorded, ReleaseReason, Route, SessionOpening, Status,
+};
 use modelfaucet_schema::ids::{
     AppId, BatchId, DeveloperId, HoldId, LogId, Position, SessionId, ShardId, TopUpId, UsageId, UserId, WalletId,
 };
@@ -44,7 +44,12 @@ enum Refused {
 
 impl Log {
     fn new() -> Self {
-        Self { events: Vec::new(), heads: vec![Head::genesis(LOG, SHARD)], batches: HashSet::new(), keys: HashMap::new() }
+        Self {
+            events: Vec::new(),
+            heads: vec![Head::genesis(LOG, SHARD)],
+            batches: HashSet::new(),
+            keys: HashMap::new(),
+        }
     }
 
     fn head(&self) -> Head {
@@ -128,7 +133,11 @@ impl World {
         }
         world.drain();
         assert!(world.answers.values().all(Result::is_ok));
-        world.writers.push(Writer { core: Core::new(SHARD, LOG, world.log.fold(), world.log.head()), queue: VecDeque::new(), clock: 0 });
+        world.writers.push(Writer {
+            core: Core::new(SHARD, LOG, world.log.fold(), world.log.head()),
+            queue: VecDeque::new(),
+            clock: 0,
+        });
         world
     }
 
@@ -169,7 +178,9 @@ impl World {
                 assert_eq!(*self.writers[writer].core.state(), before, "a look-up leaves the state as it was");
                 self.look_up(writer, submissions);
             }
-            Step::ConfirmHead if fault != 1 && self.log.head() == self.writers[writer].core.head() => self.finish(writer),
+            Step::ConfirmHead if fault != 1 && self.log.head() == self.writers[writer].core.head() => {
+                self.finish(writer)
+            }
             Step::ConfirmHead => self.take_back(writer, &before),
             Step::Append(batch) => {
                 let mut result = if fault == 1 { Err(Refused::HeadMoved) } else { self.log.append(&batch) };
@@ -184,7 +195,11 @@ impl World {
                     Err(Refused::HeadMoved) => self.take_back(writer, &before),
                     Err(Refused::KeysUsed) => {
                         let submissions = self.writers[writer].core.append_failed();
-                        assert_eq!(*self.writers[writer].core.state(), before, "a failed append leaves the state as it was");
+                        assert_eq!(
+                            *self.writers[writer].core.state(),
+                            before,
+                            "a failed append leaves the state as it was"
+                        );
                         self.look_up(writer, submissions);
                     }
                 }
@@ -384,9 +399,17 @@ fn command(a: u32, b: u32) -> Command {
             min_amount: None,
             expires_in: Duration::from_secs(60),
         },
-        2 | 3 => Command::CaptureHold { hold_id, usage: Usage::text(1, 0), provider_request_id: None, occurred_at: None },
+        2 | 3 => {
+            Command::CaptureHold { hold_id, usage: Usage::text(1, 0), provider_request_id: None, occurred_at: None }
+        }
         4 => Command::ReleaseHold { hold_id, reason: ReleaseReason::Cancelled },
-        5 => Command::RequestTopUp { top_up_id, wallet_id: WALLET, amount: usd(25), provider: "p".parse().unwrap(), reference: None },
+        5 => Command::RequestTopUp {
+            top_up_id,
+            wallet_id: WALLET,
+            amount: usd(25),
+            provider: "p".parse().unwrap(),
+            reference: None,
+        },
         6 => Command::CreditTopUp { top_up_id, payment: "x".into(), amount: None, occurred_at: None },
         _ => Command::RecordUsage {
             usage_id: UsageId(Uuid::from_u128(u128::from(b / 8 % 4))),
@@ -431,7 +454,9 @@ fn a_repeat_after_a_restart_is_answered_and_not_refused() {
     world.submit(0, command(0, 0), Some(2));
     world.drain();
     let answers: Vec<_> = world.answers.values().rev().take(3).collect();
-    let [Err(Rejection::KeyReused), Err(Rejection::HoldNotFound), Ok(outcome)] = answers.as_slice() else { panic!("{answers:?}") };
+    let [Err(Rejection::KeyReused), Err(Rejection::HoldNotFound), Ok(outcome)] = answers.as_slice() else {
+        panic!("{answers:?}")
+    };
     assert!(outcome.replayed && matches!(outcome.recorded.event, Event::HoldCaptured(_)));
 }
 

@@ -7,7 +7,9 @@ mod ledger;
 #[path = "model/translate.rs"]
 mod translate;
 
-use ledger::{Amount, App, Call, Card, Counts, Hold, Id, Ledger, Life, Order, Payer, Pricing, Route, Scope, Session, Units, Who};
+use ledger::{
+    Amount, App, Call, Card, Counts, Hold, Id, Ledger, Life, Order, Payer, Pricing, Route, Scope, Session, Units, Who,
+};
 use modelfaucet_command::domain::{Command, State, decide};
 use modelfaucet_schema::event::{Balance, Event, Rating, Recorded};
 use modelfaucet_schema::ids::{Position, ShardId};
@@ -34,7 +36,10 @@ impl World {
     fn new(seed: u32) -> Self {
         let share = |n: u32| Units::from(n % 5) * 2_500;
         let app = |developer, n| App { developer, active: true, share: share(n) };
-        let model = Ledger { apps: [(1, app(1, seed)), (2, app(1, seed / 5)), (3, app(2, seed / 25))].into(), ..Ledger::default() };
+        let model = Ledger {
+            apps: [(1, app(1, seed)), (2, app(1, seed / 5)), (3, app(2, seed / 25))].into(),
+            ..Ledger::default()
+        };
         let mut world = Self {
             state: State::default(),
             committed: (State::default(), Ledger::default(), 0),
@@ -85,11 +90,18 @@ impl World {
                 return;
             }
             17..22 => return self.expire_what_is_due(),
-            22..25 => Order::RequestTopUp { top_up: id, wallet, amount: if a.is_multiple_of(4) { amount } else { Units::from(b % 5_000) * 1_000_000 } },
+            22..25 => Order::RequestTopUp {
+                top_up: id,
+                wallet,
+                amount: if a.is_multiple_of(4) { amount } else { Units::from(b % 5_000) * 1_000_000 },
+            },
             25..28 => {
                 let top_up = pick(self.model.top_ups.keys(), a);
                 let requested = self.model.top_ups.get(&top_up).map(|known| known.1);
-                Order::CreditTopUp { top_up, amount: if b.is_multiple_of(4) { Some(amount) } else { requested.filter(|_| b % 4 > 1) } }
+                Order::CreditTopUp {
+                    top_up,
+                    amount: if b.is_multiple_of(4) { Some(amount) } else { requested.filter(|_| b % 4 > 1) },
+                }
             }
             28 => Order::FailTopUp { top_up: pick(self.model.top_ups.keys(), a) },
             29 => Order::SetApp { app: 1 + a % 3, active: !b.is_multiple_of(4), share: Units::from(c % 5) * 2_500 },
@@ -102,7 +114,11 @@ impl World {
                 wallet,
                 other_side: [(5220, 0), (2030, 0), (1130, 0)][(a % 3) as usize],
                 credit: a.is_multiple_of(2),
-                amount: if c.is_multiple_of(3) { self.model.wallets.get(&wallet).map_or(0, |wallet| wallet.paid) } else { amount },
+                amount: if c.is_multiple_of(3) {
+                    self.model.wallets.get(&wallet).map_or(0, |wallet| wallet.paid)
+                } else {
+                    amount
+                },
             },
             50..68 => Order::Hold {
                 hold: id,
@@ -143,7 +159,8 @@ impl World {
         let due = |hold: &Hold| hold.life == Life::Open && hold.end <= self.now;
         let holds: Vec<Id> = self.model.holds.iter().filter(|(_, hold)| due(hold)).map(|(id, _)| *id).collect();
         let over = |session: &Session| session.live && session.end <= self.now;
-        let sessions: Vec<Id> = self.model.sessions.iter().filter(|(_, session)| over(session)).map(|(id, _)| *id).collect();
+        let sessions: Vec<Id> =
+            self.model.sessions.iter().filter(|(_, session)| over(session)).map(|(id, _)| *id).collect();
         for hold in holds {
             self.obey(Who::Operator, Order::Expire { hold });
         }
@@ -154,8 +171,13 @@ impl World {
 
     fn hold(&self, a: u32) -> Id {
         // Mostly one that is not over.
-        let open: Vec<Id> = self.model.holds.iter().filter(|(_, hold)| hold.life != Life::Over).map(|(id, _)| *id).collect();
-        if a.is_multiple_of(8) || open.is_empty() { pick(self.model.holds.keys(), a / 8) } else { pick(open.iter(), a / 8) }
+        let open: Vec<Id> =
+            self.model.holds.iter().filter(|(_, hold)| hold.life != Life::Over).map(|(id, _)| *id).collect();
+        if a.is_multiple_of(8) || open.is_empty() {
+            pick(self.model.holds.keys(), a / 8)
+        } else {
+            pick(open.iter(), a / 8)
+        }
     }
 
     fn call(&self, a: u32) -> Call {
@@ -165,7 +187,8 @@ impl World {
             1..3 => Payer::Wallet(pick(self.model.wallets.keys(), a / 8)),
             _ => Payer::Session(pick(live.iter(), a / 8)),
         };
-        let route = [Route::Platform, Route::Platform, Route::DeveloperKey, Route::Byok, Route::Local][(a / 64 % 5) as usize];
+        let route =
+            [Route::Platform, Route::Platform, Route::DeveloperKey, Route::Byok, Route::Local][(a / 64 % 5) as usize];
         let model = [1, 1, 1, 2, 3, 9][(a / 512 % 6) as usize];
         let provider = [None, None, Some(1), Some(2)][(a / 4_096 % 4) as usize];
         let feature = [None, None, None, Some(1), Some(2)][(a / 32_768 % 5) as usize];
@@ -269,10 +292,15 @@ impl World {
             }
         }
         assert_eq!(fold, self.state, "replaying the log gives the live state");
-        assert!(head == fold || !codec || cut.is_multiple_of(self.log.len()), "a snapshot and the tail give the live state");
+        assert!(
+            head == fold || !codec || cut.is_multiple_of(self.log.len()),
+            "a snapshot and the tail give the live state"
+        );
         // Every account, and the wallets among them, as the second ledger has them.
         let mut books = ledger::Postings::new();
-        for (account, amount) in self.log.iter().filter_map(|recorded| recorded.event.entry()).flat_map(translate::postings) {
+        for (account, amount) in
+            self.log.iter().filter_map(|recorded| recorded.event.entry()).flat_map(translate::postings)
+        {
             *books.entry(account).or_default() += amount;
         }
         assert_eq!(books, self.model.books);
@@ -281,13 +309,17 @@ impl World {
             let side = |code: u16| books.get(&(code, *id)).copied().unwrap_or_default();
             assert_eq!((-side(2010), -side(2020), side(1200)), (wallet.paid, wallet.promo, wallet.owes), "wallet {id}");
         }
-        assert!(books.iter().all(|((code, _), amount)| *code != 2210 || *amount <= 0), "a developer is never owed less than nothing");
+        assert!(
+            books.iter().all(|((code, _), amount)| *code != 2210 || *amount <= 0),
+            "a developer is never owed less than nothing"
+        );
     }
 }
 
 /// I4.
 fn check_entry(event: &Event) {
-    let sum: Units = event.entry().iter().flat_map(|entry| entry.postings()).map(|line| Units::from(line.amount.units())).sum();
+    let sum: Units =
+        event.entry().iter().flat_map(|entry| entry.postings()).map(|line| Units::from(line.amount.units())).sum();
     assert_eq!(sum, 0, "{event:?}");
 }
 
@@ -306,9 +338,13 @@ fn check_rating(command: &Command, event: &Event) {
     let platform = units(rating.charge) - units(rating.upstream) + units(rating.unrecovered) - units(rating.developer);
     assert!(platform >= 0, "{command:?}: the platform keeps {platform}");
     let paid = event.entry().map(translate::postings).unwrap_or_default();
-    let side = |code: u16| paid.iter().filter(|((known, _), _)| *known == code).map(|(_, amount)| *amount).sum::<Units>();
+    let side =
+        |code: u16| paid.iter().filter(|((known, _), _)| *known == code).map(|(_, amount)| *amount).sum::<Units>();
     assert_eq!(side(1200) + side(2010) + side(2020), units(rating.charge));
-    assert_eq!((side(1200), side(2020), side(5030)), (units(rating.receivable), units(rating.promo), units(rating.unrecovered)));
+    assert_eq!(
+        (side(1200), side(2020), side(5030)),
+        (units(rating.receivable), units(rating.promo), units(rating.unrecovered))
+    );
     assert!(rating.charge <= rating.retail && rating.developer >= Money::ZERO && rating.unrecovered >= Money::ZERO);
 }
 
@@ -341,7 +377,8 @@ fn pricing(b: u32, c: u32) -> Pricing {
 
 /// One of a few hundred cards; model 3 is offered by two providers. Prices have halves and tenths of a unit in them.
 fn card(a: u32) -> Card {
-    let price = |n: u32| i128::from([0_i64, 2_500_000, 37_500_000, 150_000_000, 1_000_001, 15_000_000_000][(n % 6) as usize]);
+    let price =
+        |n: u32| i128::from([0_i64, 2_500_000, 37_500_000, 150_000_000, 1_000_001, 15_000_000_000][(n % 6) as usize]);
     let prices = |n: u32| [price(n), price(n / 6), price(n / 36)];
     [((1, 1), prices(a)), ((2, 2), prices(a / 7)), ((1, 3), prices(a / 11)), ((2, 3), prices(a / 13))].into()
 }

@@ -22,9 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::exit::{Exit, Failure};
 
 /// Bucket borders of durations, in seconds.
-const SECONDS: &[f64] = &[
-    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Bucket borders of sizes.
 const SIZES: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0];
 
@@ -58,10 +56,16 @@ pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks
     let (router, document) = routes.split_for_parts();
     let document: Arc<str> = describe(document).to_pretty_json().unwrap_or_default().into();
     router
-        .route("/openapi.json", get(move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) }))
+        .route(
+            "/openapi.json",
+            get(move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) }),
+        )
         .route("/health", get(move || async move { Json(json!({ "ok": true, "service": service })) }))
         .route("/ready", get(move || ready(service, checks.clone())))
-        .route("/metrics", get(move || async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()) }))
+        .route(
+            "/metrics",
+            get(move || async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()) }),
+        )
         .fallback(not_found)
         .layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))
 }

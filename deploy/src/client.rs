@@ -85,7 +85,10 @@ impl Tokens {
     /// The administrator's, or how to name it.
     pub(crate) fn admin(&self) -> Result<&SecretString, Failure> {
         self.admin.as_ref().ok_or_else(|| {
-            let message = format!("no admin token: set ADMIN_TOKEN, or name the data directory with --data-dir ({} has none)", self.place.display());
+            let message = format!(
+                "no admin token: set ADMIN_TOKEN, or name the data directory with --data-dir ({} has none)",
+                self.place.display()
+            );
             Failure::new(Exit::Config, message)
         })
     }
@@ -93,7 +96,10 @@ impl Tokens {
     /// The sandbox developer's, or how to name it.
     pub(crate) fn developer(&self) -> Result<&SecretString, Failure> {
         self.developer.as_ref().ok_or_else(|| {
-            let message = format!("no developer token: name the data directory with --data-dir ({} has none)", self.place.display());
+            let message = format!(
+                "no developer token: name the data directory with --data-dir ({} has none)",
+                self.place.display()
+            );
             Failure::new(Exit::Config, message)
         })
     }
@@ -152,7 +158,8 @@ impl<'a> Call<'a> {
     }
 
     fn request(&self, base: &str) -> Result<Request<Full<Bytes>>, http::Error> {
-        let mut request = Request::builder().method(&self.method).uri(format!("{base}{}", self.path)).header(CONTENT_TYPE, self.kind);
+        let mut request =
+            Request::builder().method(&self.method).uri(format!("{base}{}", self.path)).header(CONTENT_TYPE, self.kind);
         if let Some(token) = self.token {
             let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))?;
             value.set_sensitive(true);
@@ -228,7 +235,9 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             _ if error.is_temporary() => Exit::Temporary,
-            ClientError::Refused { status: StatusCode::UNAUTHORIZED, .. } | ClientError::Unexpected { .. } => Exit::Config,
+            ClientError::Refused { status: StatusCode::UNAUTHORIZED, .. } | ClientError::Unexpected { .. } => {
+                Exit::Config
+            }
             ClientError::Refused { .. } | ClientError::Unreachable { .. } => Exit::Refused,
         };
         Self::new(exit, error)
@@ -241,7 +250,9 @@ fn parse_url(url: &str) -> Result<String, &'static str> {
     match uri.scheme() {
         Some(scheme) if *scheme == Scheme::HTTP => {}
         Some(scheme) if *scheme == Scheme::HTTPS => {
-            return Err("needs TLS, which this command does not speak; use an http:// address on this machine or a private network");
+            return Err(
+                "needs TLS, which this command does not speak; use an http:// address on this machine or a private network",
+            );
         }
         _ => return Err("must begin with http://"),
     }
@@ -309,7 +320,11 @@ impl Client {
         let request = call.request(&self.base).map_err(|error| self.unreachable(error.to_string()))?;
         let response = self.http.request(request).await.map_err(|error| self.unreachable(first_cause(&error)))?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| self.unreachable(error.to_string()))?.to_bytes();
+        let body = Limited::new(body, MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| self.unreachable(error.to_string()))?
+            .to_bytes();
         let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
         let reply = Reply {
             status: head.status,
@@ -322,7 +337,9 @@ impl Client {
             return Ok(reply);
         }
         match reply.json::<ErrorBody>() {
-            Ok(body) => Err(ClientError::Refused { call: reply.call, status: head.status, detail: Box::new(body.error) }),
+            Ok(body) => {
+                Err(ClientError::Refused { call: reply.call, status: head.status, detail: Box::new(body.error) })
+            }
             Err(_) => Err(reply.unexpected("no error envelope")),
         }
     }
@@ -411,7 +428,15 @@ mod tests {
         for url in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080/", "http://ledger:8080/books"] {
             assert!(Client::new(url).is_ok(), "{url}");
         }
-        for url in ["127.0.0.1:8080", "https://ledger", "ftp://ledger", "", "http://me:secret@ledger", "http://ledger/?a=b", "/v1"] {
+        for url in [
+            "127.0.0.1:8080",
+            "https://ledger",
+            "ftp://ledger",
+            "",
+            "http://me:secret@ledger",
+            "http://ledger/?a=b",
+            "/v1",
+        ] {
             let failure = Client::new(url).err().unwrap();
             assert_eq!(failure.exit, Exit::Config, "{url}");
         }
@@ -443,7 +468,10 @@ mod tests {
                 let mut request = [0; 4_096];
                 let length = stream.read(&mut request).await.unwrap();
                 let text = String::from_utf8_lossy(&request[..length]).to_lowercase();
-                assert!(text.contains("authorization: bearer mf_test") && text.contains("idempotency-key: k1"), "{text}");
+                assert!(
+                    text.contains("authorization: bearer mf_test") && text.contains("idempotency-key: k1"),
+                    "{text}"
+                );
                 let answer = format!("HTTP/1.1 {head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                 stream.write_all(answer.as_bytes()).await.unwrap();
             }

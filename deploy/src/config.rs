@@ -21,12 +21,7 @@ pub(crate) struct Setting {
     pub(crate) about: &'static str,
 }
 
-const fn setting(
-    name: &'static str,
-    unit: &'static str,
-    default: &'static str,
-    about: &'static str,
-) -> Setting {
+const fn setting(name: &'static str, unit: &'static str, default: &'static str, about: &'static str) -> Setting {
     Setting { name, unit, default, secret: false, about }
 }
 
@@ -36,21 +31,62 @@ const fn secret(name: &'static str, about: &'static str) -> Setting {
 
 /// Every setting.
 pub(crate) const SETTINGS: &[Setting] = &[
-    setting("LISTEN", "address:port", "127.0.0.1:8080", "Where HTTP is served (flag --listen). Off loopback only behind an ingress with TLS."),
+    setting(
+        "LISTEN",
+        "address:port",
+        "127.0.0.1:8080",
+        "Where HTTP is served (flag --listen). Off loopback only behind an ingress with TLS.",
+    ),
     setting("DATA_DIR", "path", "./data", "Where `up` keeps its PostgreSQL and its secrets (flag --data-dir)."),
-    secret("DATABASE_URL", "PostgreSQL to use instead of a private one (flag --database-url). For `up` and `migrate`: as a role that may create roles. For a single role: as that role, for example ledger_command. Loopback or a Unix socket only."),
+    secret(
+        "DATABASE_URL",
+        "PostgreSQL to use instead of a private one (flag --database-url). For `up` and `migrate`: as a role that may create roles. For a single role: as that role, for example ledger_command. Loopback or a Unix socket only.",
+    ),
     secret("ADMIN_TOKEN", "The administrator's token, at least 32 characters. `up` makes one if there is none."),
-    secret("USER_ID_HMAC_KEY", "Key of the HMAC that stands for apps' own user ids, at least 32 characters. Never change it: users would get new wallets. `up` makes one if there is none."),
-    setting("PG_BINDIR", "path", "", "Directory of initdb and postgres, for the private PostgreSQL; absent: the newest one found."),
-    setting("GATEWAY_BASE_URL", "URL", "", "Where clients find the gateway; part of the session reply. Absent: http://LISTEN/v1."),
+    secret(
+        "USER_ID_HMAC_KEY",
+        "Key of the HMAC that stands for apps' own user ids, at least 32 characters. Never change it: users would get new wallets. `up` makes one if there is none.",
+    ),
+    setting(
+        "PG_BINDIR",
+        "path",
+        "",
+        "Directory of initdb and postgres, for the private PostgreSQL; absent: the newest one found.",
+    ),
+    setting(
+        "GATEWAY_BASE_URL",
+        "URL",
+        "",
+        "Where clients find the gateway; part of the session reply. Absent: http://LISTEN/v1.",
+    ),
     setting("SESSION_TOKEN_TTL_SECONDS", "seconds", "3600", "Life of a session, 1 to 2592000."),
-    setting("QUEUE_COMMANDS", "commands", "65536", "How many commands may wait for the writer; more are refused with 503."),
-    setting("SNAPSHOT_EVERY_EVENTS", "events", "100000", "How often the writer's state is saved, so that a cold start is short."),
+    setting(
+        "QUEUE_COMMANDS",
+        "commands",
+        "65536",
+        "How many commands may wait for the writer; more are refused with 503.",
+    ),
+    setting(
+        "SNAPSHOT_EVERY_EVENTS",
+        "events",
+        "100000",
+        "How often the writer's state is saved, so that a cold start is short.",
+    ),
     setting("QUERY_POOL_SIZE", "connections", "8", "Database connections for reading."),
     setting("MIN_POSITION_WAIT_MS", "milliseconds", "2000", "How long a read waits for its min_position."),
     setting("MAX_CONNECTIONS", "connections", "1024", "Open HTTP connections."),
-    setting("MAX_CONNECTIONS_PER_ADDRESS", "connections", "64", "Open HTTP connections of one address; loopback is not limited."),
-    setting("LOG_LEVEL", "", "info", "error, warn, info, debug or trace; also directives such as warn,modelfaucet_command=debug."),
+    setting(
+        "MAX_CONNECTIONS_PER_ADDRESS",
+        "connections",
+        "64",
+        "Open HTTP connections of one address; loopback is not limited.",
+    ),
+    setting(
+        "LOG_LEVEL",
+        "",
+        "info",
+        "error, warn, info, debug or trace; also directives such as warn,modelfaucet_command=debug.",
+    ),
     setting("LOG_FORMAT", "", "text", "text or json, on standard error."),
 ];
 
@@ -96,7 +132,9 @@ impl Config {
     fn number(&self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<u64, ConfigError> {
         let text = self.text(name).unwrap_or_default();
         let number = text.parse().ok().filter(|number| range.contains(number));
-        number.ok_or_else(|| wrong(name, format!("{text:?} is not a whole number from {} to {}", range.start(), range.end())))
+        number.ok_or_else(|| {
+            wrong(name, format!("{text:?} is not a whole number from {} to {}", range.start(), range.end()))
+        })
     }
 
     fn size(&self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> Result<usize, ConfigError> {
@@ -120,8 +158,9 @@ impl Config {
     pub(crate) fn database(&self) -> Result<Option<tokio_postgres::Config>, ConfigError> {
         let Some(url) = self.text("DATABASE_URL") else { return Ok(None) };
         // The parser's own message may quote the password.
-        let config: tokio_postgres::Config =
-            url.parse().map_err(|_| wrong("DATABASE_URL", "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger"))?;
+        let config: tokio_postgres::Config = url.parse().map_err(|_| {
+            wrong("DATABASE_URL", "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger")
+        })?;
         let near = config.get_hosts().iter().all(|host| match host {
             tokio_postgres::config::Host::Unix(_) => true,
             tokio_postgres::config::Host::Tcp(name) => {
@@ -129,7 +168,10 @@ impl Config {
             }
         });
         if !near {
-            return Err(wrong("DATABASE_URL", "names a host off this machine; this version speaks to PostgreSQL without TLS, so only loopback or a Unix socket is accepted"));
+            return Err(wrong(
+                "DATABASE_URL",
+                "names a host off this machine; this version speaks to PostgreSQL without TLS, so only loopback or a Unix socket is accepted",
+            ));
         }
         Ok(Some(config))
     }
@@ -262,7 +304,12 @@ pub(crate) fn help() -> String {
         if setting.secret {
             facts.push("secret".to_owned());
         }
-        let _infallible = writeln!(text, "\n  {}{}", setting.name, if facts.is_empty() { String::new() } else { format!("  ({})", facts.join(", ")) });
+        let _infallible = writeln!(
+            text,
+            "\n  {}{}",
+            setting.name,
+            if facts.is_empty() { String::new() } else { format!("  ({})", facts.join(", ")) }
+        );
         let _infallible = writeln!(text, "      {}", setting.about);
     }
     text

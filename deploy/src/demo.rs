@@ -99,7 +99,10 @@ impl Demo<'_> {
     async fn begin(&mut self) -> Result<SecretString, ClientError> {
         self.story.step("Open a session for a new user");
         let user = format!("demo-{}", &self.run[..12]);
-        let call = Call::post("/v1/sessions", &json!({ "public_app_id": DEMO_APP, "external_user_id": user, "feature_key": DEMO_FEATURE }));
+        let call = Call::post(
+            "/v1/sessions",
+            &json!({ "public_app_id": DEMO_APP, "external_user_id": user, "feature_key": DEMO_FEATURE }),
+        );
         let (_, opened) = self.story.write(&call).await?;
         self.story.check("balance", text(&opened, "/wallet_balance_usd"), Money::ZERO);
         let session = SecretString::from(text(&opened, "/session_token"));
@@ -128,7 +131,8 @@ impl Demo<'_> {
 
         self.story.step("The payment arrives");
         let path = format!("/v1/admin/top-ups/{}/credit", text(&pending, "/top_up_id"));
-        let call = Call::post(path, &json!({ "payment": format!("demo:{}", self.run), "amount_usd": "10.00" })).token(self.admin);
+        let call = Call::post(path, &json!({ "payment": format!("demo:{}", self.run), "amount_usd": "10.00" }))
+            .token(self.admin);
         let (first, credited) = self.story.write(&call).await?;
         self.story.check("balance", text(&credited, "/wallet/balance_usd"), TOP_UP);
 
@@ -226,7 +230,8 @@ impl Demo<'_> {
         self.figures(&wallet, left, Money::ZERO);
 
         self.story.step("Look at the statement");
-        let statement = self.story.read(&format!("/v1/wallets/{}/statement?limit=200", self.wallet), self.developer).await?;
+        let statement =
+            self.story.read(&format!("/v1/wallets/{}/statement?limit=200", self.wallet), self.developer).await?;
         let lines = books::statement(&statement);
         lines.print();
         // A top-up, a capture, a call, and the batch without the bad one.
@@ -243,7 +248,9 @@ impl Demo<'_> {
         let report = self.story.read("/v1/admin/reconciliation/ledger", self.admin).await?;
         fact("wallets", &text(&report, "/summary/wallet_count"));
         self.story.check("mismatches", text(&report, "/summary/mismatch_count"), 0);
-        let own = report["items"].as_array().and_then(|items| items.iter().find(|item| text(item, "/wallet_id") == self.wallet));
+        let own = report["items"]
+            .as_array()
+            .and_then(|items| items.iter().find(|item| text(item, "/wallet_id") == self.wallet));
         let own = own.cloned().unwrap_or_default();
         self.story.check("this wallet", text(&own, "/status"), "balanced");
         self.story.check("by postings", text(&own, "/ledger_balance_usd"), left);

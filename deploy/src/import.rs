@@ -91,7 +91,11 @@ enum Caller {
 
 fn parse_top_up(text: &str) -> Result<Money, String> {
     let amount = Money::parse_request(text).map_err(|error| error.to_string())?;
-    if amount.is_positive() && amount.is_whole_cents() { Ok(amount) } else { Err("must be whole cents, above zero".to_owned()) }
+    if amount.is_positive() && amount.is_whole_cents() {
+        Ok(amount)
+    } else {
+        Err("must be whole cents, above zero".to_owned())
+    }
 }
 
 /// Imports a file.
@@ -146,7 +150,13 @@ fn usage_error(problem: &str) -> ! {
     clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{problem}\n")).exit()
 }
 
-fn courier(args: &ImportArgs, source: &Source, client: crate::client::Client, patience: Patience, token: SecretString) -> Courier {
+fn courier(
+    args: &ImportArgs,
+    source: &Source,
+    client: crate::client::Client,
+    patience: Patience,
+    token: SecretString,
+) -> Courier {
     Courier {
         client,
         patience,
@@ -240,7 +250,8 @@ impl Import<'_> {
                 };
             }
             let Some(next) = flying.pop_front() else { return end };
-            let delivery = next.await.map_err(|error| Failure::new(Exit::Incomplete, format!("a request broke off: {error}")))?;
+            let delivery =
+                next.await.map_err(|error| Failure::new(Exit::Incomplete, format!("a request broke off: {error}")))?;
             self.tally.add(delivery.tally);
             match delivery.end {
                 Ok(()) if gap => {}
@@ -292,11 +303,19 @@ impl Import<'_> {
     }
 
     fn verdict(&self, end: Result<(), Failure>) -> Result<Exit, Failure> {
-        let go_on = || format!("every row before {} has its answer; go on with:\n  {}", self.next_row, resume(std::env::args(), self.next_row));
+        let go_on = || {
+            format!(
+                "every row before {} has its answer; go on with:\n  {}",
+                self.next_row,
+                resume(std::env::args(), self.next_row)
+            )
+        };
         match end {
             // The file was changed: its row numbers mean something else now.
             Err(failure) if failure.exit == Exit::Differences => Err(failure),
-            _ if !self.is_done() && *self.interrupts.borrow() > 0 => Err(Failure::new(Exit::Interrupted, format!("interrupted; {}", go_on()))),
+            _ if !self.is_done() && *self.interrupts.borrow() > 0 => {
+                Err(Failure::new(Exit::Interrupted, format!("interrupted; {}", go_on())))
+            }
             Err(failure) => {
                 let exit = if failure.exit == Exit::Temporary { Exit::Incomplete } else { failure.exit };
                 Err(Failure::new(exit, format!("{}\n{}", failure.message, go_on())))
@@ -324,7 +343,11 @@ fn resume(command: impl Iterator<Item = String>, row: u64) -> String {
 
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -348,15 +371,36 @@ mod tests {
         let args = parse("a.csv --column input=A --column output=B --top-up 5.00 --on-shortfall receivable --from-row 3 --from-row 7").unwrap();
         assert_eq!((args.columns.len(), args.from_row, args.on_shortfall), (2, 7, OnShortfall::Receivable));
         assert_eq!(args.top_up.map(Money::units), Some(500_000_000));
-        assert_eq!((args.app.as_str(), args.feature.as_str(), args.batch, args.in_flight), ("app_pub_demo", "customer_reply", 1_000, 2));
-        for wrong in ["", "a.csv --batch 0", "a.csv --batch 10001", "a.csv --top-up 0", "a.csv --top-up 1.005", "a.csv --users 0", "a.csv --column x=y"] {
+        assert_eq!(
+            (args.app.as_str(), args.feature.as_str(), args.batch, args.in_flight),
+            ("app_pub_demo", "customer_reply", 1_000, 2)
+        );
+        for wrong in [
+            "",
+            "a.csv --batch 0",
+            "a.csv --batch 10001",
+            "a.csv --top-up 0",
+            "a.csv --top-up 1.005",
+            "a.csv --users 0",
+            "a.csv --column x=y",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn the_way_to_go_on_is_the_same_command() {
-        let words = ["/usr/bin/modelfaucet", "import", "usage", "my file.csv", "--from-row", "5", "--top-up", "5", "--from-row=9"];
+        let words = [
+            "/usr/bin/modelfaucet",
+            "import",
+            "usage",
+            "my file.csv",
+            "--from-row",
+            "5",
+            "--top-up",
+            "5",
+            "--from-row=9",
+        ];
         let line = resume(words.iter().map(|word| (*word).to_owned()), 4_001);
         assert_eq!(line, "modelfaucet import usage 'my file.csv' --top-up 5 --from-row 4001");
     }

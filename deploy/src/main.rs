@@ -160,7 +160,10 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Migrate(database) => {
             let owner = database.config()?.required_database()?;
             let applied = runtime()?.block_on(database::prepare(&owner))?;
-            println!("{}", if applied.is_empty() { "nothing to do".to_owned() } else { format!("applied {applied:?}") });
+            println!(
+                "{}",
+                if applied.is_empty() { "nothing to do".to_owned() } else { format!("applied {applied:?}") }
+            );
             Ok(Exit::Ok)
         }
         Verb::Verify(args) => verify::run(&args),
@@ -175,10 +178,7 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
     }
 }
 
-fn serve_role(
-    server: &ServerArgs,
-    role: impl AsyncFnOnce(&Config) -> Result<(), Failure>,
-) -> Result<Exit, Failure> {
+fn serve_role(server: &ServerArgs, role: impl AsyncFnOnce(&Config) -> Result<(), Failure>) -> Result<Exit, Failure> {
     let config = server.config()?;
     start_log(&config)?;
     runtime()?.block_on(role(&config)).map(|()| Exit::Ok)
@@ -192,7 +192,9 @@ fn help(topic: Option<&str>) -> Result<Exit, Failure> {
         Some("config") => print!("{}", config::help()),
         Some(verb) => match command.find_subcommand_mut(verb) {
             Some(found) => found.print_long_help()?,
-            None => return Err(Failure::new(Exit::Config, format!("there is no help on {verb:?}; try `modelfaucet help`"))),
+            None => {
+                return Err(Failure::new(Exit::Config, format!("there is no help on {verb:?}; try `modelfaucet help`")));
+            }
         },
     }
     Ok(Exit::Ok)

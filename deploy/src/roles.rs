@@ -24,8 +24,11 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
-    let options =
-        WriterOptions { queue: config.queue()?, snapshot_every: config.snapshot_every()?, ..WriterOptions::new(database) };
+    let options = WriterOptions {
+        queue: config.queue()?,
+        snapshot_every: config.snapshot_every()?,
+        ..WriterOptions::new(database)
+    };
     let (ledger, mut writer) = writer::start(options).await?;
     let api = Api {
         ledger: ledger.clone(),
@@ -53,10 +56,10 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
     let query = QueryState::connect(QueryOptions {
-            pool_size: config.query_pool()?,
-            max_wait: config.min_position_wait()?,
-            ..QueryOptions::new(database, TokenHash::of(&admin), config.gateway_base_url(listener.local_addr()?)?)
-        })
+        pool_size: config.query_pool()?,
+        max_wait: config.min_position_wait()?,
+        ..QueryOptions::new(database, TokenHash::of(&admin), config.gateway_base_url(listener.local_addr()?)?)
+    })
     .await
     .map_err(database::unreachable)?;
     let routes = modelfaucet_query::router(query.clone());
@@ -90,9 +93,9 @@ pub(crate) fn openapi() -> String {
 
 async fn bind(config: &Config) -> Result<TcpListener, Failure> {
     let listen = config.listen()?;
-    TcpListener::bind(listen)
-        .await
-        .map_err(|error| Failure::new(Exit::Temporary, format!("cannot listen on {listen}: {error}; choose another --listen")))
+    TcpListener::bind(listen).await.map_err(|error| {
+        Failure::new(Exit::Temporary, format!("cannot listen on {listen}: {error}; choose another --listen"))
+    })
 }
 
 async fn until_interrupted(config: &Config, listener: TcpListener, router: axum::Router) -> Result<(), Failure> {

@@ -53,7 +53,8 @@ pub(crate) fn rate_card() -> Result<Vec<ModelRates>, BadPrices> {
     PRICES
         .iter()
         .map(|(provider, model, input, cached, output)| {
-            let (input, cached, output) = (Rate::per_million(input)?, Rate::per_million(cached)?, Rate::per_million(output)?);
+            let (input, cached, output) =
+                (Rate::per_million(input)?, Rate::per_million(cached)?, Rate::per_million(output)?);
             Ok(ModelRates {
                 provider: provider.parse::<Name>()?,
                 model: (*model).to_owned(),

@@ -26,16 +26,20 @@ use crate::{app, database, demo, seed};
 pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
     let listen = config.listen()?;
     // Before anything is started: another process on the port is the most common mistake.
-    let listener = std::net::TcpListener::bind(listen)
-        .map_err(|error| Failure::new(Exit::Temporary, format!("cannot listen on {listen}: {error}; choose another --listen")))?;
+    let listener = std::net::TcpListener::bind(listen).map_err(|error| {
+        Failure::new(Exit::Temporary, format!("cannot listen on {listen}: {error}; choose another --listen"))
+    })?;
     listener.set_nonblocking(true)?;
     let data_dir = config.data_dir();
     let named = config.database()?;
     let postgres = match named {
         Some(_) => None,
         None => {
-            let options =
-                PrivatePostgresOptions { data_dir: data_dir.clone(), settings: Vec::new(), bin_dir: config.pg_bindir() };
+            let options = PrivatePostgresOptions {
+                data_dir: data_dir.clone(),
+                settings: Vec::new(),
+                bin_dir: config.pg_bindir(),
+            };
             Some(PrivatePostgres::start(options)?)
         }
     };
@@ -177,9 +181,18 @@ impl Process<'_> {
             seed::DEMO_APP,
             seed::DEMO_FEATURE
         );
-        println!("  curl -s {base}/v1/admin/trial-balance -H \"authorization: Bearer $(cat {})\"", admin_path.display());
-        println!("  curl -s {base}/v1/admin/reconciliation/ledger -H \"authorization: Bearer $(cat {})\"", admin_path.display());
-        println!("\nOr let it play a session, a top-up, a paid call and the books:  modelfaucet demo --url {base} --data-dir {}", self.config.data_dir().display());
+        println!(
+            "  curl -s {base}/v1/admin/trial-balance -H \"authorization: Bearer $(cat {})\"",
+            admin_path.display()
+        );
+        println!(
+            "  curl -s {base}/v1/admin/reconciliation/ledger -H \"authorization: Bearer $(cat {})\"",
+            admin_path.display()
+        );
+        println!(
+            "\nOr let it play a session, a top-up, a paid call and the books:  modelfaucet demo --url {base} --data-dir {}",
+            self.config.data_dir().display()
+        );
         println!("Ctrl-C stops it; the data stays.\n");
     }
 }

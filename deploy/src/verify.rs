@@ -100,6 +100,10 @@ async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Repo
     }
     progress.finish();
     let sound = findings.log_is_sound();
-    findings.merge(if sound { shadow.compare(transaction).await? } else { shadow.give_up("the log itself is damaged") });
+    findings.merge(if sound {
+        shadow.compare(transaction).await?
+    } else {
+        shadow.give_up("the log itself is damaged")
+    });
     Ok(Report { logs, findings, events: done, seconds: began.elapsed().as_secs_f64() })
 }

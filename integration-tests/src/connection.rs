@@ -53,7 +53,13 @@ impl Connection {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let authorization = if token.is_empty() { String::new() } else { format!("authorization: Bearer {token}\r\n") };
-        Ok(Self { stream, address: address.to_owned(), authorization, input: Vec::with_capacity(1 << 14), output: Vec::new() })
+        Ok(Self {
+            stream,
+            address: address.to_owned(),
+            authorization,
+            input: Vec::with_capacity(1 << 14),
+            output: Vec::new(),
+        })
     }
 
     /// Sends a request with further header lines (each ending in CR LF) and waits for the whole answer. An empty body is sent
@@ -61,7 +67,14 @@ impl Connection {
     ///
     /// # Errors
     /// The socket's, or `InvalidData` for what is not HTTP.
-    pub async fn send(&mut self, method: &str, path: &str, headers: &str, kind: &str, body: &[u8]) -> io::Result<Answer> {
+    pub async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        kind: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
         let kind = if body.is_empty() { String::new() } else { format!("content-type: {kind}\r\n") };
         self.output.clear();
         let head = format!(

@@ -124,7 +124,10 @@ async fn make_template(server: &Config) -> String {
     let template = format!("modelfaucet_template_{}", std::process::id());
     let admin = open(server).await;
     admin.batch_execute(&format!("DROP DATABASE IF EXISTS {template}")).await.expect("a superuser");
-    admin.batch_execute(&format!("CREATE DATABASE {template} TEMPLATE template0 ENCODING 'UTF8'")).await.expect("a superuser");
+    admin
+        .batch_execute(&format!("CREATE DATABASE {template} TEMPLATE template0 ENCODING 'UTF8'"))
+        .await
+        .expect("a superuser");
     let mut config = server.clone();
     let mut client = open(config.dbname(&template)).await;
     migrate(&mut client, &[ShardId(0)]).await.expect("migrations that apply");
@@ -174,7 +177,14 @@ fn start_cluster(bin: &Path) -> Config {
     assert!(initdb.stdout(Stdio::null()).status().is_ok_and(|status| status.success()), "initdb failed");
     let mut server = command(&bin.join("postgres"));
     // These databases may be lost, so that tests are quick.
-    for setting in ["listen_addresses=", "fsync=off", "max_connections=200", "shared_buffers=256MB", "max_wal_size=8GB", "log_min_messages=fatal"] {
+    for setting in [
+        "listen_addresses=",
+        "fsync=off",
+        "max_connections=200",
+        "shared_buffers=256MB",
+        "max_wal_size=8GB",
+        "log_min_messages=fatal",
+    ] {
         server.args(["-c", setting]);
     }
     server.arg("-c").arg(format!("unix_socket_directories={}", folder.display())).arg("-D").arg(&data);

@@ -18,7 +18,8 @@ use crate::connection::{Answer, Connection};
 /// If it cannot be built.
 pub fn binary() -> PathBuf {
     let own = std::env::current_exe().expect("a running test has a path");
-    let profile = own.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release")).expect("a target folder");
+    let profile =
+        own.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release")).expect("a target folder");
     let binary = profile.join("modelfaucet");
     if !binary.exists() {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -37,8 +38,10 @@ pub fn binary() -> PathBuf {
 /// If PostgreSQL is required and missing.
 pub fn has_postgres() -> bool {
     let found = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| versions.next().is_some())
-        || std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("postgres").exists()));
-    let required = std::env::var("MODELFAUCET_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "postgres"));
+        || std::env::var_os("PATH")
+            .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("postgres").exists()));
+    let required =
+        std::env::var("MODELFAUCET_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "postgres"));
     assert!(found || !required, "PostgreSQL is required and not installed");
     if !found {
         eprintln!("skipped: PostgreSQL is not installed");
@@ -172,7 +175,12 @@ impl Up {
     /// # Panics
     /// If it cannot be started.
     pub fn run(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(binary()).args(arguments).current_dir(self.dir.path()).env_clear().output().expect("the binary runs")
+        Command::new(binary())
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .output()
+            .expect("the binary runs")
     }
 
     /// How to connect to the private server as `role`.
@@ -203,7 +211,8 @@ impl Up {
     /// If that is refused.
     pub async fn open_session(&self, user: &str) -> (String, String) {
         let mut visitor = self.connect("").await.expect("a connection");
-        let body = json!({ "public_app_id": "app_pub_demo", "external_user_id": user, "feature_key": "customer_reply" });
+        let body =
+            json!({ "public_app_id": "app_pub_demo", "external_user_id": user, "feature_key": "customer_reply" });
         let session = visitor.json("POST", "/v1/sessions", "", &body).await.expect("an answer");
         assert_eq!(session.status, 200, "{session:?}");
         let token = session.json()["session_token"].as_str().expect("a token").to_owned();

@@ -134,7 +134,8 @@ pub fn run(seed: u64, commands: u32) -> Report {
 /// If an invariant does not hold, or the two runs differ.
 pub fn run_twice(seed: u64, commands: u32) -> Report {
     let twice = std::panic::catch_unwind(|| (run(seed, commands), run(seed, commands)));
-    let line = format!("cargo run -p modelfaucet-integration-tests --bin sim -- --seed {seed:#x} --commands {commands}");
+    let line =
+        format!("cargo run -p modelfaucet-integration-tests --bin sim -- --seed {seed:#x} --commands {commands}");
     let (first, second) = twice.unwrap_or_else(|panic| {
         eprintln!("repeat with: {line}");
         std::panic::resume_unwind(panic)

@@ -41,7 +41,14 @@ enum Who {
     Garbage,
 }
 
-fn case(who: Who, method: &'static str, path: impl Into<String>, body: impl ToString, status: u16, code: &'static str) -> Case {
+fn case(
+    who: Who,
+    method: &'static str,
+    path: impl Into<String>,
+    body: impl ToString,
+    status: u16,
+    code: &'static str,
+) -> Case {
     let headers = if path_needs_key(method) { key("bad-input-1") } else { String::new() };
     Case { who, method, path: path.into(), headers, kind: "application/json", body: body.to_string(), status, code }
 }
@@ -63,7 +70,10 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
     let hold_body = json!({ "model": "gpt-4o-mini", "amount_usd": "0.10" });
     let hold = {
         let mut user = up.connect(&session).await.unwrap();
-        user.json("POST", "/v1/usage/holds", &key("hold-1"), &hold_body).await.unwrap().json()["hold_id"].as_str().unwrap().to_owned()
+        user.json("POST", "/v1/usage/holds", &key("hold-1"), &hold_body).await.unwrap().json()["hold_id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     let unknown = "01900000-0000-7000-8000-000000000000";
     let digits = "9".repeat(10_000);
@@ -81,64 +91,255 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
         case(Developer, "POST", credit.clone(), r#"{"amount_usd":"1"}"#, 401, "invalid_session"),
         case(Garbage, "GET", "/v1/admin/trial-balance", "", 401, "invalid_session"),
         // Another tenant's things look like things that do not exist.
-        case(Stranger, "POST", "/v1/usage", format!(r#"{{"wallet_id":"{wallet}","model":"gpt-4o-mini","usage":{{"output_text":1}}}}"#), 404, "wallet_not_found"),
-        case(Stranger, "POST", "/v1/usage", format!(r#"{{"wallet_id":"{unknown}","model":"gpt-4o-mini","usage":{{"output_text":1}}}}"#), 404, "wallet_not_found"),
-        case(Stranger, "POST", format!("/v1/usage/holds/{hold}/capture"), r#"{"usage":{"output_text":1}}"#, 404, "hold_not_found"),
+        case(
+            Stranger,
+            "POST",
+            "/v1/usage",
+            format!(r#"{{"wallet_id":"{wallet}","model":"gpt-4o-mini","usage":{{"output_text":1}}}}"#),
+            404,
+            "wallet_not_found",
+        ),
+        case(
+            Stranger,
+            "POST",
+            "/v1/usage",
+            format!(r#"{{"wallet_id":"{unknown}","model":"gpt-4o-mini","usage":{{"output_text":1}}}}"#),
+            404,
+            "wallet_not_found",
+        ),
+        case(
+            Stranger,
+            "POST",
+            format!("/v1/usage/holds/{hold}/capture"),
+            r#"{"usage":{"output_text":1}}"#,
+            404,
+            "hold_not_found",
+        ),
         case(Stranger, "POST", format!("/v1/usage/holds/{unknown}/release"), "{}", 404, "hold_not_found"),
         case(Stranger, "PATCH", "/v1/developer/apps/app_pub_demo", r#"{"name":"mine"}"#, 404, "invalid_app"),
-        case(Session, "POST", "/v1/usage", format!(r#"{{"wallet_id":"{unknown}","model":"gpt-4o-mini","usage":{{"output_text":1}}}}"#), 400, "invalid_request"),
+        case(
+            Session,
+            "POST",
+            "/v1/usage",
+            format!(r#"{{"wallet_id":"{unknown}","model":"gpt-4o-mini","usage":{{"output_text":1}}}}"#),
+            400,
+            "invalid_request",
+        ),
         // What is it?
         case(Session, "POST", "/v1/usage/holds", "", 400, "invalid_request"),
         case(Session, "POST", "/v1/usage/holds", "{", 400, "invalid_request"),
         case(Session, "POST", "/v1/usage/holds", "[]", 400, "invalid_request"),
         case(Session, "POST", "/v1/usage/holds", "null", 400, "invalid_request"),
         case(Session, "POST", "/v1/usage/holds", r#"{"model":"gpt-4o-mini"}"#, 400, "invalid_request"),
-        case(Session, "POST", "/v1/usage/holds", r#"{"model":"gpt-4o-mini","amount_usd":"0.01","surprise":1}"#, 400, "invalid_request"),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            r#"{"model":"gpt-4o-mini","amount_usd":"0.01","surprise":1}"#,
+            400,
+            "invalid_request",
+        ),
         case(Session, "POST", "/v1/usage/holds", r#"{"model":"","amount_usd":"0.01"}"#, 400, "invalid_request"),
-        case(Session, "POST", "/v1/usage/holds", format!(r#"{{"model":"{}","amount_usd":"0.01"}}"#, "m".repeat(300)), 400, "invalid_request"),
-        case(Session, "POST", "/v1/usage/holds", r#"{"model":"no-such-model","amount_usd":"0.01"}"#, 404, "model_not_found"),
-        case(Session, "POST", "/v1/usage/holds", r#"{"model":"gpt-4o-mini","amount_usd":"0.01","feature_key":"no-such"}"#, 404, "feature_not_found"),
-        case(Session, "POST", "/v1/usage/holds", r#"{"model":"gpt-4o-mini","amount_usd":"0.01","expires_in":0}"#, 400, "invalid_request"),
-        case(Session, "POST", "/v1/usage/holds", r#"{"model":"gpt-4o-mini","amount_usd":"0.01","expires_in":99999999}"#, 400, "invalid_request"),
-        case(Session, "POST", "/v1/usage/holds", r#"{"model":"gpt-4o-mini","amount_usd":"5.00"}"#, 402, "insufficient_balance"),
-        case(Session, "POST", "/v1/usage/holds", r#"{"model":"gpt-4o-mini","amount_usd":"0.95"}"#, 402, "in_flight_holds"),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            format!(r#"{{"model":"{}","amount_usd":"0.01"}}"#, "m".repeat(300)),
+            400,
+            "invalid_request",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            r#"{"model":"no-such-model","amount_usd":"0.01"}"#,
+            404,
+            "model_not_found",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            r#"{"model":"gpt-4o-mini","amount_usd":"0.01","feature_key":"no-such"}"#,
+            404,
+            "feature_not_found",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            r#"{"model":"gpt-4o-mini","amount_usd":"0.01","expires_in":0}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            r#"{"model":"gpt-4o-mini","amount_usd":"0.01","expires_in":99999999}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            r#"{"model":"gpt-4o-mini","amount_usd":"5.00"}"#,
+            402,
+            "insufficient_balance",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage/holds",
+            r#"{"model":"gpt-4o-mini","amount_usd":"0.95"}"#,
+            402,
+            "in_flight_holds",
+        ),
         case(Session, "POST", "/v1/usage/holds", deep, 400, "invalid_request"),
         case(Session, "POST", "/v1/usage", usage("-1"), 400, "invalid_request"),
         case(Session, "POST", "/v1/usage", usage("1.5"), 400, "invalid_request"),
         case(Session, "POST", "/v1/usage", usage("\"1\""), 400, "invalid_request"),
         case(Session, "POST", "/v1/usage", usage("1000000001"), 400, "invalid_request"),
         case(Session, "POST", "/v1/usage", usage(&digits), 400, "invalid_request"),
-        case(Session, "POST", "/v1/usage", r#"{"model":"gpt-4o-mini","usage":{"input_audio":1}}"#, 404, "model_not_priced"),
-        case(Session, "POST", "/v1/usage", r#"{"model":"gpt-4o-mini","usage":{},"occurred_at":"2999-01-01T00:00:00Z"}"#, 400, "invalid_request"),
-        case(Session, "POST", "/v1/usage", r#"{"model":"gpt-4o-mini","usage":{},"occurred_at":"yesterday"}"#, 400, "invalid_request"),
+        case(
+            Session,
+            "POST",
+            "/v1/usage",
+            r#"{"model":"gpt-4o-mini","usage":{"input_audio":1}}"#,
+            404,
+            "model_not_priced",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage",
+            r#"{"model":"gpt-4o-mini","usage":{},"occurred_at":"2999-01-01T00:00:00Z"}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Session,
+            "POST",
+            "/v1/usage",
+            r#"{"model":"gpt-4o-mini","usage":{},"occurred_at":"yesterday"}"#,
+            400,
+            "invalid_request",
+        ),
         case(Session, "POST", "/v1/usage/holds/not-an-id/capture", r#"{"usage":{}}"#, 400, "invalid_request"),
         case(Session, "POST", format!("/v1/usage/holds/{unknown}/capture"), r#"{"usage":{}}"#, 404, "hold_not_found"),
-        case(Admin, "POST", "/v1/admin/wallets/not-an-id/credit-test-balance", r#"{"amount_usd":"1"}"#, 400, "invalid_request"),
-        case(Admin, "POST", format!("/v1/admin/wallets/{unknown}/credit-test-balance"), r#"{"amount_usd":"1"}"#, 404, "wallet_not_found"),
+        case(
+            Admin,
+            "POST",
+            "/v1/admin/wallets/not-an-id/credit-test-balance",
+            r#"{"amount_usd":"1"}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Admin,
+            "POST",
+            format!("/v1/admin/wallets/{unknown}/credit-test-balance"),
+            r#"{"amount_usd":"1"}"#,
+            404,
+            "wallet_not_found",
+        ),
         case(Admin, "POST", adjust.clone(), r#"{"direction":"debit","amount_usd":"100"}"#, 402, "insufficient_balance"),
         case(Admin, "POST", adjust, r#"{"direction":"sideways","amount_usd":"1"}"#, 400, "invalid_request"),
         case(Admin, "POST", top_up, r#"{"amount_usd":"0.001"}"#, 400, "invalid_request"),
-        case(Admin, "POST", format!("/v1/admin/top-ups/{unknown}/credit"), r#"{"payment":"pi_1"}"#, 404, "top_up_not_found"),
+        case(
+            Admin,
+            "POST",
+            format!("/v1/admin/top-ups/{unknown}/credit"),
+            r#"{"payment":"pi_1"}"#,
+            404,
+            "top_up_not_found",
+        ),
         case(Admin, "POST", "/v1/admin/freezes/thaw", r#"{"scope":{"kind":"usage"},"reason":"x"}"#, 409, "not_frozen"),
-        case(Admin, "POST", "/v1/admin/freezes", r#"{"scope":{"kind":"everything"},"reason":"x"}"#, 400, "invalid_request"),
+        case(
+            Admin,
+            "POST",
+            "/v1/admin/freezes",
+            r#"{"scope":{"kind":"everything"},"reason":"x"}"#,
+            400,
+            "invalid_request",
+        ),
         case(Admin, "POST", "/v1/admin/rate-cards", r#"{"source":"x","models":[]}"#, 400, "invalid_rate_card"),
-        case(Admin, "POST", "/v1/admin/rate-cards", r#"{"source":"x","models":[{"provider":"openai","model":"m","rates":{"input_uncached":"1e-7"}}]}"#, 400, "invalid_request"),
-        case(Admin, "POST", "/v1/admin/rate-cards", r#"{"source":"x","models":[{"provider":"openai","model":"m","rates":{"input_uncached":"0.0000000000000001"}}]}"#, 400, "invalid_request"),
-        case(Admin, "POST", "/v1/developer/apps", r#"{"public_app_id":"has blank","name":"x"}"#, 400, "invalid_request"),
-        case(Developer, "POST", "/v1/developer/apps", r#"{"public_app_id":"app_pub_demo","name":"x"}"#, 409, "already_exists"),
-        case(Nobody, "POST", "/v1/sessions", r#"{"public_app_id":"no_such_app","external_user_id":"x"}"#, 404, "invalid_app"),
-        case(Nobody, "POST", "/v1/sessions", r#"{"public_app_id":"app_pub_demo","external_user_id":""}"#, 400, "invalid_request"),
-        case(Nobody, "POST", "/v1/sessions", format!(r#"{{"public_app_id":"app_pub_demo","external_user_id":"{}"}}"#, "x".repeat(513)), 400, "invalid_request"),
+        case(
+            Admin,
+            "POST",
+            "/v1/admin/rate-cards",
+            r#"{"source":"x","models":[{"provider":"openai","model":"m","rates":{"input_uncached":"1e-7"}}]}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Admin,
+            "POST",
+            "/v1/admin/rate-cards",
+            r#"{"source":"x","models":[{"provider":"openai","model":"m","rates":{"input_uncached":"0.0000000000000001"}}]}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Admin,
+            "POST",
+            "/v1/developer/apps",
+            r#"{"public_app_id":"has blank","name":"x"}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Developer,
+            "POST",
+            "/v1/developer/apps",
+            r#"{"public_app_id":"app_pub_demo","name":"x"}"#,
+            409,
+            "already_exists",
+        ),
+        case(
+            Nobody,
+            "POST",
+            "/v1/sessions",
+            r#"{"public_app_id":"no_such_app","external_user_id":"x"}"#,
+            404,
+            "invalid_app",
+        ),
+        case(
+            Nobody,
+            "POST",
+            "/v1/sessions",
+            r#"{"public_app_id":"app_pub_demo","external_user_id":""}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Nobody,
+            "POST",
+            "/v1/sessions",
+            format!(r#"{{"public_app_id":"app_pub_demo","external_user_id":"{}"}}"#, "x".repeat(513)),
+            400,
+            "invalid_request",
+        ),
         case(Nobody, "GET", "/v1/no/such/path", "", 404, "not_found"),
         case(Nobody, "PUT", "/v1/usage", "{}", 405, "method_not_allowed"),
         case(Admin, "GET", "/v1/admin/journal?limit=100000", "", 400, "invalid_request"),
         case(Admin, "GET", "/v1/admin/journal?what=ever", "", 400, "invalid_request"),
     ];
-    for amount in ["-1", "+1", "1e3", "NaN", "0x1", "01", "1.123456789", " 1", "1,0", "99999999999999999999", digits.as_str()] {
+    for amount in
+        ["-1", "+1", "1e3", "NaN", "0x1", "01", "1.123456789", " 1", "1,0", "99999999999999999999", digits.as_str()]
+    {
         cases.push(case(Admin, "POST", credit.clone(), json!({ "amount_usd": amount }), 400, "invalid_request"));
     }
     for amount in ["1", "1.5", "true", "[]", "{}", "null"] {
-        cases.push(case(Admin, "POST", credit.clone(), format!(r#"{{"amount_usd":{amount}}}"#), 400, "invalid_request"));
+        cases.push(case(
+            Admin,
+            "POST",
+            credit.clone(),
+            format!(r#"{{"amount_usd":{amount}}}"#),
+            400,
+            "invalid_request",
+        ));
     }
     cases.push(case(Admin, "POST", credit.clone(), r#"{"amount_usd":"0"}"#, 400, "invalid_request"));
     let same = |kind, headers: &str, body: String, status, code| Case {
@@ -155,10 +356,28 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
         same("application/json", "", hold_body.to_string(), 400, "idempotency_key_required"),
         same("application/json", &key("has blank"), hold_body.to_string(), 400, "invalid_request"),
         same("application/json", &key(&"k".repeat(300)), hold_body.to_string(), 400, "invalid_request"),
-        same("application/json", &key("hold-1"), json!({ "model": "gpt-4o-mini", "amount_usd": "0.11" }).to_string(), 422, "idempotency_key_reused"),
+        same(
+            "application/json",
+            &key("hold-1"),
+            json!({ "model": "gpt-4o-mini", "amount_usd": "0.11" }).to_string(),
+            422,
+            "idempotency_key_reused",
+        ),
         same("text/plain", &key("k"), hold_body.to_string(), 415, "unsupported_media_type"),
-        same("application/json", &(key("k") + "content-encoding: gzip\r\n"), hold_body.to_string(), 415, "unsupported_media_type"),
-        same("application/json", &key("k"), format!("{{\"model\":\"{}\"}}", "x".repeat(2 << 20)), 413, "request_too_large"),
+        same(
+            "application/json",
+            &(key("k") + "content-encoding: gzip\r\n"),
+            hold_body.to_string(),
+            415,
+            "unsupported_media_type",
+        ),
+        same(
+            "application/json",
+            &key("k"),
+            format!("{{\"model\":\"{}\"}}", "x".repeat(2 << 20)),
+            413,
+            "request_too_large",
+        ),
     ]);
     let before = head(&up).await;
     let (admin, developer) = (up.admin(), up.secret("developer_token"));
@@ -176,7 +395,12 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
         let answer = connection.send(case.method, &case.path, &case.headers, case.kind, case.body.as_bytes()).await;
         let shown = format!("{} {} {:.200}", case.method, case.path, case.body);
         let answer: Answer = answer.unwrap_or_else(|error| panic!("{shown}: {error}"));
-        assert_eq!((answer.status, answer.code().as_str()), (case.status, case.code), "{shown}: {}", String::from_utf8_lossy(&answer.body));
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (case.status, case.code),
+            "{shown}: {}",
+            String::from_utf8_lossy(&answer.body)
+        );
         let error = &answer.json()["error"];
         assert_eq!(error["request_id"].as_str(), answer.header("x-request-id"), "{shown}");
         assert!(error["message"].as_str().is_some_and(|message| !message.is_empty() && message.len() < 600), "{shown}");
@@ -225,7 +449,14 @@ async fn a_repeat_gets_the_first_answer_and_has_no_second_effect() {
     assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
 
     // A payment is credited once, whoever repeats it.
-    let requested = up.as_admin("POST", &format!("/v1/admin/wallets/{wallet}/top-ups"), &key("t-1"), &json!({ "amount_usd": "10.00" })).await;
+    let requested = up
+        .as_admin(
+            "POST",
+            &format!("/v1/admin/wallets/{wallet}/top-ups"),
+            &key("t-1"),
+            &json!({ "amount_usd": "10.00" }),
+        )
+        .await;
     let credit = format!("/v1/admin/top-ups/{}/credit", requested.json()["top_up_id"].as_str().unwrap());
     let credited = up.as_admin("POST", &credit, "", &json!({ "payment": "pi_1" })).await;
     assert_eq!(credited.json()["wallet"]["balance_usd"], "14.99969999");
@@ -244,9 +475,13 @@ async fn a_repeat_gets_the_first_answer_and_has_no_second_effect() {
 
     // The books agree.
     let position = credited.header("ledger-position").unwrap().to_owned();
-    let books = up.as_admin("GET", &format!("/v1/admin/trial-balance?min_position={position}"), "", &Value::Null).await.json();
+    let books =
+        up.as_admin("GET", &format!("/v1/admin/trial-balance?min_position={position}"), "", &Value::Null).await.json();
     assert_eq!(books["balanced"], true, "{books}");
-    let compared = up.as_admin("GET", &format!("/v1/admin/reconciliation/ledger?min_position={position}"), "", &Value::Null).await.json();
+    let compared = up
+        .as_admin("GET", &format!("/v1/admin/reconciliation/ledger?min_position={position}"), "", &Value::Null)
+        .await
+        .json();
     assert_eq!(compared["summary"]["mismatch_count"], 0, "{compared}");
     assert!(compared["summary"]["wallet_count"].as_i64().unwrap() >= 1);
 }
@@ -301,7 +536,12 @@ async fn one_bad_item_never_fails_the_others() {
     let lines = "{\"request_id\":\"e\",\"model\":\"gpt-4o-mini\",\"usage\":{}}\nnot json\n\n";
     let mut user = up.connect(&session).await.unwrap();
     let answer = user.send("POST", "/v1/usage/batch", "", "application/x-ndjson", lines.as_bytes()).await.unwrap();
-    let lines: Vec<Value> = answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let lines: Vec<Value> = answer
+        .body
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
     assert_eq!(lines.iter().map(|line| line["status"].as_i64().unwrap()).collect::<Vec<_>>(), [201, 400]);
     let many = Value::from(vec![json!({}); 10_001]);
     let answer = admin.json("POST", "/v1/usage/batch", "", &many).await.unwrap();
@@ -348,7 +588,10 @@ async fn a_revoked_token_a_disabled_app_and_a_freeze_stop_at_once() {
     let narrow = json!({ "name": "narrow", "developer_id": id, "scopes": ["developer:tokens:write"] });
     let narrow = up.as_admin("POST", "/v1/developer/tokens", "", &narrow).await.json();
     let mut narrow_token = up.connect(narrow["token"].as_str().unwrap()).await.unwrap();
-    assert_eq!(narrow_token.json("POST", "/v1/developer/tokens", "", &json!({ "name": "wide" })).await.unwrap().code(), "forbidden");
+    assert_eq!(
+        narrow_token.json("POST", "/v1/developer/tokens", "", &json!({ "name": "wide" })).await.unwrap().code(),
+        "forbidden"
+    );
     assert_eq!(narrow_token.json("POST", "/v1/sessions", "", &opening).await.unwrap().code(), "forbidden");
     let path = format!("/v1/developer/tokens/{}", narrow["item"]["id"].as_str().unwrap());
     assert_eq!(developer.json("DELETE", &path, "", &Value::Null).await.unwrap().status, 200);

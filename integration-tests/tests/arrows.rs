@@ -68,7 +68,21 @@ fn the_domain_does_no_io() {
     assert!(files.len() > 10, "the domain has moved: {files:?}");
     for path in files {
         let code = code(&path);
-        for word in ["tokio", "axum", "hyper", "tokio_postgres", "async fn", "std::fs", "std::env", "SystemTime", "Instant::now", "Timestamp::now", "generate()", "rand::", "getrandom"] {
+        for word in [
+            "tokio",
+            "axum",
+            "hyper",
+            "tokio_postgres",
+            "async fn",
+            "std::fs",
+            "std::env",
+            "SystemTime",
+            "Instant::now",
+            "Timestamp::now",
+            "generate()",
+            "rand::",
+            "getrandom",
+        ] {
             let in_tests = path.to_string_lossy().contains("tests");
             assert!(in_tests || !code.contains(word), "{} says {word}", path.display());
         }

@@ -15,7 +15,8 @@ fn the_api_document_is_current() {
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(kept == served, "docs/openapi.json is stale: run `modelfaucet openapi > docs/openapi.json`");
     let document: serde_json::Value = serde_json::from_str(&served).unwrap();
-    let operations = document["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum::<usize>();
+    let operations =
+        document["paths"].as_object().unwrap().values().map(|item| item.as_object().unwrap().len()).sum::<usize>();
     assert!(operations >= 40, "{operations} operations");
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {

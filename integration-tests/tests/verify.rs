@@ -11,7 +11,7 @@ mod damage;
 use std::process::Command;
 
 use business::{Dice, ledger_with};
-use damage::{Damage, Rows};
+use damage::{Damage, Rows, keep, restore};
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::process::binary;
 use modelfaucet_schema::log::boot::ServiceRole;
@@ -40,7 +40,8 @@ fn findings(result: &Value) -> &[Value] {
 
 /// Does a finding about the log lie on these positions?
 fn covers(result: &Value, first: i64, last: i64) -> bool {
-    let about_log = |finding: &&Value| !["guards", "snapshots", "projections"].contains(&finding["check"].as_str().unwrap());
+    let about_log =
+        |finding: &&Value| !["guards", "snapshots", "projections"].contains(&finding["check"].as_str().unwrap());
     let on = |finding: &Value| matches!((finding["first"].as_i64(), finding["last"].as_i64()), (Some(from), Some(to)) if from <= last && to >= first);
     findings(result).iter().filter(about_log).any(on)
 }
@@ -53,24 +54,27 @@ async fn the_honest_log_passes_and_every_single_change_is_found_where_it_was_mad
     for check in result["checks"].as_array().unwrap() {
         assert!(check["result"] == "ok" && check["checked"].as_u64() > Some(0), "{check}");
     }
-    for range in [["--from", "700", "--to", "900"], ["--from", "1", "--to", "900"], ["--from", "1999", "--to", "2000"]] {
+    for range in [["--from", "700", "--to", "900"], ["--from", "1", "--to", "900"], ["--from", "1999", "--to", "2000"]]
+    {
         assert_eq!(verify(&honest, &range).0, 0, "{range:?}");
     }
 
-    let rows = Rows::read(&honest.connect().await).await;
+    let superuser = honest.connect().await;
+    keep(&superuser).await;
+    let rows = Rows::read(&superuser).await;
     let mut dice = Dice::new(7);
     let mut missed = Vec::new();
     for at in 0..CHANGES {
         let damage = Damage::draw(at, &rows, &mut dice);
-        let copy = honest.copy().await;
-        damage.apply(&copy.connect().await).await;
-        let (exit, result) = verify(&copy, &["--no-projections"]);
+        damage.apply(&superuser).await;
+        let (exit, result) = verify(&honest, &["--no-projections"]);
         let found = damage.places.iter().all(|(first, last)| covers(&result, *first, *last));
         if exit != 6 || !found {
             missed.push(format!("{}: exit {exit}, {:?} in {}", damage.sql, damage.places, result["findings"]));
         }
-        copy.remove().await;
+        restore(&superuser).await;
     }
+    assert_eq!(verify(&honest, &[]).0, 0, "everything was put back");
     assert!(missed.is_empty(), "{} of {CHANGES} missed:\n{}", missed.len(), missed.join("\n"));
 }
 
@@ -78,17 +82,36 @@ async fn the_honest_log_passes_and_every_single_change_is_found_where_it_was_mad
 async fn what_is_folded_from_the_log_is_compared_row_by_row() {
     let Some(honest) = ledger_with(2, 300, 8).await else { return };
     for (change, check, names) in [
-        ("UPDATE p_wallets_v1.wallet SET posted = posted + 1 WHERE wallet_id = (SELECT min(wallet_id::text)::uuid FROM p_wallets_v1.wallet)", "projections", "p_wallets_v1.wallet"),
-        ("DELETE FROM p_journal_v1.entry WHERE position = (SELECT min(position) FROM p_journal_v1.entry)", "projections", "p_journal_v1.entry"),
-        ("UPDATE p_usage_v1.usage_record SET charge = charge - 1 WHERE position = (SELECT max(position) FROM p_usage_v1.usage_record)", "projections", "p_usage_v1.usage_record"),
-        ("UPDATE ledger.snapshot SET state = convert_to(replace(convert_from(state, 'UTF8'), '\"tokens\":0', '\"tokens\":1'), 'UTF8')", "snapshots", "snapshot"),
+        (
+            "UPDATE p_wallets_v1.wallet SET posted = posted + 1 WHERE wallet_id = (SELECT min(wallet_id::text)::uuid FROM p_wallets_v1.wallet)",
+            "projections",
+            "p_wallets_v1.wallet",
+        ),
+        (
+            "DELETE FROM p_journal_v1.entry WHERE position = (SELECT min(position) FROM p_journal_v1.entry)",
+            "projections",
+            "p_journal_v1.entry",
+        ),
+        (
+            "UPDATE p_usage_v1.usage_record SET charge = charge - 1 WHERE position = (SELECT max(position) FROM p_usage_v1.usage_record)",
+            "projections",
+            "p_usage_v1.usage_record",
+        ),
+        (
+            "UPDATE ledger.snapshot SET state = convert_to(replace(convert_from(state, 'UTF8'), '\"tokens\":0', '\"tokens\":1'), 'UTF8')",
+            "snapshots",
+            "snapshot",
+        ),
     ] {
         let copy = honest.copy().await;
         assert!(copy.connect().await.execute(change, &[]).await.unwrap() > 0, "{change}");
         let (exit, result) = verify(&copy, &[]);
         assert_eq!(exit, 1, "{change}: {result:#}");
         let all = findings(&result);
-        assert!(all.iter().all(|finding| finding["check"] == check && finding["what"].as_str().unwrap().contains(names)), "{all:?}");
+        assert!(
+            all.iter().all(|finding| finding["check"] == check && finding["what"].as_str().unwrap().contains(names)),
+            "{all:?}"
+        );
         copy.remove().await;
     }
 }
@@ -111,7 +134,10 @@ async fn a_guard_that_was_taken_away_is_missed() {
         copy.connect().await.batch_execute(change).await.unwrap();
         let (exit, result) = verify(&copy, &["--no-projections"]);
         let all = findings(&result);
-        assert!(exit == 6 && !all.is_empty() && all.iter().all(|finding| finding["check"] == "guards"), "{change}: {result:#}");
+        assert!(
+            exit == 6 && !all.is_empty() && all.iter().all(|finding| finding["check"] == "guards"),
+            "{change}: {result:#}"
+        );
         copy.remove().await;
     }
 }
@@ -119,7 +145,17 @@ async fn a_guard_that_was_taken_away_is_missed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_service_may_write_to_the_log_and_not_even_a_superuser_by_accident() {
     let Some(database) = ledger_with(4, 50, 8).await else { return };
-    let tables = ["event", "event_s00", "event_s00_00000", "batch", "batch_s00", "idempotency", "idempotency_s00", "log", "app_shard"];
+    let tables = [
+        "event",
+        "event_s00",
+        "event_s00_00000",
+        "batch",
+        "batch_s00",
+        "idempotency",
+        "idempotency_s00",
+        "log",
+        "app_shard",
+    ];
     let key = |table: &str| if table.starts_with("event") || table.starts_with("idem") { "position" } else { "shard" };
     let attacks = |table: &str| {
         [
@@ -138,12 +174,21 @@ async fn no_service_may_write_to_the_log_and_not_even_a_superuser_by_accident() 
                 assert_eq!(code.as_ref().map(|code| code.code()), Some("42501"), "{} {attack}", role.name());
             }
         }
-        for attack in ["SET session_replication_role = replica", "SET ROLE ledger_owner", "ALTER TABLE ledger.event DISABLE TRIGGER ALL"] {
+        for attack in [
+            "SET session_replication_role = replica",
+            "SET ROLE ledger_owner",
+            "ALTER TABLE ledger.event DISABLE TRIGGER ALL",
+        ] {
             assert!(client.batch_execute(attack).await.is_err(), "{} {attack}", role.name());
         }
     }
     let superuser = database.connect().await;
-    superuser.batch_execute("INSERT INTO ledger.app_shard VALUES (gen_random_uuid(), 0); SET session_replication_role = replica").await.unwrap();
+    superuser
+        .batch_execute(
+            "INSERT INTO ledger.app_shard VALUES (gen_random_uuid(), 0); SET session_replication_role = replica",
+        )
+        .await
+        .unwrap();
     for table in tables {
         for attack in attacks(table) {
             let code = superuser.batch_execute(&attack).await.unwrap_err().code().cloned();

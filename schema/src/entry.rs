@@ -43,7 +43,11 @@ impl JournalEntry {
 
     /// The sum of all postings to `account`, debit positive.
     pub fn amount_of(&self, account: &Account) -> i128 {
-        self.0.iter().filter(|posting| posting.account == *account).map(|posting| i128::from(posting.amount.units())).sum()
+        self.0
+            .iter()
+            .filter(|posting| posting.account == *account)
+            .map(|posting| i128::from(posting.amount.units()))
+            .sum()
     }
 }
 

@@ -112,7 +112,9 @@ impl Event {
             Self::DeveloperTokenRevoked(event) => (StreamKind::Developer, event.developer_id.0),
             Self::AppRegistered(event) => (StreamKind::App, event.app_id.0),
             Self::AppChanged(event) => (StreamKind::App, event.app_id.0),
-            Self::FeatureDefined(event) | Self::FeatureChanged(FeatureChanged(event)) => (StreamKind::App, event.app_id.0),
+            Self::FeatureDefined(event) | Self::FeatureChanged(FeatureChanged(event)) => {
+                (StreamKind::App, event.app_id.0)
+            }
             Self::FeatureRemoved(event) => (StreamKind::App, event.app_id.0),
             Self::RateCardPublished(event) => (StreamKind::RateCard, event.rate_card_id.0),
             Self::RateCardActivated(event) => (StreamKind::RateCard, event.rate_card_id.0),

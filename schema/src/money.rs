@@ -184,10 +184,8 @@ impl FromStr for Money {
             let digit = fraction.as_bytes().get(index).map_or(0, |byte| i64::from(byte - b'0'));
             part = part * 10 + digit;
         }
-        let units = whole
-            .checked_mul(UNITS_PER_USD)
-            .and_then(|units| units.checked_add(part))
-            .ok_or(InvalidMoney::TooLarge)?;
+        let units =
+            whole.checked_mul(UNITS_PER_USD).and_then(|units| units.checked_add(part)).ok_or(InvalidMoney::TooLarge)?;
         if negative && units == 0 {
             return Err(InvalidMoney::Form);
         }
@@ -238,7 +236,11 @@ impl<'de> Deserialize<'de> for Money {
                 Ok(Money(units))
             }
         }
-        if deserializer.is_human_readable() { deserializer.deserialize_str(Text) } else { deserializer.deserialize_i64(Text) }
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_str(Text)
+        } else {
+            deserializer.deserialize_i64(Text)
+        }
     }
 }
 
@@ -308,8 +310,26 @@ mod tests {
     #[test]
     fn what_is_not_an_amount_is_refused() {
         for text in [
-            "", " ", "1 ", "+1", "1.", ".5", "01", "00", "1e3", "1E-9", "NaN", "-0", "-0.0", "1,0", "0x1", "1.123456789", "١",
-            "92233720368.54775808", "--1", "1.-1",
+            "",
+            " ",
+            "1 ",
+            "+1",
+            "1.",
+            ".5",
+            "01",
+            "00",
+            "1e3",
+            "1E-9",
+            "NaN",
+            "-0",
+            "-0.0",
+            "1,0",
+            "0x1",
+            "1.123456789",
+            "١",
+            "92233720368.54775808",
+            "--1",
+            "1.-1",
         ] {
             assert!(text.parse::<Money>().is_err(), "{text}");
         }

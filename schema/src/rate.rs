@@ -68,7 +68,8 @@ impl FromStr for Rate {
     type Err = InvalidRate;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let plain = !text.is_empty() && text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let plain =
+            !text.is_empty() && text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         if !plain || text.starts_with('.') || text.ends_with('.') {
             return Err(InvalidRate::Form);
         }

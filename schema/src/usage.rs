@@ -97,7 +97,10 @@ impl Usage {
 
     /// All output tokens, reasoning included.
     pub const fn output_tokens(&self) -> u64 {
-        self.output_text.saturating_add(self.output_reasoning).saturating_add(self.output_audio).saturating_add(self.output_image)
+        self.output_text
+            .saturating_add(self.output_reasoning)
+            .saturating_add(self.output_audio)
+            .saturating_add(self.output_image)
     }
 
     /// The first component whose count is above [`MAX_COUNT`].

@@ -55,7 +55,11 @@ fn call() -> Call {
 }
 
 fn rule() -> PriceRule {
-    PriceRule { markup_bps: BasisPoints::new(3_000).unwrap(), share_bps: BasisPoints::new(4_000).unwrap(), fee_usd: Money::ZERO }
+    PriceRule {
+        markup_bps: BasisPoints::new(3_000).unwrap(),
+        share_bps: BasisPoints::new(4_000).unwrap(),
+        fee_usd: Money::ZERO,
+    }
 }
 
 /// The worked example of docs/ACCOUNTING.md.
@@ -115,7 +119,8 @@ fn settings() -> AppSettings {
 /// One of each.
 fn samples() -> Vec<Event> {
     let when = at("2026-11-23T10:00:00.123456Z");
-    let (developer_id, app_id, session_id, top_up_id) = (DeveloperId(id(2)), AppId(id(3)), SessionId(id(4)), TopUpId(id(7)));
+    let (developer_id, app_id, session_id, top_up_id) =
+        (DeveloperId(id(2)), AppId(id(3)), SessionId(id(4)), TopUpId(id(7)));
     let (hold_id, wallet_id) = (HoldId(id(8)), wallet());
     let stripe = "stripe".parse().unwrap();
     let reason = || "INC-12: ünicode \"quotes\"".to_owned();
@@ -144,7 +149,10 @@ fn samples() -> Vec<Event> {
             models: vec![ModelRates {
                 provider: "openai".parse().unwrap(),
                 model: "gpt-4o-mini".into(),
-                rates: Component::ALL.iter().map(|component| (*component, Rate::per_million("0.15").unwrap())).collect(),
+                rates: Component::ALL
+                    .iter()
+                    .map(|component| (*component, Rate::per_million("0.15").unwrap()))
+                    .collect(),
             }],
         }
         .into(),
@@ -170,7 +178,8 @@ fn samples() -> Vec<Event> {
         .into(),
         SessionRevoked { session_id }.into(),
         SessionExpired { session_id }.into(),
-        TopUpRequested { top_up_id, wallet_id, amount: usd("25"), provider: stripe, reference: Some("cs_1".into()) }.into(),
+        TopUpRequested { top_up_id, wallet_id, amount: usd("25"), provider: stripe, reference: Some("cs_1".into()) }
+            .into(),
         TopUpCredited {
             top_up_id,
             wallet_id,
@@ -285,7 +294,10 @@ fn hex(bytes: &[u8]) -> String {
 /// The golden files with the hashes that they were released with.
 fn released() -> BTreeMap<String, String> {
     let sums = std::fs::read_to_string(folder().join("SHA256SUMS")).unwrap_or_default();
-    sums.lines().map(|line| line.split_once("  ").unwrap()).map(|(sum, name)| (name.to_owned(), sum.to_owned())).collect()
+    sums.lines()
+        .map(|line| line.split_once("  ").unwrap())
+        .map(|(sum, name)| (name.to_owned(), sum.to_owned()))
+        .collect()
 }
 
 #[test]
@@ -302,7 +314,11 @@ fn every_event_has_its_golden_file() {
             std::fs::write(folder().join("SHA256SUMS"), text).unwrap();
         }
         let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(String::from_utf8_lossy(&golden), String::from_utf8_lossy(&bytes), "{name}: the stored form has changed");
+        assert_eq!(
+            String::from_utf8_lossy(&golden),
+            String::from_utf8_lossy(&bytes),
+            "{name}: the stored form has changed"
+        );
     }
     let kinds: Vec<_> = samples().iter().map(|event| (event.name(), event.version())).collect();
     assert_eq!(kinds, Event::KINDS, "one sample per event, in order");

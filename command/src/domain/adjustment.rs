@@ -25,7 +25,11 @@ fn wallet_for_credit(context: Context<'_>, wallet_id: WalletId, amount: Money) -
     Ok(wallet)
 }
 
-pub(super) fn grant_test_credit(context: Context<'_>, wallet_id: WalletId, amount: Money) -> Result<Vec<Event>, Rejection> {
+pub(super) fn grant_test_credit(
+    context: Context<'_>,
+    wallet_id: WalletId,
+    amount: Money,
+) -> Result<Vec<Event>, Rejection> {
     let wallet = wallet_for_credit(context, wallet_id, amount)?;
     context.require_not_frozen(&[Some(FreezeScope::TopUps)])?;
     let posted = wallet.balance.posted.checked_add(amount).ok_or(Rejection::AmountOutOfRange)?;
@@ -69,9 +73,10 @@ pub(super) fn adjust(context: Context<'_>, command: &Command) -> Result<Vec<Even
     };
     let paid = Account::paid(*wallet_id);
     let (posted, entry) = match direction {
-        Direction::Credit => {
-            (wallet.balance.posted.checked_add(*amount), EntryBuilder::new().debit(other_side, *amount).credit(paid, *amount))
-        }
+        Direction::Credit => (
+            wallet.balance.posted.checked_add(*amount),
+            EntryBuilder::new().debit(other_side, *amount).credit(paid, *amount),
+        ),
         Direction::Debit => {
             context.require_not_frozen(&[Some(FreezeScope::Wallet(*wallet_id))])?;
             let paid_credit = wallet.balance.posted.checked_sub(wallet.balance.promo).unwrap_or(Money::ZERO);
@@ -79,7 +84,10 @@ pub(super) fn adjust(context: Context<'_>, command: &Command) -> Result<Vec<Even
             if available < *amount {
                 return Err(Rejection::InsufficientBalance { available, required: *amount });
             }
-            (wallet.balance.posted.checked_sub(*amount), EntryBuilder::new().debit(paid, *amount).credit(other_side, *amount))
+            (
+                wallet.balance.posted.checked_sub(*amount),
+                EntryBuilder::new().debit(paid, *amount).credit(other_side, *amount),
+            )
         }
     };
     let event = WalletAdjusted {

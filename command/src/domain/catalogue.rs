@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use modelfaucet_schema::event::{
     AppChanged, AppRegistered, AppSettings, DeveloperRegistered, DeveloperTokenIssued, DeveloperTokenRevoked, Event,
-    FeatureChanged, FeatureDefined, FeatureRemoved, ModelRates, Pricing, RateCardActivated, RateCardId, RateCardPublished,
+    FeatureChanged, FeatureDefined, FeatureRemoved, ModelRates, Pricing, RateCardActivated, RateCardId,
+    RateCardPublished,
 };
 use modelfaucet_schema::ids::{AppId, DeveloperId, TokenId};
 use sha2::{Digest as _, Sha256};
@@ -26,7 +27,8 @@ pub(super) fn register_developer(
 }
 
 pub(super) fn issue_token(context: Context<'_>, command: &Command) -> Result<Vec<Event>, Rejection> {
-    let Command::IssueDeveloperToken { token_id, developer_id, name, token_hash, token_prefix, scopes, expires_at } = command
+    let Command::IssueDeveloperToken { token_id, developer_id, name, token_hash, token_prefix, scopes, expires_at } =
+        command
     else {
         return Err(Rejection::Forbidden);
     };
@@ -105,7 +107,8 @@ pub(super) fn change_app(context: Context<'_>, public_app_id: &str, patch: &AppP
 }
 
 pub(super) fn define_feature(context: Context<'_>, command: &Command) -> Result<Vec<Event>, Rejection> {
-    let Command::DefineFeature { feature_id, public_app_id, feature_key, display_name, pricing, policy } = command else {
+    let Command::DefineFeature { feature_id, public_app_id, feature_key, display_name, pricing, policy } = command
+    else {
         return Err(Rejection::Forbidden);
     };
     let (app_id, _) = own_app(context, public_app_id)?;
@@ -151,17 +154,26 @@ fn check_pricing(pricing: &Pricing) -> Result<(), Rejection> {
     if pricing.fee_usd.is_negative() { Err(Rejection::AmountOutOfRange) } else { Ok(()) }
 }
 
-pub(super) fn remove_feature(context: Context<'_>, public_app_id: &str, feature_key: &str) -> Result<Vec<Event>, Rejection> {
+pub(super) fn remove_feature(
+    context: Context<'_>,
+    public_app_id: &str,
+    feature_key: &str,
+) -> Result<Vec<Event>, Rejection> {
     let (app_id, _) = own_app(context, public_app_id)?;
     let feature = context.state.features.get(&(app_id, feature_key.to_owned())).ok_or(Rejection::FeatureNotFound)?;
     Ok(vec![FeatureRemoved { app_id, feature_id: feature.feature_id }.into()])
 }
 
-pub(super) fn activate_rate_card(context: Context<'_>, source: &str, models: &[ModelRates]) -> Result<Vec<Event>, Rejection> {
+pub(super) fn activate_rate_card(
+    context: Context<'_>,
+    source: &str,
+    models: &[ModelRates],
+) -> Result<Vec<Event>, Rejection> {
     context.require_admin()?;
     let mut models = models.to_vec();
     models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
-    let twice = models.windows(2).any(|pair| matches!(pair, [a, b] if (&a.provider, &a.model) == (&b.provider, &b.model)));
+    let twice =
+        models.windows(2).any(|pair| matches!(pair, [a, b] if (&a.provider, &a.model) == (&b.provider, &b.model)));
     if models.is_empty() || twice || models.iter().any(|model| model.rates.is_empty() || model.model.is_empty()) {
         return Err(Rejection::InvalidRateCard);
     }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use modelfaucet_schema::account::Name;
+use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, SessionOpening, Status,
+    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, SessionOpening,
+    Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
 };
-use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
@@ -120,7 +121,11 @@ pub struct CallRequest {
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each field is named and documented as in the event that answers it")]
 pub enum Command {
-    RegisterDeveloper { developer_id: DeveloperId, name: String, email: String },
+    RegisterDeveloper {
+        developer_id: DeveloperId,
+        name: String,
+        email: String,
+    },
     IssueDeveloperToken {
         token_id: TokenId,
         developer_id: DeveloperId,
@@ -130,9 +135,19 @@ pub enum Command {
         scopes: Vec<Scope>,
         expires_at: Option<Timestamp>,
     },
-    RevokeDeveloperToken { token_id: TokenId },
-    RegisterApp { app_id: AppId, developer_id: DeveloperId, public_app_id: String, settings: AppSettings },
-    ChangeApp { public_app_id: String, patch: AppPatch },
+    RevokeDeveloperToken {
+        token_id: TokenId,
+    },
+    RegisterApp {
+        app_id: AppId,
+        developer_id: DeveloperId,
+        public_app_id: String,
+        settings: AppSettings,
+    },
+    ChangeApp {
+        public_app_id: String,
+        patch: AppPatch,
+    },
     DefineFeature {
         feature_id: FeatureId,
         public_app_id: String,
@@ -141,10 +156,20 @@ pub enum Command {
         pricing: Pricing,
         policy: Map<String, Value>,
     },
-    ChangeFeature { public_app_id: String, feature_key: String, patch: FeaturePatch },
-    RemoveFeature { public_app_id: String, feature_key: String },
+    ChangeFeature {
+        public_app_id: String,
+        feature_key: String,
+        patch: FeaturePatch,
+    },
+    RemoveFeature {
+        public_app_id: String,
+        feature_key: String,
+    },
     /// Publishes a rate card and prices new holds and usage by it.
-    ActivateRateCard { source: String, models: Vec<ModelRates> },
+    ActivateRateCard {
+        source: String,
+        models: Vec<ModelRates>,
+    },
     /// The ids are for a wallet that may have to be opened.
     OpenSession {
         session_id: SessionId,
@@ -156,13 +181,38 @@ pub enum Command {
         token_hash: TokenHash,
         ttl: Duration,
     },
-    RevokeSession { session_id: SessionId },
-    ExpireSession { session_id: SessionId },
-    RequestTopUp { top_up_id: TopUpId, wallet_id: WalletId, amount: Money, provider: Name, reference: Option<String> },
-    CreditTopUp { top_up_id: TopUpId, payment: String, amount: Option<Money>, occurred_at: Option<Timestamp> },
-    FailTopUp { top_up_id: TopUpId, reason: String },
-    GrantTestCredit { wallet_id: WalletId, amount: Money },
-    GrantPromo { wallet_id: WalletId, amount: Money, reason: String },
+    RevokeSession {
+        session_id: SessionId,
+    },
+    ExpireSession {
+        session_id: SessionId,
+    },
+    RequestTopUp {
+        top_up_id: TopUpId,
+        wallet_id: WalletId,
+        amount: Money,
+        provider: Name,
+        reference: Option<String>,
+    },
+    CreditTopUp {
+        top_up_id: TopUpId,
+        payment: String,
+        amount: Option<Money>,
+        occurred_at: Option<Timestamp>,
+    },
+    FailTopUp {
+        top_up_id: TopUpId,
+        reason: String,
+    },
+    GrantTestCredit {
+        wallet_id: WalletId,
+        amount: Money,
+    },
+    GrantPromo {
+        wallet_id: WalletId,
+        amount: Money,
+        reason: String,
+    },
     AdjustWallet {
         adjustment_id: AdjustmentId,
         wallet_id: WalletId,
@@ -172,10 +222,26 @@ pub enum Command {
         reason: Option<String>,
     },
     /// Grants `min(amount, available)` if that is at least `min_amount` (absent: all or nothing).
-    PlaceHold { hold_id: HoldId, call: CallRequest, amount: HoldAmount, min_amount: Option<Money>, expires_in: Duration },
-    CaptureHold { hold_id: HoldId, usage: Usage, provider_request_id: Option<String>, occurred_at: Option<Timestamp> },
-    ReleaseHold { hold_id: HoldId, reason: ReleaseReason },
-    ExpireHold { hold_id: HoldId },
+    PlaceHold {
+        hold_id: HoldId,
+        call: CallRequest,
+        amount: HoldAmount,
+        min_amount: Option<Money>,
+        expires_in: Duration,
+    },
+    CaptureHold {
+        hold_id: HoldId,
+        usage: Usage,
+        provider_request_id: Option<String>,
+        occurred_at: Option<Timestamp>,
+    },
+    ReleaseHold {
+        hold_id: HoldId,
+        reason: ReleaseReason,
+    },
+    ExpireHold {
+        hold_id: HoldId,
+    },
     RecordUsage {
         usage_id: UsageId,
         call: CallRequest,
@@ -184,8 +250,14 @@ pub enum Command {
         provider_request_id: Option<String>,
         occurred_at: Option<Timestamp>,
     },
-    Freeze { scope: FreezeScope, reason: String },
-    Thaw { scope: FreezeScope, reason: String },
+    Freeze {
+        scope: FreezeScope,
+        reason: String,
+    },
+    Thaw {
+        scope: FreezeScope,
+        reason: String,
+    },
 }
 
 impl Command {

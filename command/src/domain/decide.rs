@@ -46,7 +46,9 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
         }
         Command::FailTopUp { top_up_id, reason } => top_up::fail(context, *top_up_id, reason),
         Command::GrantTestCredit { wallet_id, amount } => adjustment::grant_test_credit(context, *wallet_id, *amount),
-        Command::GrantPromo { wallet_id, amount, reason } => adjustment::grant_promo(context, *wallet_id, *amount, reason),
+        Command::GrantPromo { wallet_id, amount, reason } => {
+            adjustment::grant_promo(context, *wallet_id, *amount, reason)
+        }
         Command::AdjustWallet { .. } => adjustment::adjust(context, command),
         Command::PlaceHold { .. } => hold::place(context, command),
         Command::CaptureHold { hold_id, usage, provider_request_id, occurred_at } => {
@@ -147,7 +149,11 @@ impl<'a> Context<'a> {
     /// None of the scopes is frozen.
     pub(super) fn require_not_frozen(self, scopes: &[Option<FreezeScope>]) -> Result<(), Rejection> {
         let frozen = |scope: &FreezeScope| self.state.freezes.contains(scope);
-        if !self.state.freezes.is_empty() && scopes.iter().flatten().any(frozen) { Err(Rejection::Frozen) } else { Ok(()) }
+        if !self.state.freezes.is_empty() && scopes.iter().flatten().any(frozen) {
+            Err(Rejection::Frozen)
+        } else {
+            Ok(())
+        }
     }
 
     /// Times that the caller names lie in the past; a minute is allowed for clocks that differ.

@@ -27,7 +27,8 @@ impl State {
         match event {
             Event::DeveloperRegistered(event) => self.developers.set(event.developer_id, Developer { tokens: 0 }),
             Event::DeveloperTokenIssued(event) => {
-                self.developers.change(&event.developer_id, |developer| developer.tokens = developer.tokens.saturating_add(1));
+                self.developers
+                    .change(&event.developer_id, |developer| developer.tokens = developer.tokens.saturating_add(1));
                 let token = DeveloperToken {
                     developer_id: event.developer_id,
                     token_hash: event.token_hash,
@@ -133,7 +134,10 @@ impl State {
                 self.freezes.remove(&event.scope);
             }
             // Their effect is the wallet's balance, taken in above.
-            Event::TestCreditGranted(_) | Event::PromoGranted(_) | Event::WalletAdjusted(_) | Event::UsageRecorded(_) => {}
+            Event::TestCreditGranted(_)
+            | Event::PromoGranted(_)
+            | Event::WalletAdjusted(_)
+            | Event::UsageRecorded(_) => {}
         }
     }
 

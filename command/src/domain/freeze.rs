@@ -2,8 +2,8 @@
 
 use modelfaucet_schema::event::{Event, FreezeScope, Frozen, Thawed};
 
-use super::decide::Context;
 use super::Rejection;
+use super::decide::Context;
 
 pub(super) fn freeze(context: Context<'_>, scope: FreezeScope, reason: &str) -> Result<Vec<Event>, Rejection> {
     context.require_admin()?;

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use modelfaucet_schema::event::{
-    Balance, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured, Rating, ReleaseReason, Route,
+    Balance, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured, Rating, ReleaseReason,
+    Route,
 };
 use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
@@ -163,7 +164,10 @@ fn expired(hold_id: HoldId, hold: &Hold, wallet: &Wallet) -> Result<Event, Rejec
 fn price_of(state: &State, hold: &Hold, usage: &Usage) -> Result<Price, Rejection> {
     let card = state.cards.get(&hold.rate_card_id).ok_or(Rejection::NoRateCard)?;
     let offer = card.offer(&hold.call.provider, &hold.call.model);
-    debug_assert!(offer.is_some() || matches!(hold.call.route, Route::Byok | Route::Local), "a hold names an offer of its card");
+    debug_assert!(
+        offer.is_some() || matches!(hold.call.route, Route::Byok | Route::Local),
+        "a hold names an offer of its card"
+    );
     rating::price(hold.call.route, offer, usage, &hold.price_rule, Rounding::Charge)
 }
 

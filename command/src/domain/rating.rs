@@ -48,9 +48,8 @@ pub fn price(
         return Ok(Price { exact_cost: ExactCost::ZERO, upstream: Money::ZERO, retail: rule.fee_usd });
     }
     let offer = offer.ok_or(Rejection::ModelNotFound)?;
-    let exact_cost = offer
-        .exact_cost(usage)
-        .map_err(|component| Rejection::ModelNotPriced { component: component.name() })?;
+    let exact_cost =
+        offer.exact_cost(usage).map_err(|component| Rejection::ModelNotPriced { component: component.name() })?;
     let upstream = match rounding {
         Rounding::Charge => exact_cost.round(),
         Rounding::Hold => exact_cost.round_up(),

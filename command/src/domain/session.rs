@@ -13,7 +13,8 @@ use super::{Caller, Command, Rejection};
 const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 pub(super) fn open(context: Context<'_>, command: &Command) -> Result<Vec<Event>, Rejection> {
-    let Command::OpenSession { session_id, wallet_id, user_id, app_id, user_hash, feature_key, token_hash, ttl } = command
+    let Command::OpenSession { session_id, wallet_id, user_id, app_id, user_hash, feature_key, token_hash, ttl } =
+        command
     else {
         return Err(Rejection::Forbidden);
     };
@@ -32,7 +33,8 @@ pub(super) fn open(context: Context<'_>, command: &Command) -> Result<Vec<Event>
     if ttl.is_zero() || *ttl > MAX_TTL {
         return Err(Rejection::InvalidDeadline);
     }
-    let known = context.state.users.get(&(*app_id, *user_hash)).and_then(|id| Some((*id, context.state.wallets.get(id)?)));
+    let known =
+        context.state.users.get(&(*app_id, *user_hash)).and_then(|id| Some((*id, context.state.wallets.get(id)?)));
     context.require_not_frozen(&[
         Some(FreezeScope::App(*app_id)),
         Some(FreezeScope::Developer(app.developer_id)),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
     AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
 };
-use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId};
-use modelfaucet_schema::account::Name;
+use modelfaucet_schema::ids::{
+    AppId, DeveloperId, FeatureId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId,
+};
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};

@@ -104,7 +104,11 @@ impl World {
             Step::Command(caller, command) => (*caller, command),
         };
         let events = decide(&self.state, caller, command, self.now)?;
-        assert_eq!(decide(&self.state, caller, command, self.now).as_ref(), Ok(&events), "the same again gives the same");
+        assert_eq!(
+            decide(&self.state, caller, command, self.now).as_ref(),
+            Ok(&events),
+            "the same again gives the same"
+        );
         assert!((1..=2).contains(&events.len()), "a command makes one event or two");
         let before = self.state.clone();
         let recorded: Vec<_> = events.iter().map(|event| self.record(caller, event)).collect();
@@ -133,7 +137,8 @@ impl World {
             event: event.clone(),
         };
         assert_eq!(recorded.store().decode().unwrap(), recorded, "the stored form gives the event back");
-        let sum: i128 = event.entry().iter().flat_map(|entry| entry.postings()).map(|line| i128::from(line.amount.units())).sum();
+        let sum: i128 =
+            event.entry().iter().flat_map(|entry| entry.postings()).map(|line| i128::from(line.amount.units())).sum();
         assert_eq!(sum, 0, "an entry sums to zero");
         self.state.evolve(&recorded);
         recorded
@@ -143,7 +148,8 @@ impl World {
 fn check_wallets(state: &State) {
     for (id, wallet) in state.wallets.iter() {
         let Balance { posted, promo, held } = wallet.balance;
-        let open: i64 = state.holds.iter().filter(|(_, hold)| hold.wallet_id == *id).map(|(_, hold)| hold.amount.units()).sum();
+        let open: i64 =
+            state.holds.iter().filter(|(_, hold)| hold.wallet_id == *id).map(|(_, hold)| hold.amount.units()).sum();
         assert_eq!(held.units(), open, "what is held is what open holds hold");
         assert!(wallet.balance.available() >= wallet.floor, "{:?} is below its floor", wallet.balance);
         assert!(promo >= Money::ZERO && promo <= posted, "promotional credit is a part of the credit");

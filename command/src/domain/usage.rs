@@ -1,6 +1,8 @@
 //! Usage: what a call is priced by, and calls that are recorded without a hold.
 
-use modelfaucet_schema::event::{Call, Event, ModelRates, PriceRule, Pricing, RateCardId, Rating, Route, UsageRecorded};
+use modelfaucet_schema::event::{
+    Call, Event, ModelRates, PriceRule, Pricing, RateCardId, Rating, Route, UsageRecorded,
+};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::Usage;
 
@@ -18,7 +20,11 @@ pub(super) struct Quote<'a> {
 
 /// Finds feature, rate card and offer. A model that the card does not have is refused, never free; on the user's own key or
 /// machine the provider's price is not ours, so no offer is needed.
-pub(super) fn quote<'a>(context: Context<'a>, payment: &Payment<'a>, call: &CallRequest) -> Result<Quote<'a>, Rejection> {
+pub(super) fn quote<'a>(
+    context: Context<'a>,
+    payment: &Payment<'a>,
+    call: &CallRequest,
+) -> Result<Quote<'a>, Rejection> {
     let state = context.state;
     let default_key = payment.session.and_then(|(_, session)| session.feature_key.as_deref());
     let feature_key = call.feature_key.as_deref().or(default_key);

@@ -85,7 +85,11 @@ impl Api {
     }
 
     /// The admin token, a developer token with the scope `developer:usage:write`, or a session token.
-    pub(super) async fn require_payer(&self, headers: &HeaderMap, request_id: RequestId) -> Result<Authenticated, ApiError> {
+    pub(super) async fn require_payer(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+    ) -> Result<Authenticated, ApiError> {
         let token = bearer(headers).ok_or_else(|| invalid_session("Missing bearer session token."))?;
         if !token.starts_with(TokenKind::Session.prefix()) {
             return self.require_developer(headers, request_id, Scope::UsageWrite).await;

@@ -4,8 +4,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
 use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use modelfaucet_schema::error::{ErrorBody, ErrorDetail};
 use modelfaucet_schema::http::{ApiError, LEDGER_POSITION, RequestId, parse_json, read_body};
 use serde::Serialize;
@@ -98,10 +98,11 @@ pub(super) async fn record_batch(
         }
         replies.push(reply);
     }
-    let answers = match tokio::time::timeout(REQUEST_LIMIT, api.ledger.submit_all(who.request_id.as_str(), requests)).await {
-        Ok(answers) => answers.map_err(|error| reply::error(&error))?,
-        Err(_) => places.iter().map(|_| Err(CommandError::InDoubt)).collect(),
-    };
+    let answers =
+        match tokio::time::timeout(REQUEST_LIMIT, api.ledger.submit_all(who.request_id.as_str(), requests)).await {
+            Ok(answers) => answers.map_err(|error| reply::error(&error))?,
+            Err(_) => places.iter().map(|_| Err(CommandError::InDoubt)).collect(),
+        };
     let mut position = None;
     for (count, (place, answer)) in places.into_iter().zip(answers).enumerate() {
         if count % TURN == TURN - 1 {
@@ -139,7 +140,8 @@ fn parse(who: &Authenticated, item: &[u8]) -> (Option<String>, Result<LedgerRequ
         Err(error) => return (None, Err(error)),
     };
     let Some(id) = body.request_id.as_ref().map(|id| id.0.clone()) else {
-        let missing = ApiError::new(400, "idempotency_key_required", "Every item needs a request_id.").param("request_id");
+        let missing =
+            ApiError::new(400, "idempotency_key_required", "Every item needs a request_id.").param("request_id");
         return (None, Err(missing));
     };
     let key = Key::new(&id, "record_usage", "", &body).hash(&who.scope);

@@ -4,7 +4,9 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::{AppSettings, Event, FeatureDefined, ModelRates, Pricing, RateCardId, SessionOpening, Status};
+use modelfaucet_schema::event::{
+    AppSettings, Event, FeatureDefined, ModelRates, Pricing, RateCardId, SessionOpening, Status,
+};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson};
 use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, TokenId};
 use modelfaucet_schema::money::BasisPoints;
@@ -310,7 +312,10 @@ pub(super) async fn change_app(
     let patch = AppPatch {
         name: body.name.map(|text| text.0),
         vertical: body.vertical.map(|text| text.0),
-        default_revenue_share_bps: body.default_revenue_share_bps.map(|bps| share(bps, "default_revenue_share_bps")).transpose()?,
+        default_revenue_share_bps: body
+            .default_revenue_share_bps
+            .map(|bps| share(bps, "default_revenue_share_bps"))
+            .transpose()?,
         status: body.status,
         session_opening: body.session_opening,
     };
@@ -390,7 +395,9 @@ fn check_pricing(pricing: Option<Pricing>) -> Result<Option<Pricing>, ApiError> 
     if let Some(bps) = pricing.and_then(|pricing| pricing.revenue_share_bps) {
         share(bps.get(), "pricing.revenue_share_bps")?;
     }
-    if pricing.is_some_and(|pricing| pricing.fee_usd.is_negative() || pricing.fee_usd > modelfaucet_schema::money::Money::MAX_REQUEST) {
+    if pricing.is_some_and(|pricing| {
+        pricing.fee_usd.is_negative() || pricing.fee_usd > modelfaucet_schema::money::Money::MAX_REQUEST
+    }) {
         return Err(ApiError::invalid("A fee is not negative.").param("pricing.fee_usd"));
     }
     Ok(pricing)

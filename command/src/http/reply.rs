@@ -62,13 +62,17 @@ pub(super) fn error(error: &CommandError) -> ApiError {
 fn rejected(rejection: &Rejection) -> ApiError {
     let answer = ApiError::new(rejection.status(), rejection.code(), rejection.to_string());
     match rejection {
-        Rejection::InFlightHolds { available, required } => answer.details(shortfall(*available, *required)).retry_after(2),
+        Rejection::InFlightHolds { available, required } => {
+            answer.details(shortfall(*available, *required)).retry_after(2)
+        }
         Rejection::InsufficientBalance { available, required } => answer.details(shortfall(*available, *required)),
         Rejection::ProviderAmbiguous => answer.param("provider"),
         Rejection::ModelNotFound | Rejection::ModelNotPriced { .. } => answer.param("model"),
         Rejection::FeatureNotFound => answer.param("feature_key"),
         Rejection::OccursInFuture => answer.param("occurred_at"),
-        Rejection::AmountMismatch { .. } | Rejection::NotWholeCents | Rejection::ZeroAmount => answer.param("amount_usd"),
+        Rejection::AmountMismatch { .. } | Rejection::NotWholeCents | Rejection::ZeroAmount => {
+            answer.param("amount_usd")
+        }
         _ => answer,
     }
 }
@@ -205,12 +209,16 @@ pub(super) fn usage_reply(event: &Event, caller: Caller) -> Option<UsageReply> {
         wallet: WalletFigures::new(wallet, balance),
     };
     match event {
-        Event::HoldCaptured(e) => Some(reply(e.hold_id.0, UsageStatus::Captured, e.wallet_id, &e.call, &e.rating, e.over_hold, e.balance)),
+        Event::HoldCaptured(e) => {
+            Some(reply(e.hold_id.0, UsageStatus::Captured, e.wallet_id, &e.call, &e.rating, e.over_hold, e.balance))
+        }
         Event::LateUsageCaptured(e) => {
             let over = e.rating.retail > e.rating.charge;
             Some(reply(e.hold_id.0, UsageStatus::CapturedLate, e.wallet_id, &e.call, &e.rating, over, e.balance))
         }
-        Event::UsageRecorded(e) => Some(reply(e.usage_id.0, UsageStatus::Recorded, e.wallet_id, &e.call, &e.rating, false, e.balance)),
+        Event::UsageRecorded(e) => {
+            Some(reply(e.usage_id.0, UsageStatus::Recorded, e.wallet_id, &e.call, &e.rating, false, e.balance))
+        }
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Texts of requests with bounds, parsed once at the edge.
 
-use modelfaucet_schema::ids::{SessionId, WalletId};
 use modelfaucet_schema::http::ApiError;
+use modelfaucet_schema::ids::{SessionId, WalletId};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -58,14 +58,19 @@ impl Identifier {
     }
 
     fn is_valid(text: &str) -> bool {
-        (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-'))
+        (1..=128).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-'))
     }
 }
 
 impl<'de> Deserialize<'de> for Identifier {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        if Self::is_valid(&text) { Ok(Self(text)) } else { Err(de::Error::custom("identifier must be 1 to 128 of a-z A-Z 0-9 _ : -")) }
+        if Self::is_valid(&text) {
+            Ok(Self(text))
+        } else {
+            Err(de::Error::custom("identifier must be 1 to 128 of a-z A-Z 0-9 _ : -"))
+        }
     }
 }
 
@@ -80,11 +85,17 @@ pub(super) fn path_id<T: std::str::FromStr>(text: &str, param: &'static str) -> 
 }
 
 /// Who pays: the caller's own session, or the one session or wallet that the body names.
-pub(super) fn payer(who: &Authenticated, session: Option<SessionId>, wallet: Option<WalletId>) -> Result<Payer, ApiError> {
+pub(super) fn payer(
+    who: &Authenticated,
+    session: Option<SessionId>,
+    wallet: Option<WalletId>,
+) -> Result<Payer, ApiError> {
     match (who.caller, session, wallet) {
         (Caller::Session(own), None, None) => Ok(Payer::Session(own)),
         (Caller::Session(own), Some(named), None) if own == named => Ok(Payer::Session(own)),
-        (Caller::Session(_), Some(_), _) => Err(ApiError::invalid("A session token pays for itself only.").param("session_id")),
+        (Caller::Session(_), Some(_), _) => {
+            Err(ApiError::invalid("A session token pays for itself only.").param("session_id"))
+        }
         (Caller::Session(_), ..) => Err(ApiError::invalid("A session token pays for itself only.").param("wallet_id")),
         (_, Some(session), None) => Ok(Payer::Session(session)),
         (_, None, Some(wallet)) => Ok(Payer::Wallet(wallet)),

@@ -160,10 +160,12 @@ impl<R> Core<R> {
         let at = now.max(self.state.last_recorded_at());
         let mut expiries = self.expiries(at);
         let looked_up = std::mem::take(&mut self.looked_up);
-        let mut flight = InFlight { batch: None, events: Vec::new(), items: Vec::with_capacity(queue.len().min(1_024)) };
+        let mut flight =
+            InFlight { batch: None, events: Vec::new(), items: Vec::with_capacity(queue.len().min(1_024)) };
         let mut keys = HashMap::new();
         let mut unknown = 0;
-        while flight.events.len() + MAX_EVENTS_PER_COMMAND <= MAX_BATCH_EVENTS && flight.items.len() < MAX_BATCH_EVENTS {
+        while flight.events.len() + MAX_EVENTS_PER_COMMAND <= MAX_BATCH_EVENTS && flight.items.len() < MAX_BATCH_EVENTS
+        {
             let Some(submission) = expiries.pop_front().or_else(|| queue.pop_front()) else { break };
             if submission.give_up_at <= now && submission.reply.is_some() {
                 expired.push(submission);
@@ -305,8 +307,11 @@ impl<R> Core<R> {
         let Some(flight) = self.in_flight.take() else { return Vec::new() };
         self.state.undo();
         // Deadlines of undone events stay in the heap; each is checked against the state before it is used.
-        let (theirs, own): (Vec<_>, Vec<_>) =
-            flight.items.into_iter().map(|(submission, _)| submission).partition(|submission| submission.reply.is_some());
+        let (theirs, own): (Vec<_>, Vec<_>) = flight
+            .items
+            .into_iter()
+            .map(|(submission, _)| submission)
+            .partition(|submission| submission.reply.is_some());
         for expiry in own {
             self.keep_deadline(&expiry.command);
         }
@@ -383,7 +388,8 @@ impl<R> Core<R> {
                     open.then_some(Command::ExpireHold { hold_id })
                 }
                 Deadline::Session(session_id) => {
-                    let live = self.state.sessions.get(&session_id).is_some_and(|session| session.expires_at == deadline);
+                    let live =
+                        self.state.sessions.get(&session_id).is_some_and(|session| session.expires_at == deadline);
                     live.then_some(Command::ExpireSession { session_id })
                 }
             };

@@ -178,7 +178,11 @@ impl Ledger {
     }
 
     pub fn held(&self, wallet: Id) -> Units {
-        self.holds.values().filter(|hold| hold.wallet == wallet && hold.life == Life::Open).map(|hold| hold.amount).sum()
+        self.holds
+            .values()
+            .filter(|hold| hold.wallet == wallet && hold.life == Life::Open)
+            .map(|hold| hold.amount)
+            .sum()
     }
 
     fn posted(&self, wallet: Id) -> Units {
@@ -199,7 +203,11 @@ impl Ledger {
             }
             Order::SetFeature { app, feature, pricing } => {
                 self.owned(who, app).ok_or("invalid_app")?;
-                let name = if self.features.insert((app, feature), pricing).is_none() { "FeatureDefined" } else { "FeatureChanged" };
+                let name = if self.features.insert((app, feature), pricing).is_none() {
+                    "FeatureDefined"
+                } else {
+                    "FeatureChanged"
+                };
                 simple(name)
             }
             Order::RemoveFeature { app, feature } => {
@@ -215,7 +223,11 @@ impl Ledger {
                 }
                 self.active = Some(card.clone());
                 self.cards.extend((!known).then(|| card.clone()));
-                if known { simple("RateCardActivated") } else { Ok((vec!["RateCardPublished", "RateCardActivated"], Postings::new())) }
+                if known {
+                    simple("RateCardActivated")
+                } else {
+                    Ok((vec!["RateCardPublished", "RateCardActivated"], Postings::new()))
+                }
             }
             Order::OpenSession { session, wallet, app, user, feature, ttl } => {
                 self.open_session(who, (session, wallet, app, user), feature, ttl, now)
@@ -257,11 +269,16 @@ impl Ledger {
                 positive(amount)?;
                 self.unfrozen(&[Scope::TopUps])?;
                 self.credit(wallet, amount, promo)?;
-                let (name, from, to) = if promo { ("PromoGranted", (1400, 0), 2020) } else { ("TestCreditGranted", (5220, 0), 2010) };
+                let (name, from, to) =
+                    if promo { ("PromoGranted", (1400, 0), 2020) } else { ("TestCreditGranted", (5220, 0), 2010) };
                 Ok((vec![name], pair(from, (to, wallet), amount)))
             }
-            Order::Adjust { wallet, other_side, credit, amount } => self.adjust(who, wallet, other_side, credit, amount),
-            Order::Hold { hold, call, amount, min, seconds } => self.place(who, hold, call, amount, min, (now, seconds)),
+            Order::Adjust { wallet, other_side, credit, amount } => {
+                self.adjust(who, wallet, other_side, credit, amount)
+            }
+            Order::Hold { hold, call, amount, min, seconds } => {
+                self.place(who, hold, call, amount, min, (now, seconds))
+            }
             Order::Capture { hold, counts } => self.capture(who, hold, counts, now),
             Order::Release { hold } => {
                 self.own_hold(who, hold)?;
@@ -291,7 +308,9 @@ impl Ledger {
                 operator(who)?;
                 match scope {
                     Scope::App(id) if !self.apps.contains_key(&id) => return Err("invalid_app"),
-                    Scope::Session(id) if !self.sessions.get(&id).is_some_and(|session| session.live) => return Err("session_not_found"),
+                    Scope::Session(id) if !self.sessions.get(&id).is_some_and(|session| session.live) => {
+                        return Err("session_not_found");
+                    }
                     Scope::Wallet(id) if !self.wallets.contains_key(&id) => return Err("wallet_not_found"),
                     _ => {}
                 }
@@ -353,13 +372,18 @@ impl Ledger {
         let known = self.wallets.iter().find(|(_, wallet)| wallet.app == app && wallet.user == user).map(|(id, _)| *id);
         self.unfrozen(&[Scope::App(app), Scope::Developer(settings.developer)])?;
         self.unfrozen(&known.map(Scope::Wallet).into_iter().collect::<Vec<_>>())?;
-        if self.sessions.get(&session).is_some_and(|session| session.live) || (known.is_none() && self.wallets.contains_key(&wallet)) {
+        if self.sessions.get(&session).is_some_and(|session| session.live)
+            || (known.is_none() && self.wallets.contains_key(&wallet))
+        {
             return Err("already_exists");
         }
         let wallet = known.unwrap_or(wallet);
         self.wallets.entry(wallet).or_insert(Wallet { app, user, ..Wallet::default() });
         self.sessions.insert(session, Session { wallet, feature, end: now + ttl, live: true });
-        Ok((if known.is_none() { vec!["WalletOpened", "SessionOpened"] } else { vec!["SessionOpened"] }, Postings::new()))
+        Ok((
+            if known.is_none() { vec!["WalletOpened", "SessionOpened"] } else { vec!["SessionOpened"] },
+            Postings::new(),
+        ))
     }
 
     fn end_session(&mut self, who: Who, session: Id, by_time: bool, now: i64) -> Answer {
@@ -399,7 +423,8 @@ impl Ledger {
         if !self.apps[&app].active {
             return Err(if through_session { "invalid_session" } else { "invalid_app" });
         }
-        let mut scopes = vec![Scope::Usage, Scope::Wallet(wallet), Scope::App(app), Scope::Developer(self.apps[&app].developer)];
+        let mut scopes =
+            vec![Scope::Usage, Scope::Wallet(wallet), Scope::App(app), Scope::Developer(self.apps[&app].developer)];
         scopes.extend(session.map(Scope::Session));
         self.unfrozen(&scopes)?;
         Ok(wallet)
@@ -413,7 +438,8 @@ impl Ledger {
             Some(feature) => *self.features.get(&(app, feature)).ok_or("feature_not_found")?,
         };
         let card = self.active.as_ref().ok_or("model_not_priced")?;
-        let offers: Vec<Id> = card.keys().filter(|(_, model)| *model == call.model).map(|(provider, _)| *provider).collect();
+        let offers: Vec<Id> =
+            card.keys().filter(|(_, model)| *model == call.model).map(|(provider, _)| *provider).collect();
         let free = matches!(call.route, Route::Byok | Route::Local);
         let provider = match (call.provider, offers.as_slice()) {
             (Some(provider), _) => provider,
@@ -429,7 +455,15 @@ impl Ledger {
         Ok(Tariff { route: call.route, provider, prices, markup: pricing.markup, share, fee: pricing.fee })
     }
 
-    fn place(&mut self, who: Who, hold: Id, call: Call, amount: Amount, min: Option<Units>, time: (i64, i64)) -> Answer {
+    fn place(
+        &mut self,
+        who: Who,
+        hold: Id,
+        call: Call,
+        amount: Amount,
+        min: Option<Units>,
+        time: (i64, i64),
+    ) -> Answer {
         let (now, seconds) = time;
         let wallet = self.payer(who, call.payer, now)?;
         let tariff = self.tariff(wallet, call)?;
@@ -449,7 +483,8 @@ impl Ledger {
             return Err(if self.posted(wallet) < least { "insufficient_balance" } else { "in_flight_holds" });
         }
         let session = if let Payer::Session(id) = call.payer { Some(id) } else { None };
-        self.holds.insert(hold, Hold { wallet, session, amount: granted, tariff, end: now + seconds, life: Life::Open });
+        self.holds
+            .insert(hold, Hold { wallet, session, amount: granted, tariff, end: now + seconds, life: Life::Open });
         Ok((vec!["HoldPlaced"], Postings::new()))
     }
 
@@ -474,15 +509,26 @@ impl Ledger {
         hold.tariff.price(counts, false)?;
         self.holds.entry(id).and_modify(|hold| hold.life = Life::Over);
         if hold.life == Life::Open && now < hold.end {
-            return Ok((vec!["HoldCaptured"], self.charge(hold.wallet, &hold.tariff, counts, hold.amount, hold.amount)?));
+            return Ok((
+                vec!["HoldCaptured"],
+                self.charge(hold.wallet, &hold.tariff, counts, hold.amount, hold.amount)?,
+            ));
         }
-        let names = if hold.life == Life::Open { vec!["HoldExpired", "LateUsageCaptured"] } else { vec!["LateUsageCaptured"] };
+        let names =
+            if hold.life == Life::Open { vec!["HoldExpired", "LateUsageCaptured"] } else { vec!["LateUsageCaptured"] };
         let most = hold.amount.min(self.available(hold.wallet));
         Ok((names, self.charge(hold.wallet, &hold.tariff, counts, most, most)?))
     }
 
     /// Charges at most `most`, of which the wallet pays `payable` and owes the rest.
-    fn charge(&mut self, id: Id, tariff: &Tariff, counts: Counts, most: Units, payable: Units) -> Result<Postings, &'static str> {
+    fn charge(
+        &mut self,
+        id: Id,
+        tariff: &Tariff,
+        counts: Counts,
+        most: Units,
+        payable: Units,
+    ) -> Result<Postings, &'static str> {
         let (cost, retail) = tariff.price(counts, false)?;
         let charge = retail.min(most);
         let developer = self.apps[&self.wallets[&id].app].developer;

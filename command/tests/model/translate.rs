@@ -20,7 +20,9 @@ use modelfaucet_schema::token::TokenHash;
 use modelfaucet_schema::usage::{Component, Usage};
 use uuid::Uuid;
 
-use super::ledger::{Amount, Answer, Call, Card, Counts, Id, Ledger, Order, Payer, Postings, Pricing, Route, Scope, Units, Who};
+use super::ledger::{
+    Amount, Answer, Call, Card, Counts, Id, Ledger, Order, Payer, Postings, Pricing, Route, Scope, Units, Who,
+};
 
 const fn uuid(id: Id) -> Uuid {
     Uuid::from_u128(id as u128)
@@ -93,13 +95,22 @@ pub fn beginning(ledger: &Ledger) -> Vec<Command> {
             session_opening: SessionOpening::Public,
         };
         let developer_id = DeveloperId(uuid(app.developer));
-        commands.push(Command::RegisterApp { app_id: AppId(uuid(*id)), developer_id, public_app_id: app_name(*id), settings });
+        commands.push(Command::RegisterApp {
+            app_id: AppId(uuid(*id)),
+            developer_id,
+            public_app_id: app_name(*id),
+            settings,
+        });
     }
     commands
 }
 
 fn pricing(pricing: Pricing) -> DomainPricing {
-    DomainPricing { markup_bps: bps(pricing.markup), revenue_share_bps: pricing.share.map(bps), fee_usd: money(pricing.fee) }
+    DomainPricing {
+        markup_bps: bps(pricing.markup),
+        revenue_share_bps: pricing.share.map(bps),
+        fee_usd: money(pricing.fee),
+    }
 }
 
 fn usage(counts: Counts) -> Usage {
@@ -162,11 +173,13 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
                 ..AppPatch::default()
             },
         },
-        Order::SetFeature { app, feature, pricing: price } if known.features.contains_key(&(*app, *feature)) => Command::ChangeFeature {
-            public_app_id: app_name(*app),
-            feature_key: key(*feature),
-            patch: FeaturePatch { pricing: Some(pricing(*price)), ..FeaturePatch::default() },
-        },
+        Order::SetFeature { app, feature, pricing: price } if known.features.contains_key(&(*app, *feature)) => {
+            Command::ChangeFeature {
+                public_app_id: app_name(*app),
+                feature_key: key(*feature),
+                patch: FeaturePatch { pricing: Some(pricing(*price)), ..FeaturePatch::default() },
+            }
+        }
         Order::SetFeature { app, feature, pricing: price } => Command::DefineFeature {
             feature_id: FeatureId(uuid(*feature)),
             public_app_id: app_name(*app),
@@ -175,7 +188,9 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
             pricing: pricing(*price),
             policy: serde_json::Map::new(),
         },
-        Order::RemoveFeature { app, feature } => Command::RemoveFeature { public_app_id: app_name(*app), feature_key: key(*feature) },
+        Order::RemoveFeature { app, feature } => {
+            Command::RemoveFeature { public_app_id: app_name(*app), feature_key: key(*feature) }
+        }
         Order::Activate(card) => Command::ActivateRateCard { source: "model".into(), models: models(card) },
         Order::OpenSession { session, wallet, app, user, feature, ttl } => Command::OpenSession {
             session_id: SessionId(uuid(*session)),
@@ -187,8 +202,12 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
             token_hash: TokenHash::of_text("s"),
             ttl: seconds(*ttl),
         },
-        Order::EndSession { session, by_time: true } => Command::ExpireSession { session_id: SessionId(uuid(*session)) },
-        Order::EndSession { session, by_time: false } => Command::RevokeSession { session_id: SessionId(uuid(*session)) },
+        Order::EndSession { session, by_time: true } => {
+            Command::ExpireSession { session_id: SessionId(uuid(*session)) }
+        }
+        Order::EndSession { session, by_time: false } => {
+            Command::RevokeSession { session_id: SessionId(uuid(*session)) }
+        }
         Order::RequestTopUp { top_up, wallet, amount } => Command::RequestTopUp {
             top_up_id: TopUpId(uuid(*top_up)),
             wallet_id: wallet_id(*wallet),
@@ -203,7 +222,9 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
             occurred_at: None,
         },
         Order::FailTopUp { top_up } => Command::FailTopUp { top_up_id: TopUpId(uuid(*top_up)), reason: "r".into() },
-        Order::TestCredit { wallet, amount } => Command::GrantTestCredit { wallet_id: wallet_id(*wallet), amount: money(*amount) },
+        Order::TestCredit { wallet, amount } => {
+            Command::GrantTestCredit { wallet_id: wallet_id(*wallet), amount: money(*amount) }
+        }
         Order::Promo { wallet, amount } => {
             Command::GrantPromo { wallet_id: wallet_id(*wallet), amount: money(*amount), reason: "r".into() }
         }
@@ -235,7 +256,9 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
             provider_request_id: None,
             occurred_at: None,
         },
-        Order::Release { hold } => Command::ReleaseHold { hold_id: HoldId(uuid(*hold)), reason: ReleaseReason::Cancelled },
+        Order::Release { hold } => {
+            Command::ReleaseHold { hold_id: HoldId(uuid(*hold)), reason: ReleaseReason::Cancelled }
+        }
         Order::Expire { hold } => Command::ExpireHold { hold_id: HoldId(uuid(*hold)) },
         Order::Use { call: facts, counts, receivable } => Command::RecordUsage {
             usage_id: UsageId(uuid(0)),

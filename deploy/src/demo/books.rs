@@ -86,7 +86,9 @@ pub(super) fn trial_balance(answer: &Value) -> TrialBalance {
 
 impl TrialBalance {
     fn totals(&self) -> (Money, Money) {
-        self.0.iter().fold((Money::ZERO, Money::ZERO), |(debit, credit), row| (plus(debit, row.debit), plus(credit, row.credit)))
+        self.0
+            .iter()
+            .fold((Money::ZERO, Money::ZERO), |(debit, credit), row| (plus(debit, row.debit), plus(credit, row.credit)))
     }
 
     /// All debits minus all credits; books without rows are no books.

@@ -31,7 +31,16 @@ pub(super) struct Story<'a> {
 
 impl<'a> Story<'a> {
     pub(super) fn new(client: &'a Client, patience: Patience) -> Self {
-        Self { client, patience, began: Instant::now(), step: 0, title: "", position: 0, checks: 0, problems: Vec::new() }
+        Self {
+            client,
+            patience,
+            began: Instant::now(),
+            step: 0,
+            title: "",
+            position: 0,
+            checks: 0,
+            problems: Vec::new(),
+        }
     }
 
     /// The next step.
@@ -104,14 +113,20 @@ impl<'a> Story<'a> {
     /// The verdict.
     pub(super) fn end(self) -> Result<(), Failure> {
         if self.problems.is_empty() {
-            println!("\n{} figures checked in {:.1} s: everything adds up.", self.checks, self.began.elapsed().as_secs_f64());
+            println!(
+                "\n{} figures checked in {:.1} s: everything adds up.",
+                self.checks,
+                self.began.elapsed().as_secs_f64()
+            );
             return Ok(());
         }
         println!("\nWhat does not add up:");
         for problem in &self.problems {
             println!("  {problem}");
         }
-        println!("The expected figures are those of a first start; were the demo app's prices or the rate card changed?");
+        println!(
+            "The expected figures are those of a first start; were the demo app's prices or the rate card changed?"
+        );
         Err(Failure::new(Exit::Differences, format!("{} of {} figures are wrong", self.problems.len(), self.checks)))
     }
 }

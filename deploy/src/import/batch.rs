@@ -203,7 +203,11 @@ fn sort<'a>(reply: &Reply, rows: &[(&'a Row, WalletId)], tally: &mut Tally) -> R
                 }
                 open.rows.push((row, *wallet));
                 if frozen || open.cause.is_none() {
-                    open.cause = Some(ClientError::Refused { call: format!("row {}", row.number), status, detail: Box::new(error) });
+                    open.cause = Some(ClientError::Refused {
+                        call: format!("row {}", row.number),
+                        status,
+                        detail: Box::new(error),
+                    });
                 }
             }
             (None, None) => return Err(reply.unexpected(format!("neither usage nor error for row {}", row.number))),
@@ -265,11 +269,14 @@ mod tests {
     }
 
     fn recorded(index: usize, replayed: bool) -> String {
-        format!("{{\"index\":{index},\"status\":201,\"replayed\":{replayed},\"usage\":{{\"charged_usd\":\"0.00000003\"}}}}\n")
+        format!(
+            "{{\"index\":{index},\"status\":201,\"replayed\":{replayed},\"usage\":{{\"charged_usd\":\"0.00000003\"}}}}\n"
+        )
     }
 
     fn refused(index: usize, status: u16, code: &str) -> String {
-        let error = format!("{{\"code\":\"{code}\",\"message\":\"No.\",\"type\":\"t\",\"param\":null,\"request_id\":\"r\"}}");
+        let error =
+            format!("{{\"code\":\"{code}\",\"message\":\"No.\",\"type\":\"t\",\"param\":null,\"request_id\":\"r\"}}");
         format!("{{\"index\":{index},\"status\":{status},\"error\":{error}}}\n")
     }
 
@@ -293,7 +300,11 @@ mod tests {
         let codes: Vec<_> = tally.refused.iter().map(|(code, count)| (code.as_str(), *count)).collect();
         assert_eq!(codes, [("bad_row", 1), ("insufficient_balance", 1)]);
         let bodies = bodies.await.unwrap();
-        let keys = |body: &str| body.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["request_id"].to_string()).collect::<Vec<_>>();
+        let keys = |body: &str| {
+            body.lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["request_id"].to_string())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(keys(&bodies[0]).len(), 3);
         assert_eq!(keys(&bodies[1]), ["\"import:0123456789abcdef:8\""]);
         assert!(bodies[0].contains(r#""usage":{"input_uncached":10,"output_text":1},"on_shortfall":"refuse","occurred_at":"1970-01-01T00:00:00.000000Z""#), "{}", bodies[0]);
@@ -301,7 +312,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_freeze_ends_the_import_and_refuses_no_row() {
-        let (courier, _) = server(vec![[refused(0, 503, "overloaded"), refused(1, 503, "frozen"), recorded(2, false)].concat()]).await;
+        let (courier, _) =
+            server(vec![[refused(0, 503, "overloaded"), refused(1, 503, "frozen"), recorded(2, false)].concat()]).await;
         let (batch, wallets) = batch(1..=3);
         let delivery = courier.deliver(batch, wallets).await;
         let failure = Failure::from(delivery.end.unwrap_err());

@@ -108,7 +108,8 @@ fn place_of(header: &[String], said: &[(Field, String)], field: Field) -> Result
     }
     let synonyms = synonyms(field);
     let is_meant = |name: &String| synonyms.iter().any(|synonym| same(synonym, name));
-    let found: Vec<usize> = header.iter().enumerate().filter(|(_, name)| is_meant(name)).map(|(place, _)| place).collect();
+    let found: Vec<usize> =
+        header.iter().enumerate().filter(|(_, name)| is_meant(name)).map(|(place, _)| place).collect();
     match found.as_slice() {
         [] => Ok(None),
         [place] => Ok(Some(*place)),
@@ -143,7 +144,8 @@ fn synonyms(field: Field) -> &'static [&'static str] {
 
 /// The same letters and digits, in any case.
 fn same(a: &str, b: &str) -> bool {
-    let letters = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
+    let letters =
+        |text: &str| text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<String>();
     let (a, b) = (letters(a), letters(b));
     !a.is_empty() && a == b
 }
@@ -160,12 +162,23 @@ mod tests {
     fn columns_are_found_by_their_names() {
         for (text, expected) in [
             ("TIMESTAMP,ContextTokens,GeneratedTokens", [Some(0), Some(1), Some(2), None, None, None, None]),
-            ("model,User ID,prompt_tokens,completion_tokens,cached_tokens,created_at,Request-Id", [Some(5), Some(2), Some(3), Some(4), Some(0), Some(1), Some(6)]),
+            (
+                "model,User ID,prompt_tokens,completion_tokens,cached_tokens,created_at,Request-Id",
+                [Some(5), Some(2), Some(3), Some(4), Some(0), Some(1), Some(6)],
+            ),
             ("output,input", [None, Some(1), Some(0), None, None, None, None]),
             ("OUTPUT_TOKENS,inputTokens,note,user", [None, Some(1), Some(0), None, None, Some(3), None]),
         ] {
             let found = Columns::find(&header(text), &[]).unwrap();
-            let places = [found.time, Some(found.input), Some(found.output), found.cached, found.model, found.user, found.request_id];
+            let places = [
+                found.time,
+                Some(found.input),
+                Some(found.output),
+                found.cached,
+                found.model,
+                found.user,
+                found.request_id,
+            ];
             assert_eq!(places, expected, "{text}");
         }
     }
@@ -182,7 +195,11 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_with_its_synonyms() {
         for (text, said, parts) in [
-            ("time,output", &[][..], &["no column for input", "prompt_tokens", "ContextTokens", "--column input=", "\"time\" \"output\""][..]),
+            (
+                "time,output",
+                &[][..],
+                &["no column for input", "prompt_tokens", "ContextTokens", "--column input=", "\"time\" \"output\""][..],
+            ),
             ("input", &[], &["no column for output", "completion_tokens"]),
             ("input,output", &["time=when"], &["no column \"when\"", "\"input\" \"output\""]),
             ("input,prompt_tokens,output", &[], &["several", "input, prompt_tokens", "--column input=NAME"]),

@@ -50,7 +50,8 @@ impl Source {
         }
         let mut reader = reader(&file, facts.len()).map_err(cannot)?;
         let header = reader.byte_headers().map_err(|error| wrong(error.to_string()))?;
-        let header: Vec<String> = header.iter().map(|name| cell_text(name).trim_start_matches('\u{feff}').trim().to_owned()).collect();
+        let header: Vec<String> =
+            header.iter().map(|name| cell_text(name).trim_start_matches('\u{feff}').trim().to_owned()).collect();
         let columns = Columns::find(&header, said).map_err(wrong)?;
         let mut record = ByteRecord::new();
         let mut rows = 0;
@@ -67,7 +68,14 @@ impl Source {
     /// # Errors
     /// [`io::Error`] if the file cannot be read again.
     pub(crate) fn rows(&self, from: u64, plan: Plan) -> io::Result<Rows<'_>> {
-        Ok(Rows { source: self, reader: Some(reader(&self.file, self.length)?), record: ByteRecord::new(), number: 0, from, plan })
+        Ok(Rows {
+            source: self,
+            reader: Some(reader(&self.file, self.length)?),
+            record: ByteRecord::new(),
+            number: 0,
+            from,
+            plan,
+        })
     }
 }
 
@@ -144,7 +152,10 @@ impl Rows<'_> {
         if digest.is_none_or(|digest| digest == self.source.digest) {
             return Ok(());
         }
-        let message = format!("{} was changed while it was read; restore it and import it again, or undo by hand", self.source.name);
+        let message = format!(
+            "{} was changed while it was read; restore it and import it again, or undo by hand",
+            self.source.name
+        );
         Err(Failure::new(Exit::Differences, message))
     }
 
@@ -156,7 +167,8 @@ impl Rows<'_> {
             Some(place) if !self.cell(place).is_empty() => self.count(Field::Cached, place)?,
             _ => 0,
         };
-        let uncached = input.checked_sub(cached).ok_or_else(|| format!("cached is {cached}, more than the input of {input}"))?;
+        let uncached =
+            input.checked_sub(cached).ok_or_else(|| format!("cached is {cached}, more than the input of {input}"))?;
         let (longest_user, longest_model, longest_id) = LONGEST;
         let user = match columns.user {
             Some(place) => self.text(Field::User, place, longest_user)?.ok_or("user is empty")?,
@@ -169,7 +181,9 @@ impl Rows<'_> {
             model: model.unwrap_or_else(|| self.plan.model.clone()),
             usage: Usage { input_uncached: uncached, cache_read: cached, output_text: output, ..Usage::default() },
             occurred_at: columns.time.map(|place| time(&self.cell(place))).transpose()?,
-            provider_request_id: columns.request_id.map_or(Ok(None), |place| self.text(Field::RequestId, place, longest_id))?,
+            provider_request_id: columns
+                .request_id
+                .map_or(Ok(None), |place| self.text(Field::RequestId, place, longest_id))?,
         })
     }
 
@@ -315,7 +329,16 @@ mod tests {
         ] {
             assert_eq!(time(text).map(|time| time.to_string()).as_deref(), Ok(expected), "{text}");
         }
-        for text in ["", "yesterday", "2023-11-16", "20231116", "16.11.2023 18:15", "2023-02-30 10:00:00", "9999-12-31T00:00:00Z", "-1"] {
+        for text in [
+            "",
+            "yesterday",
+            "2023-11-16",
+            "20231116",
+            "16.11.2023 18:15",
+            "2023-02-30 10:00:00",
+            "9999-12-31T00:00:00Z",
+            "-1",
+        ] {
             assert!(time(text).is_err(), "{text}");
         }
     }
@@ -342,7 +365,10 @@ mod tests {
     fn rows_go_round_the_users_wherever_the_import_begins() {
         let (_dir, source) = source("input,output\n1,1\n2,2\n3,3\n4,4\n");
         let users = |from| all(&source, from, 3).into_iter().map(|row| row.unwrap().user).collect::<Vec<_>>();
-        assert_eq!(users(1), ["trace.csv-user-0001", "trace.csv-user-0002", "trace.csv-user-0003", "trace.csv-user-0001"]);
+        assert_eq!(
+            users(1),
+            ["trace.csv-user-0001", "trace.csv-user-0002", "trace.csv-user-0003", "trace.csv-user-0001"]
+        );
         assert_eq!(users(3), users(1)[2..]);
         assert_eq!(source.rows, 4);
     }
@@ -371,13 +397,22 @@ mod tests {
             provider_request_id: Some("req-1".to_owned()),
         };
         assert_eq!(rows[0], Ok(first));
-        for (index, part) in [(1, "input \"x\""), (2, "output is missing"), (3, "time is missing"), (4, "cached is 11"), (5, "user is empty")] {
+        for (index, part) in [
+            (1, "input \"x\""),
+            (2, "output is missing"),
+            (3, "time is missing"),
+            (4, "cached is 11"),
+            (5, "user is empty"),
+        ] {
             let bad = rows[index].as_ref().unwrap_err();
             assert_eq!(bad.number, index as u64 + 1);
             assert!(bad.problem.contains(part), "{}", bad.problem);
         }
         let last = rows[6].as_ref().unwrap();
-        assert_eq!((last.number, last.user.as_str(), last.model.as_str(), last.usage), (7, "b, c", "gpt-4o-mini", usage(10, 0, 1)));
+        assert_eq!(
+            (last.number, last.user.as_str(), last.model.as_str(), last.usage),
+            (7, "b, c", "gpt-4o-mini", usage(10, 0, 1))
+        );
         assert_eq!((rows.len(), source.rows), (7, 7));
     }
 

@@ -122,10 +122,18 @@ impl Tally {
         };
         line("rows", rows.to_string(), String::new());
         line("recorded", self.recorded.to_string(), String::new());
-        line("replayed", self.replayed.to_string(), note(self.replayed > 0, || format!("charged {} USD earlier", self.charged_before)));
+        line(
+            "replayed",
+            self.replayed.to_string(),
+            note(self.replayed > 0, || format!("charged {} USD earlier", self.charged_before)),
+        );
         line("refused", self.refusals().to_string(), codes.join(", "));
         line("users", users.to_string(), String::new());
-        line("tokens in", input.saturating_add(cached).to_string(), note(cached > 0, || format!("{cached} of them cached")));
+        line(
+            "tokens in",
+            input.saturating_add(cached).to_string(),
+            note(cached > 0, || format!("{cached} of them cached")),
+        );
         line("tokens out", output.to_string(), String::new());
         let owed = note(!self.receivable.is_zero(), || format!("{} of it receivable", self.receivable));
         line("charged USD", self.charged.to_string(), owed);
@@ -189,11 +197,21 @@ mod tests {
         assert_eq!((sum.recorded, sum.replayed, sum.refusals(), sum.tokens), (2, 2, 2, [40, 16, 8]));
         assert_eq!((sum.charged.units(), sum.charged_before.units()), (14, 18));
         let table = sum.table(1, Duration::from_secs(2));
-        for part in ["rows                        6\n", "replayed                    2   charged 0.00000018 USD earlier\n", "bad_row 2\n", "16 of them cached\n", "charged USD        0.00000014\n", "2.0   3 rows/s\n"] {
+        for part in [
+            "rows                        6\n",
+            "replayed                    2   charged 0.00000018 USD earlier\n",
+            "bad_row 2\n",
+            "16 of them cached\n",
+            "charged USD        0.00000014\n",
+            "2.0   3 rows/s\n",
+        ] {
             assert!(table.contains(part), "{table}");
         }
         let json = sum.json(1, Duration::from_secs(2));
-        assert_eq!((json["refused_by_code"]["bad_row"].as_u64(), json["charged_usd"].as_str()), (Some(2), Some("0.00000014")));
+        assert_eq!(
+            (json["refused_by_code"]["bad_row"].as_u64(), json["charged_usd"].as_str()),
+            (Some(2), Some("0.00000014"))
+        );
     }
 
     #[test]

@@ -66,7 +66,8 @@ impl Users {
     /// # Errors
     /// [`ClientError`] if one cannot be opened; a repeat goes on where this ended.
     pub(crate) async fn wallets(&mut self, rows: &[Row]) -> Result<Vec<WalletId>, ClientError> {
-        let new: BTreeSet<&str> = rows.iter().map(|row| row.user.as_str()).filter(|user| !self.wallets.contains_key(*user)).collect();
+        let new: BTreeSet<&str> =
+            rows.iter().map(|row| row.user.as_str()).filter(|user| !self.wallets.contains_key(*user)).collect();
         let opening = &self.opening;
         let opened: Vec<(String, WalletId)> = stream::iter(new)
             .map(|user| async move { Ok::<_, ClientError>((user.to_owned(), opening.open(user).await?)) })
@@ -128,7 +129,10 @@ mod tests {
         assert_eq!(tag("trace.csv-user-0001"), "trace.csv-user-0001");
         for user in ["Jürgen", "two words", &"x".repeat(400)] {
             let key = tag(user);
-            assert!(key.starts_with("sha256:") && key.len() == 71 && key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
+            assert!(
+                key.starts_with("sha256:") && key.len() == 71 && key.bytes().all(|byte| byte.is_ascii_graphic()),
+                "{key}"
+            );
         }
         assert_ne!(tag("ä"), tag("ö"));
     }

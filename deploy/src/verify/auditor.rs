@@ -3,6 +3,7 @@
 
 use modelfaucet_schema::log::boot::{BootError, ServiceRole};
 use modelfaucet_schema::log::migrate::is_current;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, Error, IsolationLevel, Transaction};
 
 use crate::DatabaseArgs;
@@ -32,7 +33,8 @@ impl Auditor {
             return Ok(Self { config: running, postgres: None });
         }
         if !data_dir.join("postgres").is_dir() {
-            let message = format!("{} holds no ledger: choose another --data-dir or set DATABASE_URL", data_dir.display());
+            let message =
+                format!("{} holds no ledger: choose another --data-dir or set DATABASE_URL", data_dir.display());
             return Err(Failure::new(Exit::Config, message));
         }
         let options = PrivatePostgresOptions { data_dir, settings: Vec::new(), bin_dir: config.pg_bindir() };
@@ -63,7 +65,7 @@ pub(crate) async fn snapshot(client: &mut Client) -> Result<Transaction<'_>, Err
 
 /// A missing table is damage, a missing right is a matter of configuration, the rest may pass.
 pub(crate) fn failure(error: Error) -> Failure {
-    match error.code().map(|code| code.code()) {
+    match error.code().map(SqlState::code) {
         Some("42P01" | "42703" | "42883" | "3F000") => {
             Failure::new(Exit::Violated, format!("the tables are not as they were made: {error}"))
         }

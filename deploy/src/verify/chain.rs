@@ -90,7 +90,16 @@ impl Chain {
     /// A chain that begins at position `from`, behind `base` if that is known.
     pub(super) fn new(shard: ShardId, from: i64, base: Option<ChainHash>) -> Self {
         let base = Base { first: from, stored: base, right: None };
-        Self { shard, links: VecDeque::new(), base, open: None, begins: from, expected: from, ended: Vec::new(), batches: 0 }
+        Self {
+            shard,
+            links: VecDeque::new(),
+            base,
+            open: None,
+            begins: from,
+            expected: from,
+            ended: Vec::new(),
+            batches: 0,
+        }
     }
 
     /// Takes batches, in the order of their last positions. Those that hold an event must come before it.
@@ -144,7 +153,12 @@ impl Chain {
     fn missing_before(&mut self, position: i64, findings: &mut Findings) {
         if position > self.expected {
             let missing = (self.expected, position - 1);
-            findings.add(Check::Positions, self.shard, missing, if missing.0 == missing.1 { "is missing" } else { "are missing" });
+            findings.add(
+                Check::Positions,
+                self.shard,
+                missing,
+                if missing.0 == missing.1 { "is missing" } else { "are missing" },
+            );
         }
     }
 
@@ -156,13 +170,21 @@ impl Chain {
             // Its predecessor is not there to be compared with.
             self.base = Base { first: link.first, stored: link.previous, right: None };
         } else if link.first < self.begins || link.last < link.first {
-            let what = format!("the batch begins at {} and ends at {}, but the one before ends at {}", link.first, link.last, self.begins - 1);
+            let what = format!(
+                "the batch begins at {} and ends at {}, but the one before ends at {}",
+                link.first,
+                link.last,
+                self.begins - 1
+            );
             findings.add(Check::Chain, self.shard, link.positions(), what);
         }
         let named = link.previous;
         let by_right = named.is_some() && self.base.right.is_some() && named == self.base.right;
         if by_right {
-            findings.amend(Check::Chain, "; its stored hash was changed, not its content: the next batch follows from the right hash");
+            findings.amend(
+                Check::Chain,
+                "; its stored hash was changed, not its content: the next batch follows from the right hash",
+            );
         }
         let joined = by_right || self.base.stored.is_none() || (named.is_some() && named == self.base.stored);
         let own = named.map(|hash| link.hasher(self.shard, hash));
@@ -184,13 +206,33 @@ impl Chain {
         let holds = |hash: Option<ChainHash>| complete && hash.is_some() && hash == link.hash;
         let before = (self.base.first, link.last);
         if !joined && holds(other) {
-            findings.add(Check::Chain, self.shard, link.positions(), "the batch's row names another hash before it than there is");
+            findings.add(
+                Check::Chain,
+                self.shard,
+                link.positions(),
+                "the batch's row names another hash before it than there is",
+            );
         } else if !joined && holds(own) {
-            findings.add(Check::Chain, self.shard, before, "two batches do not join: what is before the second was written anew");
+            findings.add(
+                Check::Chain,
+                self.shard,
+                before,
+                "two batches do not join: what is before the second was written anew",
+            );
         } else if !joined {
-            findings.add(Check::Chain, self.shard, link.positions(), "the batch does not follow the one before it and was changed");
+            findings.add(
+                Check::Chain,
+                self.shard,
+                link.positions(),
+                "the batch does not follow the one before it and was changed",
+            );
         } else if complete && !holds(own) {
-            findings.add(Check::Chain, self.shard, link.positions(), "an event of this batch or the batch's row was changed");
+            findings.add(
+                Check::Chain,
+                self.shard,
+                link.positions(),
+                "an event of this batch or the batch's row was changed",
+            );
         }
         let right = own.filter(|own| complete && Some(*own) != link.hash);
         self.base = Base { first: link.first, stored: link.hash, right };
@@ -249,7 +291,13 @@ mod tests {
         for number in 0..5_u128 {
             let first = head.position.0 + 1;
             let batch: Vec<_> = (first..first + 4).map(event).collect();
-            let sealed = AppendBatch::seal(SHARD, head, BatchId(Uuid::from_u128(number)), Timestamp::from_micros(5), batch.clone());
+            let sealed = AppendBatch::seal(
+                SHARD,
+                head,
+                BatchId(Uuid::from_u128(number)),
+                Timestamp::from_micros(5),
+                batch.clone(),
+            );
             links.push(Link {
                 first,
                 last: first + 3,
@@ -288,14 +336,22 @@ mod tests {
         let cases: &[(&str, Damage, &[&str])] = &[
             ("nothing", |_, _| {}, &[]),
             ("a payload", |_, events| events[5].payload.push(b'!'), &["chain 5..8"]),
-            ("two payloads of one batch, swapped", |_, events| {
-                let payload = std::mem::take(&mut events[4].payload);
-                events[4].payload = std::mem::replace(&mut events[6].payload, payload);
-            }, &["chain 5..8"]),
-            ("two batches", |_, events| {
-                events[0].actor.push('!');
-                events[17].request_id.push('!');
-            }, &["chain 1..4", "chain 17..20"]),
+            (
+                "two payloads of one batch, swapped",
+                |_, events| {
+                    let payload = std::mem::take(&mut events[4].payload);
+                    events[4].payload = std::mem::replace(&mut events[6].payload, payload);
+                },
+                &["chain 5..8"],
+            ),
+            (
+                "two batches",
+                |_, events| {
+                    events[0].actor.push('!');
+                    events[17].request_id.push('!');
+                },
+                &["chain 1..4", "chain 17..20"],
+            ),
             ("a time", |_, events| events[9].recorded_at = Timestamp::from_micros(6), &["times 10", "chain 9..12"]),
             ("a row, deleted", |_, events| drop(events.remove(10)), &["positions 11"]),
             ("the first row, deleted", |_, events| drop(events.remove(0)), &["positions 1"]),
@@ -311,14 +367,22 @@ mod tests {
             ("a batch's id", |links, _| links[2].id = BatchId(Uuid::from_u128(77)), &["chain 9..12"]),
             ("a batch's row, deleted", |links, _| links.retain(|link| link.first != 13), &["chain 13..16"]),
             ("the last batch's row, deleted", |links, _| links.truncate(4), &["chain 17..20"]),
-            ("a batch's time", |links, _| links[2].committed_at = Timestamp::from_micros(6), &["times 9..12", "chain 9..12"]),
+            (
+                "a batch's time",
+                |links, _| links[2].committed_at = Timestamp::from_micros(6),
+                &["times 9..12", "chain 9..12"],
+            ),
             ("the last batch's end", |links, _| links[4].last = 23, &["positions 21..23"]),
-            ("a batch, written anew", |links, events| {
-                events[5].payload.push(b'!');
-                let mut hasher = links[1].hasher(SHARD, links[0].hash.unwrap());
-                events[4..8].iter().for_each(|event| hasher.event(event));
-                links[1].hash = Some(hasher.finish());
-            }, &["chain 5..12"]),
+            (
+                "a batch, written anew",
+                |links, events| {
+                    events[5].payload.push(b'!');
+                    let mut hasher = links[1].hasher(SHARD, links[0].hash.unwrap());
+                    events[4..8].iter().for_each(|event| hasher.event(event));
+                    links[1].hash = Some(hasher.finish());
+                },
+                &["chain 5..12"],
+            ),
         ];
         for (name, damage, expected) in cases {
             assert_eq!(found(*damage), *expected, "{name}");

@@ -15,14 +15,24 @@ pub(super) async fn check(transaction: &Transaction<'_>, findings: &mut Findings
     for row in transaction.query(include_str!("sql/guards.sql"), &[&body]).await? {
         findings.checked(Check::Guards, 1);
         if let Some(problem) = row.get::<_, Option<&str>>(2) {
-            findings.add(Check::Guards, None, None, format!("{}: {} {problem}", row.get::<_, &str>(0), row.get::<_, &str>(1)));
+            findings.add(
+                Check::Guards,
+                None,
+                None,
+                format!("{}: {} {problem}", row.get::<_, &str>(0), row.get::<_, &str>(1)),
+            );
         }
     }
     let roles: Vec<&str> = ServiceRole::ALL.iter().map(|role| role.name()).collect();
     for row in transaction.query(include_str!("sql/rights.sql"), &[&roles]).await? {
         findings.checked(Check::Guards, 1);
         if row.get::<_, Option<bool>>(2) != Some(false) {
-            findings.add(Check::Guards, None, None, format!("role {} {}", row.get::<_, &str>(0), row.get::<_, &str>(1)));
+            findings.add(
+                Check::Guards,
+                None,
+                None,
+                format!("role {} {}", row.get::<_, &str>(0), row.get::<_, &str>(1)),
+            );
         }
     }
     Ok(())

@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn table_and_events_name_the_same_keys() {
-        let cases: &[(&[(i64, u128)], &[&str])] = &[
+        type Case = (&'static [(i64, u128)], &'static [&'static str]);
+        let cases: &[Case] = &[
             (&[(2, 20), (3, 30)], &[]),
             (&[(2, 20)], &["keys 3"]),
             (&[(2, 20), (3, 31)], &["keys 3"]),

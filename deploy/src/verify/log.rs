@@ -3,10 +3,10 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use modelfaucet_projector::fold::Span;
 use modelfaucet_schema::event::Recorded;
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_projector::fold::Span;
 use modelfaucet_schema::log::Head;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -55,7 +55,7 @@ impl Extent {
         Ok(Self { shard, log_id, first, last, open_end: asked.1.is_none() })
     }
 
-    pub(super) fn from_the_beginning(&self) -> bool {
+    pub(super) fn is_from_the_beginning(&self) -> bool {
         self.first == 1
     }
 
@@ -65,7 +65,10 @@ impl Extent {
 
     /// What is asked of the database: where nothing is left out, also rows that should not be there.
     fn bounds(&self) -> (i64, i64) {
-        (if self.from_the_beginning() { i64::MIN } else { self.first }, if self.open_end { i64::MAX } else { self.last })
+        (
+            if self.is_from_the_beginning() { i64::MIN } else { self.first },
+            if self.open_end { i64::MAX } else { self.last },
+        )
     }
 }
 
@@ -177,7 +180,7 @@ pub(super) async fn check(
     done: &mut u64,
 ) -> Result<Checked, Error> {
     let witnesses = Witness::all(transaction, extent.shard).await?;
-    let shadow_log = extent.log_id.filter(|_| extent.from_the_beginning());
+    let shadow_log = extent.log_id.filter(|_| extent.is_from_the_beginning());
     if let Some(log_id) = shadow_log {
         shadow.begin(transaction, extent.shard, log_id, extent.last).await?;
     }
@@ -239,9 +242,12 @@ struct ShardCheck {
 impl ShardCheck {
     fn new(extent: &Extent, witnesses: Vec<Witness>, spans: Option<SyncSender<Span>>) -> Self {
         let shard = extent.shard;
-        let whole = extent.from_the_beginning();
+        let whole = extent.is_from_the_beginning();
         let genesis = extent.log_id.map(|log_id| ChainHash::genesis(log_id, shard));
-        let head = Head { position: Position(extent.first - 1), hash: genesis.filter(|_| whole).unwrap_or(ChainHash([0; 32])) };
+        let head = Head {
+            position: Position(extent.first - 1),
+            hash: genesis.filter(|_| whole).unwrap_or(ChainHash([0; 32])),
+        };
         let mut findings = Findings::new();
         findings.checked(Check::Genesis, 1);
         if genesis.is_none() {
@@ -270,7 +276,7 @@ impl ShardCheck {
             if other_log {
                 let what = format!("{} is of another log than this one", witness.who);
                 self.findings.add(Check::Witnesses, self.shard, (0, witness.position), what);
-            } else if witness.position == 0 && extent.from_the_beginning() {
+            } else if witness.position == 0 && extent.is_from_the_beginning() {
                 self.witness(&witness, self.head.hash);
             } else if witness.position >= extent.first && (extent.open_end || witness.position <= extent.last) {
                 self.witnesses.push(witness);
@@ -281,12 +287,17 @@ impl ShardCheck {
     fn witness(&mut self, witness: &Witness, hash: ChainHash) {
         self.findings.checked(Check::Witnesses, 1);
         if witness.hash != Some(hash) {
-            let what = format!("{} has seen another hash here: the log was written anew up to this position", witness.who);
+            let what =
+                format!("{} has seen another hash here: the log was written anew up to this position", witness.who);
             self.findings.add(Check::Witnesses, self.shard, (1.min(witness.position), witness.position), what);
         }
     }
 
-    fn run(&mut self, mut pages: mpsc::Receiver<JoinHandle<Result<ReadPage, Error>>>, handle: &Handle) -> Result<(), Error> {
+    fn run(
+        &mut self,
+        mut pages: mpsc::Receiver<JoinHandle<Result<ReadPage, Error>>>,
+        handle: &Handle,
+    ) -> Result<(), Error> {
         while let Some(page) = pages.blocking_recv() {
             let page = handle.block_on(joined(page))?;
             self.chain.extend(page.links);
@@ -369,7 +380,13 @@ impl ShardCheck {
         for witness in std::mem::take(&mut self.witnesses) {
             let end = self.chain.expected() - 1;
             let (positions, what) = if witness.position > end {
-                ((end + 1, witness.position), format!("{} has seen positions up to {}: the end of the log was cut off", witness.who, witness.position))
+                (
+                    (end + 1, witness.position),
+                    format!(
+                        "{} has seen positions up to {}: the end of the log was cut off",
+                        witness.who, witness.position
+                    ),
+                )
             } else {
                 ((witness.position, witness.position), format!("{} has seen a batch that ends here", witness.who))
             };
@@ -378,7 +395,9 @@ impl ShardCheck {
         match &self.wallets {
             Some(wallets) => wallets.finish(&mut self.findings),
             None => {
-                for check in [Check::Streams, Check::Entries, Check::Wallets, Check::Holds, Check::Snapshots, Check::Projections] {
+                for check in
+                    [Check::Streams, Check::Entries, Check::Wallets, Check::Holds, Check::Snapshots, Check::Projections]
+                {
                     self.findings.skip(check, "needs the log from its beginning");
                 }
             }

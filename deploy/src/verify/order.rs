@@ -39,7 +39,8 @@ impl Order {
         *last = recorded.stream_seq;
         if recorded.stream_seq != expected {
             let at = recorded.position.0;
-            let what = format!("is number {} of {}, after number {}", recorded.stream_seq, recorded.stream, expected - 1);
+            let what =
+                format!("is number {} of {}, after number {}", recorded.stream_seq, recorded.stream, expected - 1);
             findings.add(Check::Streams, self.shard, (at, at), what);
         }
         // Sessions end, and then nothing more is said about them; the writer forgets their numbers as well.

@@ -219,7 +219,11 @@ impl Report {
         for log in &self.logs {
             let (first, last) = log.positions;
             let _ = writeln!(text, "{}  log {}  positions {first}..{last}", log.shard, log.log_id);
-            let _ = writeln!(text, "     head {last} {}  (kept elsewhere, this line shows later that nothing was cut off)", log.head_hash);
+            let _ = writeln!(
+                text,
+                "     head {last} {}  (kept elsewhere, this line shows later that nothing was cut off)",
+                log.head_hash
+            );
         }
         for (check, tally) in Check::ALL.iter().zip(&self.findings.tallies) {
             let result = match tally {
@@ -258,8 +262,12 @@ impl Report {
         let after = format!("{events} events in {seconds:.1} s");
         match self.findings.exit() {
             Exit::Ok => format!("ok: {after}"),
-            Exit::Differences => format!("exit 1: the log is sound, {total} differences in what is folded from it; rebuild it ({after})"),
-            _ => format!("exit 6: {total} findings; the log or its guards were changed, stop writing and keep the evidence ({after})"),
+            Exit::Differences => {
+                format!("exit 1: the log is sound, {total} differences in what is folded from it; rebuild it ({after})")
+            }
+            _ => format!(
+                "exit 6: {total} findings; the log or its guards were changed, stop writing and keep the evidence ({after})"
+            ),
         }
     }
 

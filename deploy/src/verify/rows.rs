@@ -62,7 +62,8 @@ fn read(shard: ShardId, row: &Row) -> Result<ReadEvent, Error> {
     };
     let (recorded, problem) = match stored.decode() {
         Ok(recorded) => {
-            let problem = if half_a_key { Some("has half an idempotency key".to_owned()) } else { differs(&stored, &recorded) };
+            let problem =
+                if half_a_key { Some("has half an idempotency key".to_owned()) } else { differs(&stored, &recorded) };
             (Some(recorded), problem)
         }
         Err(error) => {
@@ -103,5 +104,6 @@ fn differs(stored: &StoredEvent, recorded: &Recorded) -> Option<String> {
     }
     // An older version is kept as it was written.
     let current = stored.version == recorded.event.version();
-    (current && recorded.event.encode() != stored.payload).then(|| "decodes, but is not in the form that is written".to_owned())
+    (current && recorded.event.encode() != stored.payload)
+        .then(|| "decodes, but is not in the form that is written".to_owned())
 }

@@ -95,22 +95,33 @@ impl Shadow {
             };
             let tables = projection.tables().iter().map(Content::of).collect();
             let projection = projection.fresh();
-            shadow.projections.push(Shadowed { projection, tables, checkpoints: vec![checkpoint], folder: None, broken: None });
+            shadow.projections.push(Shadowed {
+                projection,
+                tables,
+                checkpoints: vec![checkpoint],
+                folder: None,
+                broken: None,
+            });
         }
         Ok(shadow)
     }
 
     /// Begins a shard; shards come in order. `last` is the last position that will come.
-    pub(super) async fn begin(&mut self, transaction: &Transaction<'_>, shard: ShardId, log_id: LogId, last: i64) -> Result<(), Error> {
+    pub(super) async fn begin(
+        &mut self,
+        transaction: &Transaction<'_>,
+        shard: ShardId,
+        log_id: LogId,
+        last: i64,
+    ) -> Result<(), Error> {
         self.shard = shard;
         self.state = State::default();
         let rows = transaction.query(include_str!("sql/snapshots.sql"), &[&shard.0, &FOLD_VERSION, &last]).await?;
         self.snapshots = rows.iter().map(|row| Snapshot { position: row.get(0), state: row.get(1) }).collect();
         for shadowed in &mut self.projections {
             let checkpoint = shadowed.checkpoints.iter().find(|(of, _)| *of == shard).map(|(_, position)| *position);
-            shadowed.folder = checkpoint.map(|checkpoint| {
-                (Folder::beginning(shard, log_id, vec![shadowed.projection.fresh()]), checkpoint)
-            });
+            shadowed.folder = checkpoint
+                .map(|checkpoint| (Folder::beginning(shard, log_id, vec![shadowed.projection.fresh()]), checkpoint));
         }
         Ok(())
     }
@@ -151,7 +162,9 @@ impl Shadow {
         match serde_json::from_slice::<State>(&snapshot.state) {
             Ok(state) if state == self.state => {}
             Ok(_) => self.findings.add(Check::Snapshots, self.shard, at, "the snapshot is not what the log folds to"),
-            Err(error) => self.findings.add(Check::Snapshots, self.shard, at, format!("the snapshot does not decode: {error}")),
+            Err(error) => {
+                self.findings.add(Check::Snapshots, self.shard, at, format!("the snapshot does not decode: {error}"))
+            }
         }
     }
 
@@ -221,7 +234,8 @@ impl Shadowed {
                 match content {
                     Content::Prints(kept) => {
                         for row in std::mem::take(&mut changes.appended) {
-                            let (shard, position) = key(&row).ok_or_else(|| format!("{} has another key", changes.table.name))?;
+                            let (shard, position) =
+                                key(&row).ok_or_else(|| format!("{} has another key", changes.table.name))?;
                             kept.push((shard, position, prints.hash_one(&row)));
                         }
                     }
@@ -277,7 +291,11 @@ impl<'a> Comparison<'a> {
                     None => break,
                     Some((shard, position, print)) => {
                         let theirs = key(row).unwrap_or_default();
-                        ((*shard, *position).cmp(&theirs), *print == self.prints.hash_one(row), format!("{shard}, {position}"))
+                        (
+                            (*shard, *position).cmp(&theirs),
+                            *print == self.prints.hash_one(row),
+                            format!("{shard}, {position}"),
+                        )
                     }
                 },
                 Expected::Rows(next) => match next.peek() {
@@ -290,20 +308,20 @@ impl<'a> Comparison<'a> {
                 std::cmp::Ordering::Less => {
                     let key = self.skip().unwrap_or(key);
                     self.missing += 1;
-                    self.note("missing", key);
+                    self.note("missing", &key);
                 }
                 std::cmp::Ordering::Equal => {
                     self.skip();
                     if !equal {
                         self.different += 1;
-                        self.note("different", self.name(row));
+                        self.note("different", &self.name(row));
                     }
                     return;
                 }
             }
         }
         self.extra += 1;
-        self.note("not from the log", self.name(row));
+        self.note("not from the log", &self.name(row));
     }
 
     /// Drops the next expected row; its key, where that is in the row.
@@ -328,7 +346,7 @@ impl<'a> Comparison<'a> {
         text
     }
 
-    fn note(&mut self, kind: &str, key: String) {
+    fn note(&mut self, kind: &str, key: &str) {
         self.first.get_or_insert_with(|| format!("row ({key}) is {kind}"));
     }
 
@@ -336,11 +354,13 @@ impl<'a> Comparison<'a> {
     fn finish(mut self) -> Option<String> {
         while let Some(key) = self.skip() {
             self.missing += 1;
-            self.note("missing", key);
+            self.note("missing", &key);
         }
         let first = self.first?;
         let (missing, extra, different) = (self.missing, self.extra, self.different);
-        Some(format!("differs from the log: {missing} rows missing, {extra} too many, {different} different; first: {first}"))
+        Some(format!(
+            "differs from the log: {missing} rows missing, {extra} too many, {different} different; first: {first}"
+        ))
     }
 }
 
@@ -366,23 +386,44 @@ mod tests {
         let expected = [row(1, "a"), row(2, "b"), row(4, "d")];
         let cases: &[(&[Row], Option<&str>)] = &[
             (&expected, None),
-            (&[row(1, "a"), row(2, "B"), row(4, "d")], Some("0 rows missing, 0 too many, 1 different; first: row (0, 2) is different")),
-            (&[row(1, "a"), row(4, "d")], Some("1 rows missing, 0 too many, 0 different; first: row (0, 2) is missing")),
-            (&[row(1, "a"), row(2, "b")], Some("1 rows missing, 0 too many, 0 different; first: row (0, 4) is missing")),
-            (&[row(1, "a"), row(2, "b"), row(3, "c"), row(4, "d")], Some("0 rows missing, 1 too many, 0 different; first: row (0, 3) is not from the log")),
-            (&[row(1, "a"), row(2, "b"), row(4, "d"), row(5, "e")], Some("0 rows missing, 1 too many, 0 different; first: row (0, 5) is not from the log")),
+            (
+                &[row(1, "a"), row(2, "B"), row(4, "d")],
+                Some("0 rows missing, 0 too many, 1 different; first: row (0, 2) is different"),
+            ),
+            (
+                &[row(1, "a"), row(4, "d")],
+                Some("1 rows missing, 0 too many, 0 different; first: row (0, 2) is missing"),
+            ),
+            (
+                &[row(1, "a"), row(2, "b")],
+                Some("1 rows missing, 0 too many, 0 different; first: row (0, 4) is missing"),
+            ),
+            (
+                &[row(1, "a"), row(2, "b"), row(3, "c"), row(4, "d")],
+                Some("0 rows missing, 1 too many, 0 different; first: row (0, 3) is not from the log"),
+            ),
+            (
+                &[row(1, "a"), row(2, "b"), row(4, "d"), row(5, "e")],
+                Some("0 rows missing, 1 too many, 0 different; first: row (0, 5) is not from the log"),
+            ),
         ];
         let prints = RandomState::new();
         for (stored, found) in cases {
-            let kept = Content::Prints(expected.iter().map(|row| (0, row[1].as_i64().unwrap(), prints.hash_one(row))).collect());
+            let kept = Content::Prints(
+                expected.iter().map(|row| (0, row[1].as_i64().unwrap(), prints.hash_one(row))).collect(),
+            );
             let mut rows = modelfaucet_projector::changes::Changes::new(std::slice::from_ref(&TABLE));
-            expected.iter().for_each(|row| rows.append(0, row.clone()));
+            for row in &expected {
+                rows.append(0, row.clone());
+            }
             rows.keep().unwrap();
             let mut table = MemoryTable::default();
             table.apply(&rows.tables()[0]).unwrap();
             for content in [kept, Content::Rows(table)] {
                 let mut comparison = Comparison::new(&TABLE, content, &prints);
-                stored.iter().for_each(|row| comparison.row(row));
+                for row in *stored {
+                    comparison.row(row);
+                }
                 let differs = comparison.finish();
                 assert_eq!(differs.as_deref().map(|text| text.trim_start_matches("differs from the log: ")), *found);
             }

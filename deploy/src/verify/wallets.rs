@@ -52,7 +52,10 @@ impl Change {
     fn charged(rating: &Rating, ended: Money) -> Self {
         let units = |money: Money| i128::from(money.units());
         let (charge, receivable) = (units(rating.charge), units(rating.receivable));
-        Self { figures: Figures { posted: receivable - charge, promo: -units(rating.promo), held: -units(ended) }, receivable }
+        Self {
+            figures: Figures { posted: receivable - charge, promo: -units(rating.promo), held: -units(ended) },
+            receivable,
+        }
     }
 
     fn adjusted(direction: Direction, amount: Money) -> Self {
@@ -203,7 +206,9 @@ impl Wallets {
         };
         match ended {
             None => Some(format!("hold {id} was never placed or has ended before")),
-            Some(placed) if placed != expected => Some(format!("hold {id} ends as {expected:?}, it was placed as {placed:?}")),
+            Some(placed) if placed != expected => {
+                Some(format!("hold {id} ends as {expected:?}, it was placed as {placed:?}"))
+            }
             Some(_) => None,
         }
     }
@@ -228,7 +233,8 @@ impl Wallets {
             let balance = |account| self.accounts.get(&account).copied().unwrap_or_default();
             let (paid, promo) = (-balance(Account::paid(*id)), -balance(Account::promo(*id)));
             if (paid + promo, promo) != (wallet.figures.posted, wallet.figures.promo) {
-                let what = format!("wallet {id} has {:?}, its accounts {paid} paid and {promo} promotional", wallet.figures);
+                let what =
+                    format!("wallet {id} has {:?}, its accounts {paid} paid and {promo} promotional", wallet.figures);
                 findings.add(Check::Entries, self.shard, None, what);
             }
         }

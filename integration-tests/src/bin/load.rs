@@ -76,10 +76,22 @@ impl Connection {
     }
 
     /// Sends a request; its status and body.
-    async fn send(&mut self, method: &str, path: &str, headers: &str, kind: &str, body: &[u8]) -> Result<(u16, &[u8]), Error> {
+    async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        kind: &str,
+        body: &[u8],
+    ) -> Result<(u16, &[u8]), Error> {
         use std::io::Write as _;
         self.request.clear();
-        write!(self.request, "{method} {path} HTTP/1.1\r\n{}{kind}\r\n{headers}content-length: {}\r\n\r\n", self.head, body.len())?;
+        write!(
+            self.request,
+            "{method} {path} HTTP/1.1\r\n{}{kind}\r\n{headers}content-length: {}\r\n\r\n",
+            self.head,
+            body.len()
+        )?;
         self.request.extend_from_slice(body);
         self.stream.write_all(&self.request).await?;
         self.buffer.clear();
@@ -126,7 +138,9 @@ async fn prepare(args: &Args, admin: &str) -> Result<Vec<String>, Error> {
         let token = session["session_token"].as_str().ok_or("no token")?;
         visitor.head = format!("host: {}\r\nauthorization: Bearer {token}\r\ncontent-type: ", args.address);
         let bound = json!({ "model": "gpt-4o-mini", "amount_usd": "0" });
-        let hold = visitor.json("POST", "/v1/usage/holds", &format!("idempotency-key: {}\r\n", Uuid::now_v7()), &bound).await?;
+        let hold = visitor
+            .json("POST", "/v1/usage/holds", &format!("idempotency-key: {}\r\n", Uuid::now_v7()), &bound)
+            .await?;
         let wallet = hold["wallet"]["wallet_id"].as_str().ok_or("no wallet")?.to_owned();
         let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
         connection.json("POST", &path, "", &json!({ "amount_usd": "10000.00" })).await?;
@@ -165,7 +179,13 @@ fn usage_body(random: &mut Random, wallet: &str, id: Option<Uuid>) -> String {
     )
 }
 
-async fn one_request(connection: &mut Connection, mode: Mode, items: usize, random: &mut Random, wallet: &str) -> Result<u16, Error> {
+async fn one_request(
+    connection: &mut Connection,
+    mode: Mode,
+    items: usize,
+    random: &mut Random,
+    wallet: &str,
+) -> Result<u16, Error> {
     let key = || format!("idempotency-key: {}\r\n", Uuid::now_v7());
     match mode {
         Mode::Health => Ok(connection.send("GET", "/health", "", "text/plain", b"").await?.0),
@@ -175,14 +195,22 @@ async fn one_request(connection: &mut Connection, mode: Mode, items: usize, rand
         }
         Mode::HoldCapture => {
             let body = format!(r#"{{"wallet_id":"{wallet}","model":"gpt-4o-mini","amount_usd":"0.01"}}"#);
-            let (status, answer) = connection.send("POST", "/v1/usage/holds", &key(), "application/json", body.as_bytes()).await?;
+            let (status, answer) =
+                connection.send("POST", "/v1/usage/holds", &key(), "application/json", body.as_bytes()).await?;
             if status != 201 {
                 return Ok(status);
             }
             // The id comes first: {"hold_id":"…
             let id = String::from_utf8_lossy(answer.get(12..48).ok_or("short answer")?).into_owned();
-            let body = format!(r#"{{"usage":{{"input_uncached":{},"output_text":{}}}}}"#, random.below(3_000) + 1, random.below(500) + 1);
-            Ok(connection.send("POST", &format!("/v1/usage/holds/{id}/capture"), "", "application/json", body.as_bytes()).await?.0)
+            let body = format!(
+                r#"{{"usage":{{"input_uncached":{},"output_text":{}}}}}"#,
+                random.below(3_000) + 1,
+                random.below(500) + 1
+            );
+            Ok(connection
+                .send("POST", &format!("/v1/usage/holds/{id}/capture"), "", "application/json", body.as_bytes())
+                .await?
+                .0)
         }
         Mode::Batch => {
             let mut body = String::with_capacity(items * 200);
@@ -199,14 +227,16 @@ async fn one_request(connection: &mut Connection, mode: Mode, items: usize, rand
 async fn main() -> Result<(), Error> {
     let args = Args::parse();
     let admin = std::fs::read_to_string(args.data_dir.join("secrets/admin_token"))?.trim().to_owned();
-    let wallets = Arc::new(if args.mode == Mode::Health { vec![String::new()] } else { prepare(&args, &admin).await? });
+    let wallets =
+        Arc::new(if args.mode == Mode::Health { vec![String::new()] } else { prepare(&args, &admin).await? });
     let planned = Arc::new(AtomicU64::new(0));
     let start = Instant::now() + Duration::from_millis(50);
     let counted_from = start + Duration::from_secs_f64(args.warm_up);
     let end = counted_from + Duration::from_secs_f64(args.seconds);
     let mut tasks = Vec::new();
     for number in 0..args.connections {
-        let (wallets, planned, address, admin) = (Arc::clone(&wallets), Arc::clone(&planned), args.address.clone(), admin.clone());
+        let (wallets, planned, address, admin) =
+            (Arc::clone(&wallets), Arc::clone(&planned), args.address.clone(), admin.clone());
         let (mode, items, rate) = (args.mode, args.items, args.rate);
         tasks.push(tokio::spawn(async move {
             let mut connection = Connection::open(&address, &admin).await?;
@@ -247,7 +277,12 @@ async fn main() -> Result<(), Error> {
     }
     all.latencies.sort_unstable();
     let at = |part: f64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a rank"
+        )]
         let rank = (all.latencies.len().saturating_sub(1) as f64 * part) as usize;
         all.latencies.get(rank).map_or(0.0, |latency| (latency.as_secs_f64() * 1e6).round() / 1e3)
     };

@@ -36,5 +36,10 @@ fn main() {
             println!("{report:#?}");
         }
     }
-    println!("{} seeds of {} commands, each twice, in {:.1?}: no violation", arguments.seeds, arguments.commands, began.elapsed());
+    println!(
+        "{} seeds of {} commands, each twice, in {:.1?}: no violation",
+        arguments.seeds,
+        arguments.commands,
+        began.elapsed()
+    );
 }

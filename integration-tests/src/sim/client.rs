@@ -96,8 +96,14 @@ impl World {
         let (writer, key) = (attempt.writer, attempt.wish.key_use());
         let command = attempt.wish.body.command(&mut self.random);
         let give_up_at = self.clock(self.writers[writer].clock_offset).plus(Duration::from_secs(2));
-        let submission =
-            Submission { caller: Caller::Operator, command, request_id: id.to_string().into(), key, give_up_at, reply: Some(id) };
+        let submission = Submission {
+            caller: Caller::Operator,
+            command,
+            request_id: id.to_string().into(),
+            key,
+            give_up_at,
+            reply: Some(id),
+        };
         self.accept(writer, submission);
     }
 
@@ -131,7 +137,11 @@ impl World {
             Err(refusal) => {
                 assert_eq!(effect, None, "I3: {refusal:?} has an effect");
                 let earlier = user.filter(|event| event.position <= attempt.log_end);
-                assert_eq!(earlier, None, "I3: {refusal:?}, but the key was used before the request was sent: {:?}", attempt.wish);
+                assert_eq!(
+                    earlier, None,
+                    "I3: {refusal:?}, but the key was used before the request was sent: {:?}",
+                    attempt.wish
+                );
             }
         }
         let code = verdict.as_ref().map_or_else(Rejection::code, |outcome| outcome.recorded.event.name());
@@ -151,7 +161,10 @@ impl World {
                 self.report.answered(outcome.replayed);
                 for (known, place) in &self.clients[client].history {
                     let same = wish.key.is_some() && known.key == wish.key;
-                    assert!(!same || (*place == position && known.body == wish.body), "I2: a repeat gets another answer");
+                    assert!(
+                        !same || (*place == position && known.body == wish.body),
+                        "I2: a repeat gets another answer"
+                    );
                 }
                 self.learn(client, &outcome.recorded.event);
                 self.clients[client].history.push((wish, position));
@@ -210,7 +223,9 @@ impl World {
             return wish;
         }
         let body = self.body(client);
-        let key = body.shared_key().or_else(|| (!self.random.chance(150)).then(|| format!("{client}-{}", self.random.next())));
+        let key = body
+            .shared_key()
+            .or_else(|| (!self.random.chance(150)).then(|| format!("{client}-{}", self.random.next())));
         Wish { key, body }
     }
 
@@ -232,7 +247,9 @@ impl World {
             62..67 => self.hold(client).map_or(Body::OpenSession { user }, |hold| Body::Release { hold }),
             67..76 => Body::Use { wallet, tokens, receivable: self.random.chance(200) },
             76..81 => Body::RequestTopUp { wallet, cents: cents * 10 },
-            81..88 => self.top_up().map_or(Body::RequestTopUp { wallet, cents: cents * 10 }, |top_up| Body::CreditTopUp { top_up }),
+            81..88 => self
+                .top_up()
+                .map_or(Body::RequestTopUp { wallet, cents: cents * 10 }, |top_up| Body::CreditTopUp { top_up }),
             88..90 => Body::TestCredit { wallet, cents },
             90..92 => Body::Promo { wallet, cents },
             92..95 => Body::Adjust { wallet, cents, credit: self.random.chance(400) },

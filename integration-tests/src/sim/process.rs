@@ -5,8 +5,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use modelfaucet_command::writer::core::{Core, Outcome, Step, Submission};
 use modelfaucet_command::domain::Rejection;
+use modelfaucet_command::writer::core::{Core, Outcome, Step, Submission};
 use modelfaucet_schema::event::Recorded;
 use modelfaucet_schema::ids::BatchId;
 use modelfaucet_schema::log::{AppendBatch, Head, Page};
@@ -55,7 +55,9 @@ enum Doing {
     Nothing,
     /// Work.
     Ready,
-    Appending { in_doubt: bool },
+    Appending {
+        in_doubt: bool,
+    },
     Confirming,
     LookingUp(Vec<Submission<u64>>),
     CatchingUp,
@@ -143,7 +145,8 @@ impl World {
         let writer = &mut self.writers[index];
         let core = writer.core.as_mut().expect("only a writer that is up does anything");
         let step = core.plan(&mut writer.queue, now, batch_id, &mut expired);
-        let until_deadline = core.next_deadline().map_or(u64::MAX, |at| u64::try_from(at.since(now).as_micros()).unwrap_or(u64::MAX));
+        let until_deadline =
+            core.next_deadline().map_or(u64::MAX, |at| u64::try_from(at.since(now).as_micros()).unwrap_or(u64::MAX));
         for submission in expired {
             self.tell(submission.reply.unwrap_or_default(), Heard::Overloaded);
         }
@@ -222,7 +225,10 @@ impl World {
 
     fn append(&mut self, writer: usize, batch: &AppendBatch) -> Result<usize, NotAppended> {
         let result = self.store.append(batch);
-        self.trace("append", &[writer as u64, batch.previous().position.0.cast_unsigned(), batch.events().len() as u64]);
+        self.trace(
+            "append",
+            &[writer as u64, batch.previous().position.0.cast_unsigned(), batch.events().len() as u64],
+        );
         match result {
             Ok(0) => self.report.already += 1,
             Ok(events) => self.appended(events),
@@ -258,7 +264,9 @@ impl World {
                 self.writers[index].doing = Doing::Appending { in_doubt: true };
                 self.reconnect(index);
             }
-            (Doing::Appending { .. }, Reply::Appended(Err(NotAppended::Refused | NotAppended::HeadMoved))) => self.take_back(index),
+            (Doing::Appending { .. }, Reply::Appended(Err(NotAppended::Refused | NotAppended::HeadMoved))) => {
+                self.take_back(index)
+            }
             (Doing::Confirming, Reply::Head(head)) if head == self.writers[index].core().head() => self.finish(index),
             (Doing::Confirming, Reply::Head(_)) => self.take_back(index),
             (Doing::LookingUp(submissions), Reply::Keys(found)) => self.looked_up(index, submissions, &found),

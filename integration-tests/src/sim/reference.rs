@@ -95,7 +95,12 @@ impl Reference {
             assert_eq!(wallet, Some(id), "{event:?}");
             let purse = self.purses[&id];
             let stated = (units(balance.posted), units(balance.promo), units(balance.held));
-            assert_eq!(stated, (purse.posted, purse.promo, purse.held), "I9: the stated balance is the fold at {}", self.position);
+            assert_eq!(
+                stated,
+                (purse.posted, purse.promo, purse.held),
+                "I9: the stated balance is the fold at {}",
+                self.position
+            );
         }
         if let Some(id) = wallet {
             self.check_wallet(id);
@@ -107,7 +112,11 @@ impl Reference {
         assert!(purse.posted - purse.held >= purse.floor, "I5: a wallet is below its floor: {purse:?}");
         assert!(purse.promo >= 0 && purse.promo <= purse.posted && purse.held >= 0, "I5: {purse:?}");
         let credit = |code: &str| -self.accounts.get(&format!("{code}:{id}")).copied().unwrap_or_default();
-        assert_eq!((credit("2010"), credit("2020")), (purse.posted - purse.promo, purse.promo), "the books show another balance");
+        assert_eq!(
+            (credit("2010"), credit("2020")),
+            (purse.posted - purse.promo, purse.promo),
+            "the books show another balance"
+        );
     }
 
     /// I4.
@@ -146,7 +155,11 @@ impl Reference {
             }
             Event::TopUpCredited(event) => {
                 let requested = self.top_ups.remove(&event.top_up_id);
-                assert_eq!(requested, Some((event.wallet_id, units(event.amount))), "I2: credited is what was requested, once");
+                assert_eq!(
+                    requested,
+                    Some((event.wallet_id, units(event.amount))),
+                    "I2: credited is what was requested, once"
+                );
                 assert!(self.payments.insert(event.payment.clone()), "I2: one payment is credited twice");
                 assert!(!self.frozen.contains(&FreezeScope::TopUps), "I13");
                 self.purse(event.wallet_id).posted += units(event.amount);
@@ -225,7 +238,8 @@ impl Reference {
 
     /// I12.
     fn charge(&mut self, wallet: WalletId, rating: &Rating) -> WalletId {
-        let platform = units(rating.charge) - units(rating.upstream) + units(rating.unrecovered) - units(rating.developer);
+        let platform =
+            units(rating.charge) - units(rating.upstream) + units(rating.unrecovered) - units(rating.developer);
         assert!(platform >= 0, "I12: {rating:?}");
         let purse = self.purse(wallet);
         purse.posted -= units(rating.charge) - units(rating.receivable);

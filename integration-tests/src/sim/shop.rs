@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use modelfaucet_command::domain::{CallRequest, Command, HoldAmount, OnShortfall, Payer};
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, SessionOpening, Status,
+    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, SessionOpening,
+    Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TopUpId, UsageId, UserId, WalletId,
@@ -104,10 +105,15 @@ impl Body {
                 provider: "stripe".parse().expect("a name"),
                 reference: None,
             },
-            Self::CreditTopUp { top_up } => {
-                Command::CreditTopUp { top_up_id: top_up, payment: format!("pi_{top_up}"), amount: None, occurred_at: None }
+            Self::CreditTopUp { top_up } => Command::CreditTopUp {
+                top_up_id: top_up,
+                payment: format!("pi_{top_up}"),
+                amount: None,
+                occurred_at: None,
+            },
+            Self::TestCredit { wallet, cents: amount } => {
+                Command::GrantTestCredit { wallet_id: wallet, amount: cents(amount) }
             }
-            Self::TestCredit { wallet, cents: amount } => Command::GrantTestCredit { wallet_id: wallet, amount: cents(amount) },
             Self::Promo { wallet, cents: amount } => {
                 Command::GrantPromo { wallet_id: wallet, amount: cents(amount), reason: "promo".into() }
             }
@@ -160,7 +166,12 @@ pub(super) fn beginning() -> Vec<Command> {
             status: Status::Active,
             session_opening: SessionOpening::Public,
         };
-        commands.push(Command::RegisterApp { app_id: app(user), developer_id, public_app_id: public_app_id.clone(), settings });
+        commands.push(Command::RegisterApp {
+            app_id: app(user),
+            developer_id,
+            public_app_id: public_app_id.clone(),
+            settings,
+        });
         commands.push(Command::DefineFeature {
             feature_id: FeatureId(Uuid::from_u64_pair(0xf0, user)),
             public_app_id,

@@ -145,8 +145,14 @@ impl Store {
     pub(super) fn check_chain(&self) {
         let mut head = self.genesis();
         for link in &self.links {
-            let mut hasher =
-                BatchHasher::new(head.hash, self.shard, head.position.next(), link.head.position, link.id, link.recorded_at);
+            let mut hasher = BatchHasher::new(
+                head.hash,
+                self.shard,
+                head.position.next(),
+                link.head.position,
+                link.id,
+                link.recorded_at,
+            );
             let index = |head: Head| usize::try_from(head.position.0).unwrap_or(usize::MAX);
             self.stored[index(head)..index(link.head)].iter().for_each(|event| hasher.event(event));
             head = Head { position: link.head.position, hash: hasher.finish() };

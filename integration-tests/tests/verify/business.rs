@@ -61,11 +61,21 @@ impl Business {
     /// Registers a developer, an app, two features and a rate card, and opens sessions for `users`.
     pub async fn open(ledger: &Ledger, seed: u64, users: u32) -> Self {
         let app = AppId::generate();
-        let mut business =
-            Self { dice: Dice::new(seed), app, sessions: Vec::new(), holds: Vec::new(), top_ups: Vec::new(), frozen: None };
+        let mut business = Self {
+            dice: Dice::new(seed),
+            app,
+            sessions: Vec::new(),
+            holds: Vec::new(),
+            top_ups: Vec::new(),
+            frozen: None,
+        };
         let developer_id = DeveloperId::generate();
         let rate = |usd: &str| Rate::per_million(usd).unwrap();
-        let rates = [(Component::InputUncached, rate("0.15")), (Component::CacheRead, rate("0.075")), (Component::OutputText, rate("0.60"))];
+        let rates = [
+            (Component::InputUncached, rate("0.15")),
+            (Component::CacheRead, rate("0.075")),
+            (Component::OutputText, rate("0.60")),
+        ];
         let models = vec![ModelRates { provider: name("openai"), model: "gpt-4o-mini".into(), rates: rates.into() }];
         let settings = AppSettings {
             name: "App".into(),
@@ -121,7 +131,14 @@ impl Business {
     }
 
     fn call(&mut self, session: SessionId) -> CallRequest {
-        let route = *self.dice.pick(&[Route::Platform, Route::Platform, Route::Platform, Route::DeveloperKey, Route::Byok, Route::Local]);
+        let route = *self.dice.pick(&[
+            Route::Platform,
+            Route::Platform,
+            Route::Platform,
+            Route::DeveloperKey,
+            Route::Byok,
+            Route::Local,
+        ]);
         let own = matches!(route, Route::Byok | Route::Local);
         CallRequest {
             payer: Payer::Session(session),
@@ -155,7 +172,8 @@ impl Business {
                 self.holds.push(hold_id);
                 let call = self.call(session);
                 // Some are too small, and the customer pays no more than the hold.
-                let amount = HoldAmount::Fixed(Money::from_units(1_000 + i64::try_from(self.dice.roll(200_000)).unwrap()));
+                let amount =
+                    HoldAmount::Fixed(Money::from_units(1_000 + i64::try_from(self.dice.roll(200_000)).unwrap()));
                 let expires_in = Duration::from_secs(if self.dice.roll(5) == 0 { 1 } else { 600 });
                 Command::PlaceHold { hold_id, call, amount, min_amount: None, expires_in }
             }
@@ -165,7 +183,12 @@ impl Business {
                 if self.dice.roll(5) == 0 {
                     return Command::ReleaseHold { hold_id, reason: ReleaseReason::Failed };
                 }
-                Command::CaptureHold { hold_id, usage: self.usage(), provider_request_id: Some("chatcmpl-1".into()), occurred_at }
+                Command::CaptureHold {
+                    hold_id,
+                    usage: self.usage(),
+                    provider_request_id: Some("chatcmpl-1".into()),
+                    occurred_at,
+                }
             }
             82..=86 => {
                 let top_up_id = TopUpId::generate();
@@ -183,7 +206,11 @@ impl Business {
             93..=95 => Command::AdjustWallet {
                 adjustment_id: AdjustmentId::generate(),
                 wallet_id,
-                kind: *self.dice.pick(&[AdjustmentKind::Adjustment, AdjustmentKind::Refund, AdjustmentKind::Chargeback]),
+                kind: *self.dice.pick(&[
+                    AdjustmentKind::Adjustment,
+                    AdjustmentKind::Refund,
+                    AdjustmentKind::Chargeback,
+                ]),
                 direction: *self.dice.pick(&[Direction::Credit, Direction::Debit]),
                 amount: cents,
                 reason: Some("=a correction, \"quoted\"".into()),

@@ -16,7 +16,8 @@ pub struct Rows {
 
 impl Rows {
     pub async fn read(client: &Client) -> Self {
-        let batches = client.query("SELECT first_pos, last_pos FROM ledger.batch ORDER BY last_pos", &[]).await.unwrap();
+        let batches =
+            client.query("SELECT first_pos, last_pos FROM ledger.batch ORDER BY last_pos", &[]).await.unwrap();
         let batches: Vec<_> = batches.iter().map(|row| (row.get(0), row.get(1))).collect();
         let keyed = client.query("SELECT position FROM ledger.idempotency", &[]).await.unwrap();
         Self { end: batches.last().unwrap().1, batches, keyed: keyed.iter().map(|row| row.get(0)).collect() }
@@ -32,7 +33,8 @@ pub struct Damage {
 }
 
 /// Guards that are taken down before and put up again after a change, so that only the change itself is left to be found.
-const GUARDED: [&str; 7] = ["event", "event_s00", "event_s00_00000", "batch", "batch_s00", "idempotency", "idempotency_s00"];
+const GUARDED: [&str; 7] =
+    ["event", "event_s00", "event_s00_00000", "batch", "batch_s00", "idempotency", "idempotency_s00"];
 
 /// Changes of one event; `{p}` is its position.
 const EVENT: [&str; 17] = [
@@ -86,7 +88,8 @@ impl Damage {
     }
 
     fn event(change: &str, position: i64) -> Self {
-        let sql = format!("UPDATE ledger.event {} WHERE position = {position}", change.replace("{p}", &position.to_string()));
+        let sql =
+            format!("UPDATE ledger.event {} WHERE position = {position}", change.replace("{p}", &position.to_string()));
         Self { sql, places: vec![(position, position)] }
     }
 
@@ -109,12 +112,23 @@ impl Damage {
         let other = *dice.pick(&rows.keyed);
         let one = vec![(at, at)];
         match turn % 4 {
-            0 => Self { sql: format!("UPDATE ledger.idempotency SET key = gen_random_uuid() WHERE position = {at}"), places: one },
-            1 => Self { sql: format!("UPDATE ledger.idempotency SET position = position + 1 WHERE position = {at}"), places: one },
+            0 => Self {
+                sql: format!("UPDATE ledger.idempotency SET key = gen_random_uuid() WHERE position = {at}"),
+                places: one,
+            },
+            1 => Self {
+                sql: format!("UPDATE ledger.idempotency SET position = position + 1 WHERE position = {at}"),
+                places: one,
+            },
             2 => Self { sql: format!("DELETE FROM ledger.idempotency WHERE position = {at}"), places: one },
-            _ if other == at => Self { sql: "INSERT INTO ledger.idempotency VALUES (0, gen_random_uuid(), 1)".into(), places: vec![(1, 1)] },
+            _ if other == at => Self {
+                sql: "INSERT INTO ledger.idempotency VALUES (0, gen_random_uuid(), 1)".into(),
+                places: vec![(1, 1)],
+            },
             _ => Self {
-                sql: format!("UPDATE ledger.idempotency SET position = {at} + {other} - position WHERE position IN ({at}, {other})"),
+                sql: format!(
+                    "UPDATE ledger.idempotency SET position = {at} + {other} - position WHERE position IN ({at}, {other})"
+                ),
                 places: vec![(at, at), (other, other)],
             },
         }
@@ -124,9 +138,15 @@ impl Damage {
         let (first, last) = *dice.pick(&rows.batches);
         let end = rows.end;
         match turn % 5 {
-            0 => Self { sql: format!("DELETE FROM ledger.event WHERE position = {position}"), places: vec![(position, position)] },
+            0 => Self {
+                sql: format!("DELETE FROM ledger.event WHERE position = {position}"),
+                places: vec![(position, position)],
+            },
             1 => Self { sql: format!("DELETE FROM ledger.batch WHERE last_pos = {last}"), places: vec![(first, last)] },
-            2 => Self { sql: format!("DELETE FROM ledger.event WHERE position BETWEEN {first} AND {last}"), places: vec![(first, first), (last, last)] },
+            2 => Self {
+                sql: format!("DELETE FROM ledger.event WHERE position BETWEEN {first} AND {last}"),
+                places: vec![(first, first), (last, last)],
+            },
             // The end, cut off cleanly: only those who have seen it can tell.
             3 => Self {
                 sql: format!(
@@ -163,7 +183,9 @@ impl Damage {
     fn insertion(turn: usize, position: i64, rows: &Rows, dice: &mut Dice) -> Self {
         let next = rows.end + 1;
         let columns = "shard, stream, stream_seq, type, version, recorded_at, actor, request_id, payload";
-        let copied = format!("INSERT INTO ledger.event (position, {columns}) SELECT {next}, {columns} FROM ledger.event WHERE position = {position}");
+        let copied = format!(
+            "INSERT INTO ledger.event (position, {columns}) SELECT {next}, {columns} FROM ledger.event WHERE position = {position}"
+        );
         match turn % 5 {
             0 => Self { sql: copied, places: vec![(next, next)] },
             1 => Self {
@@ -173,12 +195,17 @@ impl Damage {
                 ),
                 places: vec![(next, next)],
             },
-            2 => Self { sql: format!("INSERT INTO ledger.idempotency VALUES (0, gen_random_uuid(), {position})"), places: vec![(position, position)] },
+            2 => Self {
+                sql: format!("INSERT INTO ledger.idempotency VALUES (0, gen_random_uuid(), {position})"),
+                places: vec![(position, position)],
+            },
             3 => {
                 // An append between two others; the last positions of both are taken.
                 let (first, last) = *dice.pick(&rows.batches);
                 let at = if first < last { first } else { next };
-                let sql = format!("INSERT INTO ledger.batch SELECT shard, {at}, {at}, gen_random_uuid(), prev_hash, hash, committed_at FROM ledger.batch WHERE last_pos = {last}");
+                let sql = format!(
+                    "INSERT INTO ledger.batch SELECT shard, {at}, {at}, gen_random_uuid(), prev_hash, hash, committed_at FROM ledger.batch WHERE last_pos = {last}"
+                );
                 Self { sql, places: vec![(at, at)] }
             }
             // A second row of the same position, which the primary key would refuse.
@@ -193,10 +220,42 @@ impl Damage {
 
     /// Makes the change.
     pub async fn apply(&self, client: &Client) {
-        let each = |verb: &str| -> String {
-            GUARDED.iter().map(|table| format!("ALTER TABLE ledger.{table} {verb} TRIGGER append_only; ALTER TABLE ledger.{table} {verb} TRIGGER no_truncate;")).collect()
-        };
-        let sql = format!("BEGIN; {} {}; {} COMMIT", each("DISABLE"), self.sql, each("ENABLE ALWAYS"));
-        client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{}: {error}", self.sql));
+        unguarded(client, &self.sql).await;
     }
+}
+
+/// Runs statements as one transaction in which the guards are down.
+async fn unguarded(client: &Client, sql: &str) {
+    let each = |verb: &str| -> String {
+        let set = |table| {
+            format!(
+                "ALTER TABLE ledger.{table} {verb} TRIGGER append_only; ALTER TABLE ledger.{table} {verb} TRIGGER no_truncate;"
+            )
+        };
+        GUARDED.iter().map(set).collect()
+    };
+    let all = format!("BEGIN; {} {sql}; {} COMMIT", each("DISABLE"), each("ENABLE ALWAYS"));
+    client.batch_execute(&all).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Sets the log aside, as it is now.
+pub async fn keep(client: &Client) {
+    for table in ["event", "batch", "idempotency"] {
+        client.batch_execute(&format!("CREATE TABLE public.{table} AS TABLE ledger.{table}")).await.unwrap();
+    }
+}
+
+/// Makes the log again what it was when it was set aside.
+pub async fn restore(client: &Client) {
+    let keyless = client.query_one(
+        "SELECT NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'ledger.event'::regclass AND contype = 'p')",
+        &[],
+    );
+    let add_key = if keyless.await.unwrap().get(0) {
+        "ALTER TABLE ledger.event ADD CONSTRAINT event_pkey PRIMARY KEY (shard, position);"
+    } else {
+        ""
+    };
+    let refill = |table| format!("TRUNCATE ledger.{table}; INSERT INTO ledger.{table} SELECT * FROM public.{table};");
+    unguarded(client, &(["event", "batch", "idempotency"].map(refill).concat() + add_key)).await;
 }

@@ -32,7 +32,9 @@ impl Balance {
 }
 
 /// Which key and endpoint a call uses, and so who owes what to whom.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Route {
     /// The platform's key: the user pays the retail price, we owe the provider.

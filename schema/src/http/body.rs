@@ -2,8 +2,8 @@
 
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -37,7 +37,8 @@ pub async fn read(headers: &HeaderMap, body: axum::body::Body, limit: usize, kin
     if headers.contains_key(CONTENT_ENCODING) {
         return Err(ApiError::new(415, "unsupported_media_type", "Compressed request bodies are not accepted."));
     }
-    let too_large = || ApiError::new(413, "request_too_large", format!("The request body is larger than {limit} bytes."));
+    let too_large =
+        || ApiError::new(413, "request_too_large", format!("The request body is larger than {limit} bytes."));
     let bytes = match Limited::new(body, limit).collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),

@@ -80,7 +80,10 @@ pub async fn observe(service: &'static str, mut request: Request, next: Next) ->
 fn is_bare(response: &Response) -> bool {
     let status = response.status();
     (status.is_client_error() || status.is_server_error())
-        && response.headers().get(http::header::CONTENT_TYPE).is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json"))
+        && response
+            .headers()
+            .get(http::header::CONTENT_TYPE)
+            .is_none_or(|kind| !kind.as_bytes().starts_with(b"application/json"))
 }
 
 fn bare_error(status: StatusCode) -> ApiError {

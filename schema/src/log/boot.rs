@@ -32,10 +32,16 @@ impl ServiceRole {
     /// `(table, privilege)` pairs whose presence is a reason not to start.
     fn forbidden(self) -> Vec<(&'static str, &'static str)> {
         let log = ["ledger.event", "ledger.batch", "ledger.idempotency", "ledger.log"];
-        let mut forbidden: Vec<_> =
-            log.iter().flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege))).collect();
+        let mut forbidden: Vec<_> = log
+            .iter()
+            .flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege)))
+            .collect();
         if self == Self::Query {
-            forbidden.extend([("ledger.event", "SELECT"), ("ledger.idempotency", "SELECT"), ("ledger.snapshot", "SELECT")]);
+            forbidden.extend([
+                ("ledger.event", "SELECT"),
+                ("ledger.idempotency", "SELECT"),
+                ("ledger.snapshot", "SELECT"),
+            ]);
         }
         if self != Self::Projector {
             forbidden.extend([("projection.checkpoint", "INSERT"), ("projection.checkpoint", "UPDATE")]);
@@ -59,7 +65,9 @@ pub enum BootError {
     #[error("refusing to start: the database user {0} is a superuser (or may bypass row security); connect as {1}")]
     Superuser(String, &'static str),
     /// Too many rights.
-    #[error("refusing to start: the database user {user} may {privilege} {table}; revoke that or connect as {expected}")]
+    #[error(
+        "refusing to start: the database user {user} may {privilege} {table}; revoke that or connect as {expected}"
+    )]
     Rights {
         /// The user.
         user: String,
@@ -91,7 +99,10 @@ pub async fn check(client: &Client, role: ServiceRole) -> Result<(), BootError> 
         }
     }
     let row = client
-        .query_one("SELECT session_user::text, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user", &[])
+        .query_one(
+            "SELECT session_user::text, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user",
+            &[],
+        )
         .await?;
     let user: String = row.get(0);
     if row.get(1) {

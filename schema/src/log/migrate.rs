@@ -20,7 +20,11 @@ pub struct Migration {
 pub const MIGRATIONS: &[Migration] = &[
     Migration { number: 1, name: "roles", sql: include_str!("../../migrations/0001_roles.sql") },
     Migration { number: 2, name: "log", sql: include_str!("../../migrations/0002_log.sql") },
-    Migration { number: 3, name: "projection_registry", sql: include_str!("../../migrations/0003_projection_registry.sql") },
+    Migration {
+        number: 3,
+        name: "projection_registry",
+        sql: include_str!("../../migrations/0003_projection_registry.sql"),
+    },
 ];
 
 /// Why the database could not be set up.

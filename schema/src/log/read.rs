@@ -129,7 +129,11 @@ impl LogReader {
             self.client.query(&self.events, &[&shard.0, &after.position.0, &limit]),
         )
         .await?;
-        let mut page = StoredPage { head: after, links: Vec::with_capacity(batches.len()), events: Vec::with_capacity(events.len()) };
+        let mut page = StoredPage {
+            head: after,
+            links: Vec::with_capacity(batches.len()),
+            events: Vec::with_capacity(events.len()),
+        };
         let mut rows = events.iter();
         for batch in &batches {
             let link = Link::from_row(batch);

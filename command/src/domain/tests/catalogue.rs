@@ -6,7 +6,9 @@ use super::*;
 #[test]
 fn a_token_hands_out_at_most_what_it_has() {
     let few = [Scope::TokensWrite, Scope::AppsRead];
-    let from = |scopes: &[Scope]| by(Caller::Developer(DEVELOPER, OTHER_TOKEN), issue_token(TokenId(Uuid::from_u128(9)), DEVELOPER, scopes));
+    let from = |scopes: &[Scope]| {
+        by(Caller::Developer(DEVELOPER, OTHER_TOKEN), issue_token(TokenId(Uuid::from_u128(9)), DEVELOPER, scopes))
+    };
     let world = || given([issue_token(OTHER_TOKEN, DEVELOPER, &few).into()]);
     world().when(from(&few)).then(["DeveloperTokenIssued"]);
     world().when(from(&[Scope::AppsWrite])).then_refused_as(&Rejection::ScopeNotHeld { scope: Scope::AppsWrite });
@@ -75,7 +77,9 @@ fn a_rate_card_is_named_by_its_content() {
         .when(card(&[two.clone(), one.clone()]))
         .then(["RateCardActivated"]);
     let unpriced = ModelRates { rates: std::collections::BTreeMap::new(), ..one.clone() };
-    for models in [vec![], vec![one.clone(), one.clone()], vec![unpriced], vec![ModelRates { model: String::new(), ..one }]] {
+    for models in
+        [vec![], vec![one.clone(), one.clone()], vec![unpriced], vec![ModelRates { model: String::new(), ..one }]]
+    {
         given([]).when(activate(models)).then_refused_as(&Rejection::InvalidRateCard);
     }
 }

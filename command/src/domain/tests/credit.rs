@@ -6,7 +6,13 @@ use modelfaucet_schema::ids::AdjustmentId;
 use super::*;
 
 fn request(amount: &str) -> Command {
-    Command::RequestTopUp { top_up_id: TOP_UP, wallet_id: WALLET, amount: usd(amount), provider: "stripe".parse().unwrap(), reference: None }
+    Command::RequestTopUp {
+        top_up_id: TOP_UP,
+        wallet_id: WALLET,
+        amount: usd(amount),
+        provider: "stripe".parse().unwrap(),
+        reference: None,
+    }
 }
 
 fn credit(amount: Option<&str>) -> Command {
@@ -57,7 +63,9 @@ fn a_failed_top_up_is_over() {
 
 #[test]
 fn top_ups_are_whole_cents_above_zero() {
-    for (amount, refusal) in [("0", Rejection::ZeroAmount), ("-1", Rejection::ZeroAmount), ("0.001", Rejection::NotWholeCents)] {
+    for (amount, refusal) in
+        [("0", Rejection::ZeroAmount), ("-1", Rejection::ZeroAmount), ("0.001", Rejection::NotWholeCents)]
+    {
         given([]).when(request(amount)).then_refused_as(&refusal);
     }
 }
@@ -65,7 +73,11 @@ fn top_ups_are_whole_cents_above_zero() {
 #[test]
 fn grants_say_where_the_credit_comes_from() {
     given([]).when(granted("3")).then(["TestCreditGranted"]).posts([("5220", 300_000_000), ("2010", -300_000_000)]);
-    given([]).when(promo_granted("3")).then(["PromoGranted"]).posts([("1400", 300_000_000), ("2020", -300_000_000)]).wallet("3", "3", "0");
+    given([])
+        .when(promo_granted("3"))
+        .then(["PromoGranted"])
+        .posts([("1400", 300_000_000), ("2020", -300_000_000)])
+        .wallet("3", "3", "0");
 }
 
 #[test]

@@ -33,7 +33,10 @@ fn attempts() -> Vec<(&'static str, Step)> {
         ("hold", hold_of(SECOND_HOLD, "1").into()),
         ("usage", record_usage(call("small"), first_example(), OnShortfall::Refuse).into()),
         ("top-up", top_up(0xc2).into()),
-        ("credit", Command::CreditTopUp { top_up_id: TOP_UP, payment: "pi".into(), amount: None, occurred_at: None }.into()),
+        (
+            "credit",
+            Command::CreditTopUp { top_up_id: TOP_UP, payment: "pi".into(), amount: None, occurred_at: None }.into(),
+        ),
         ("grant", granted("1")),
         ("promo", promo_granted("1")),
         ("debit", adjust(Direction::Debit).into()),

@@ -21,7 +21,14 @@ fn a_hold_sets_funds_aside_and_a_capture_gives_the_rest_back() {
         .next()
         .when(capture(HOLD, first_example()))
         .then(["HoldCaptured"])
-        .posts([("2010", 30_001), ("5010", 23_078), ("5020", 2_769), ("4010", -30_001), ("2110", -23_078), ("2210", -2_769)])
+        .posts([
+            ("2010", 30_001),
+            ("5010", 23_078),
+            ("5020", 2_769),
+            ("4010", -30_001),
+            ("2110", -23_078),
+            ("2210", -2_769),
+        ])
         .wallet("9.99969999", "0", "0");
 }
 
@@ -72,7 +79,13 @@ fn all_or_nothing_without_a_minimum() {
 
 #[test]
 fn a_hold_of_nothing_is_a_hold() {
-    given([]).when(hold_of(HOLD, "0")).then(["HoldPlaced"]).next().when(release(HOLD)).then(["HoldReleased"]).wallet("0", "0", "0");
+    given([])
+        .when(hold_of(HOLD, "0"))
+        .then(["HoldPlaced"])
+        .next()
+        .when(release(HOLD))
+        .then(["HoldReleased"])
+        .wallet("0", "0", "0");
 }
 
 #[test]
@@ -86,7 +99,13 @@ fn a_capture_above_the_hold_stops_at_the_hold_and_the_platform_bears_the_rest() 
     let then = given([granted("10"), dollar_hold(HOLD, "5").into()])
         .when(capture(HOLD, dollars(7)))
         .then(["HoldCaptured"])
-        .posts([("2010", 500_000_000), ("5010", 500_000_000), ("5030", 200_000_000), ("4010", -500_000_000), ("2110", -700_000_000)])
+        .posts([
+            ("2010", 500_000_000),
+            ("5010", 500_000_000),
+            ("5030", 200_000_000),
+            ("4010", -500_000_000),
+            ("2110", -700_000_000),
+        ])
         .wallet("5", "0", "0");
     let Event::HoldCaptured(event) = then.event() else { panic!() };
     assert!(event.over_hold);
@@ -96,17 +115,16 @@ fn a_capture_above_the_hold_stops_at_the_hold_and_the_platform_bears_the_rest() 
 #[test]
 fn a_capture_between_cost_and_retail_shares_what_margin_is_left() {
     // Cost 7, held 8: a margin of 1, of which the developer gets 40 %.
-    given([granted("10"), dollar_hold(HOLD, "8").into()])
-        .when(capture(HOLD, dollars(7)))
-        .then(["HoldCaptured"])
-        .posts([
+    given([granted("10"), dollar_hold(HOLD, "8").into()]).when(capture(HOLD, dollars(7))).then(["HoldCaptured"]).posts(
+        [
             ("2010", 800_000_000),
             ("5010", 700_000_000),
             ("5020", 40_000_000),
             ("4010", -800_000_000),
             ("2110", -700_000_000),
             ("2210", -40_000_000),
-        ]);
+        ],
+    );
 }
 
 #[test]
@@ -132,7 +150,9 @@ fn a_captured_hold_takes_promotional_credit_first() {
 fn a_hold_ends_once() {
     for end in [Step::from(capture(HOLD, first_example())), release(HOLD).into()] {
         for again in [capture(HOLD, first_example()).into(), release(HOLD).into(), expire(HOLD)] {
-            given([granted("10"), hold_of(HOLD, "1").into(), end.clone(), after_seconds(600)]).when(again).then_refused("hold_not_found");
+            given([granted("10"), hold_of(HOLD, "1").into(), end.clone(), after_seconds(600)])
+                .when(again)
+                .then_refused("hold_not_found");
         }
     }
 }
@@ -179,20 +199,38 @@ fn late_usage_of_a_hold_that_nobody_expired_yet_expires_it_first() {
 #[test]
 fn late_usage_takes_at_most_what_is_available_and_at_most_what_was_held() {
     // The funds went into another hold meanwhile: 1 is left for a retail price of 6.50, 4 of the cost are nobody's.
-    given([granted("10"), dollar_hold(HOLD, "9").into(), after_seconds(600), expire(HOLD), hold_of(SECOND_HOLD, "9").into()])
-        .when(capture(HOLD, dollars(5)))
-        .then(["LateUsageCaptured"])
-        .posts([("2010", 100_000_000), ("5010", 100_000_000), ("5030", 400_000_000), ("4010", -100_000_000), ("2110", -500_000_000)])
-        .wallet("9", "0", "9");
+    given([
+        granted("10"),
+        dollar_hold(HOLD, "9").into(),
+        after_seconds(600),
+        expire(HOLD),
+        hold_of(SECOND_HOLD, "9").into(),
+    ])
+    .when(capture(HOLD, dollars(5)))
+    .then(["LateUsageCaptured"])
+    .posts([
+        ("2010", 100_000_000),
+        ("5010", 100_000_000),
+        ("5030", 400_000_000),
+        ("4010", -100_000_000),
+        ("2110", -500_000_000),
+    ])
+    .wallet("9", "0", "9");
     given([granted("10"), dollar_hold(HOLD, "2").into(), after_seconds(600), expire(HOLD)])
         .when(capture(HOLD, dollars(5)))
         .then(["LateUsageCaptured"])
         .wallet("8", "0", "0");
     // Nothing is left: recorded all the same, so that the provider's bill is expected.
-    given([granted("9"), dollar_hold(HOLD, "9").into(), after_seconds(600), expire(HOLD), hold_of(SECOND_HOLD, "9").into()])
-        .when(capture(HOLD, dollars(5)))
-        .then(["LateUsageCaptured"])
-        .posts([("5030", 500_000_000), ("2110", -500_000_000)]);
+    given([
+        granted("9"),
+        dollar_hold(HOLD, "9").into(),
+        after_seconds(600),
+        expire(HOLD),
+        hold_of(SECOND_HOLD, "9").into(),
+    ])
+    .when(capture(HOLD, dollars(5)))
+    .then(["LateUsageCaptured"])
+    .posts([("5030", 500_000_000), ("2110", -500_000_000)]);
 }
 
 #[test]
@@ -212,7 +250,10 @@ fn the_rate_card_of_the_hold_prices_it_whatever_is_activated_meanwhile() {
 
 #[test]
 fn the_price_rule_of_the_hold_stays_too() {
-    let patch = super::super::FeaturePatch { pricing: Some(Pricing { markup_bps: bps(100_000), ..pricing() }), ..Default::default() };
+    let patch = super::super::FeaturePatch {
+        pricing: Some(Pricing { markup_bps: bps(100_000), ..pricing() }),
+        ..Default::default()
+    };
     let change = Command::ChangeFeature { public_app_id: "shop".into(), feature_key: "chat".into(), patch };
     let remove = Command::RemoveFeature { public_app_id: "shop".into(), feature_key: "chat".into() };
     given([granted("10"), hold_of(HOLD, "4").into(), change.into(), remove.into()])

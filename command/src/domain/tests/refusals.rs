@@ -11,7 +11,13 @@ use super::*;
 use crate::writer::core::{Core, Step as Plan, Submission};
 
 fn top_up(amount: &str) -> Command {
-    Command::RequestTopUp { top_up_id: TOP_UP, wallet_id: WALLET, amount: usd(amount), provider: provider(), reference: None }
+    Command::RequestTopUp {
+        top_up_id: TOP_UP,
+        wallet_id: WALLET,
+        amount: usd(amount),
+        provider: provider(),
+        reference: None,
+    }
 }
 
 fn credit(amount: &str) -> Command {
@@ -42,7 +48,12 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
     let server = change_app(AppPatch { session_opening: Some(SessionOpening::Server), ..AppPatch::default() });
     let unknown = Uuid::from_u128(0xdead);
     let late = given_nothing().now.plus(Duration::from_secs(61));
-    let future = Command::CaptureHold { hold_id: HOLD, usage: first_example(), provider_request_id: None, occurred_at: Some(late) };
+    let future = Command::CaptureHold {
+        hold_id: HOLD,
+        usage: first_example(),
+        provider_request_id: None,
+        occurred_at: Some(late),
+    };
     let short = Command::PlaceHold {
         hold_id: HOLD,
         call: call("small"),
@@ -69,7 +80,11 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         ("feature_not_found", vec![], feature("nothing").into()),
         ("developer_not_found", vec![], issue_token(OTHER_TOKEN, OTHER_DEVELOPER, &[]).into()),
         ("token_not_found", vec![], Command::RevokeDeveloperToken { token_id: OTHER_TOKEN }.into()),
-        ("wallet_not_found", vec![], Command::GrantTestCredit { wallet_id: WalletId(unknown), amount: usd("1") }.into()),
+        (
+            "wallet_not_found",
+            vec![],
+            Command::GrantTestCredit { wallet_id: WalletId(unknown), amount: usd("1") }.into(),
+        ),
         ("session_not_found", vec![], Command::RevokeSession { session_id: SessionId(unknown) }.into()),
         ("top_up_not_found", vec![], credit("1").into()),
         ("hold_not_found", vec![], release(HOLD).into()),
@@ -126,7 +141,14 @@ fn key_shared_by_two_requests() -> Rejection {
     let submission = |reply, fingerprint, amount: &str| {
         let Step::Command(caller, command) = granted(amount) else { unreachable!() };
         let key = Some(KeyUse { key: Uuid::from_u128(1), fingerprint: Uuid::from_u128(fingerprint) });
-        Submission { caller, command, request_id: "test".into(), key, give_up_at: world.now.plus(Duration::from_secs(1)), reply: Some(reply) }
+        Submission {
+            caller,
+            command,
+            request_id: "test".into(),
+            key,
+            give_up_at: world.now.plus(Duration::from_secs(1)),
+            reply: Some(reply),
+        }
     };
     let head = Head { position: world.position, ..Head::genesis(LogId(Uuid::nil()), ShardId(0)) };
     let mut core = Core::new(ShardId(0), LogId(Uuid::nil()), world.state.clone(), head);

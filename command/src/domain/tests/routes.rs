@@ -29,10 +29,13 @@ fn on_the_users_own_key_or_machine_there_is_only_a_fee() {
 fn without_a_fee_the_tokens_are_recorded_and_nothing_is_posted() {
     let call = CallRequest { feature_key: Some("free".into()), ..on(Route::Byok) };
     let free = Pricing { fee_usd: Money::ZERO, ..pricing() };
-    let then = given([define_feature("free", free).into(), hold(HOLD, call.clone(), HoldAmount::Bound(first_example())).into()])
-        .when(capture(HOLD, first_example()))
-        .then(["HoldCaptured"])
-        .posts([]);
+    let then = given([
+        define_feature("free", free).into(),
+        hold(HOLD, call.clone(), HoldAmount::Bound(first_example())).into(),
+    ])
+    .when(capture(HOLD, first_example()))
+    .then(["HoldCaptured"])
+    .posts([]);
     let Event::HoldCaptured(event) = then.event() else { panic!() };
     assert_eq!(event.rating.usage, first_example());
 }
@@ -51,15 +54,19 @@ fn a_negative_fee_is_refused() {
 #[test]
 fn a_fee_is_held_and_stops_at_the_hold() {
     let held = hold(HOLD, on(Route::Byok), HoldAmount::Bound(first_example()));
-    given([granted("1"), held.into()])
-        .when(capture(HOLD, Usage::default()))
-        .then(["HoldCaptured"])
-        .posts([("2010", 2_000_000), ("5020", 800_000), ("4030", -2_000_000), ("2210", -800_000)]);
+    given([granted("1"), held.into()]).when(capture(HOLD, Usage::default())).then(["HoldCaptured"]).posts([
+        ("2010", 2_000_000),
+        ("5020", 800_000),
+        ("4030", -2_000_000),
+        ("2210", -800_000),
+    ]);
     let less = hold(HOLD, on(Route::Byok), HoldAmount::Fixed(usd("0.01")));
-    given([granted("1"), less.into()])
-        .when(capture(HOLD, Usage::default()))
-        .then(["HoldCaptured"])
-        .posts([("2010", 1_000_000), ("5020", 400_000), ("4030", -1_000_000), ("2210", -400_000)]);
+    given([granted("1"), less.into()]).when(capture(HOLD, Usage::default())).then(["HoldCaptured"]).posts([
+        ("2010", 1_000_000),
+        ("5020", 400_000),
+        ("4030", -1_000_000),
+        ("2210", -400_000),
+    ]);
 }
 
 #[test]

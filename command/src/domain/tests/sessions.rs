@@ -97,7 +97,8 @@ fn a_disabled_app_spends_nothing() {
 #[test]
 fn another_tenants_things_are_not_to_be_found() {
     let stranger = Caller::Developer(OTHER_DEVELOPER, OTHER_TOKEN);
-    let by_wallet = hold(SECOND_HOLD, CallRequest { payer: Payer::Wallet(WALLET), ..call("small") }, HoldAmount::Fixed(usd("1")));
+    let by_wallet =
+        hold(SECOND_HOLD, CallRequest { payer: Payer::Wallet(WALLET), ..call("small") }, HoldAmount::Fixed(usd("1")));
     for (command, refusal) in [
         (hold_of(SECOND_HOLD, "1"), Rejection::SessionNotFound),
         (by_wallet, Rejection::WalletNotFound),
@@ -111,7 +112,10 @@ fn another_tenants_things_are_not_to_be_found() {
         (Command::RevokeDeveloperToken { token_id: TOKEN }, Rejection::TokenNotFound),
         (issue_token(TokenId(Uuid::from_u128(9)), DEVELOPER, &[]), Rejection::Forbidden),
     ] {
-        given([granted("9"), hold_of(HOLD, "1").into()]).and(other_tenant()).when(by(stranger, command)).then_refused_as(&refusal);
+        given([granted("9"), hold_of(HOLD, "1").into()])
+            .and(other_tenant())
+            .when(by(stranger, command))
+            .then_refused_as(&refusal);
     }
 }
 

@@ -7,14 +7,22 @@ fn the_first_example_a_tie_goes_to_the_even_unit() {
     given([granted("1")])
         .when(record_usage(call("small"), first_example(), OnShortfall::Refuse))
         .then(["UsageRecorded"])
-        .posts([("2010", 30_001), ("5010", 23_078), ("5020", 2_769), ("4010", -30_001), ("2110", -23_078), ("2210", -2_769)])
+        .posts([
+            ("2010", 30_001),
+            ("5010", 23_078),
+            ("5020", 2_769),
+            ("4010", -30_001),
+            ("2110", -23_078),
+            ("2210", -2_769),
+        ])
         .wallet("0.99969999", "0", "0");
 }
 
 #[test]
 fn a_tie_goes_down_where_the_even_unit_is_below() {
     let usage = Usage { cache_read: 1_023, ..Usage::text(180, 212) };
-    let then = given([granted("1")]).when(record_usage(call("small"), usage, OnShortfall::Refuse)).then(["UsageRecorded"]);
+    let then =
+        given([granted("1")]).when(record_usage(call("small"), usage, OnShortfall::Refuse)).then(["UsageRecorded"]);
     let Event::UsageRecorded(event) = then.event() else { panic!() };
     assert_eq!((event.rating.exact_cost.to_string().as_str(), event.rating.upstream.units()), ("0.000230925", 23_092));
 }
@@ -90,7 +98,10 @@ fn the_platform_keeps_what_the_developer_does_not_get() {
 
 #[test]
 fn usage_of_nothing_is_recorded_without_an_entry() {
-    given([]).when(record_usage(call("small"), Usage::default(), OnShortfall::Refuse)).then(["UsageRecorded"]).posts([]);
+    given([])
+        .when(record_usage(call("small"), Usage::default(), OnShortfall::Refuse))
+        .then(["UsageRecorded"])
+        .posts([]);
 }
 
 #[test]

@@ -1,0 +1,354 @@
+"""A fold of one shard's events, written from docs/ACCOUNTING.md and the rules alone (I2, I4, I5, I10, I12, I13).
+
+Business amounts move the wallet here; the balance and the postings that the event carries are only compared with it.
+"""
+
+import hashlib
+import json
+
+import rating
+from values import micros, units, usd
+
+ZERO = "0.00000000"
+NEEDS_USAGE = ("HoldPlaced", "UsageRecorded")
+NEEDS_TOP_UPS = ("TopUpRequested", "TopUpCredited", "TestCreditGranted", "PromoGranted")
+OTHER_SIDE = {"adjustment": "5220:correction", "refund": "2030", "chargeback": "1130"}
+
+
+class Wallet:
+    """What is in a wallet, in units of 1e-8 USD."""
+
+    __slots__ = ("app", "floor", "held", "posted", "promo")
+
+    def __init__(self, app, floor):
+        self.app, self.floor = app, floor
+        self.posted = self.promo = self.held = 0
+
+    def spendable(self):
+        """What can be charged or held."""
+        return max(self.posted - self.held - self.floor, 0)
+
+
+class Hold:
+    """A hold until its end; `open` until it has expired, gone when it was captured or released."""
+
+    __slots__ = ("amount", "call", "card", "expires_at", "open", "rule", "wallet")
+
+    def __init__(self, event):
+        self.wallet, self.call, self.amount = event["wallet_id"], event["call"], units(event["amount"])
+        self.card, self.rule, self.expires_at = event["rate_card_id"], event["price_rule"], event["expires_at"]
+        self.open = True
+
+
+class Fold:
+    """The state of a shard behind the last event taken in."""
+
+    def __init__(self, report, shard):
+        self.report = report
+        self.shard = shard
+        self.position = 0
+        self.at = 0
+        self.wallets = {}
+        self.holds = {}
+        self.ended = set()
+        self.top_ups = {}
+        self.payments = set()
+        self.apps = {}
+        self.features = {}
+        self.cards = {}
+        self.card = None
+        self.frozen = {}
+        self.handlers = {
+            name[3:]: getattr(self, name) for name in dir(self) if name.startswith("on_")
+        }
+
+    def fail(self, invariant, text):
+        """A counter-example at this position."""
+        self.report.fail(invariant, text, position=(self.shard, self.position))
+
+    def take(self, row, payload):
+        """Takes in the next event. Returns the wallet it changed, if any."""
+        name, event = row["type"], json.loads(payload)
+        self.position, self.at = row["position"], row["recorded_at"]
+        if self.frozen:
+            self._frozen(name, event)
+        handler = self.handlers.get(name)
+        if handler is None:
+            return None
+        wallet_id = event.get("wallet_id")
+        wallet = self.wallets.get(wallet_id)
+        if wallet_id is not None and name != "WalletOpened" and wallet is None:
+            self.fail("I5", f"{name} for a wallet that was never opened")
+            wallet = self.wallets[wallet_id] = Wallet(event.get("call", {}).get("app_id"), 0)
+        if wallet_id is not None and row["stream"] != "wallet:" + wallet_id and name != "SessionOpened":
+            self.fail("I8", f"{name} of wallet {wallet_id} is in the stream {row['stream']}")
+        expected = handler(event, wallet)
+        if "entry" in event:
+            self._entry(name, event, expected)
+        if "balance" in event:
+            self._balance(event["balance"], wallet)
+        return wallet_id
+
+    def _entry(self, name, event, expected):
+        found, total = {}, 0
+        for account, amount in event["entry"]:
+            amount = units(amount)
+            total += amount
+            found[account] = found.get(account, 0) + amount
+        self.report.count("I4")
+        if total:
+            self.fail("I4", f"the postings of {name} sum to {usd(total)}")
+        if expected is not None and found != expected:
+            # The legs of a charge are part of its split.
+            odd = sorted(account for account in found.keys() | expected.keys() if found.get(account) != expected.get(account))
+            text = ", ".join(f"{account}: {usd(found.get(account, 0))}, not {usd(expected.get(account, 0))}" for account in odd)
+            self.fail("I12" if "rating" in event else "I4", f"{name} posts {text}")
+
+    def _balance(self, balance, wallet):
+        self.report.count("I5")
+        posted, promo = units(balance["posted"]), units(balance.get("promo", ZERO))
+        held = units(balance["held"])
+        if (posted, promo) != (wallet.posted, wallet.promo):
+            text = f"posted {usd(posted)} of it promo {usd(promo)}, the fold has {usd(wallet.posted)} and {usd(wallet.promo)}"
+            self.fail("I5", text)
+        if held != wallet.held:
+            self.fail("I10", f"{usd(held)} is held, the open holds add up to {usd(wallet.held)}")
+        if wallet.posted - wallet.held < wallet.floor:
+            text = f"{usd(wallet.posted)} posted - {usd(wallet.held)} held is below the floor {usd(wallet.floor)}"
+            self.fail("I5", text)
+        if not 0 <= wallet.promo <= max(wallet.posted, 0):
+            self.fail("I5", f"promo {usd(wallet.promo)} of {usd(wallet.posted)}")
+
+    # Developers, apps, prices.
+
+    def on_AppRegistered(self, event, _):
+        self.apps[event["app_id"]] = [event["developer_id"], event["settings"]["default_revenue_share_bps"]]
+
+    def on_AppChanged(self, event, _):
+        self.apps[event["app_id"]][1] = event["settings"]["default_revenue_share_bps"]
+
+    def on_FeatureDefined(self, event, _):
+        self.features[event["app_id"], event["feature_key"]] = event["pricing"]
+
+    on_FeatureChanged = on_FeatureDefined
+
+    def on_RateCardPublished(self, event, _):
+        card = event["rate_card_id"]
+        text = json.dumps(event["models"], ensure_ascii=False, separators=(",", ":")).encode()
+        digest = hashlib.sha256(text).digest()
+        name = bytearray(digest[:16])
+        name[6], name[8] = name[6] & 0x0F | 0x80, name[8] & 0x3F | 0x80
+        if event["sha256"] != digest.hex() or card.replace("-", "") != name.hex():
+            self.fail("I12", f"rate card {card} is not named after its content")
+        self.cards[card] = {(offer["provider"], offer["model"]): rating.Offer(offer["rates"]) for offer in event["models"]}
+
+    def on_RateCardActivated(self, event, _):
+        self.card = event["rate_card_id"]
+        if self.card not in self.cards:
+            self.fail("I12", f"rate card {self.card} was never published")
+
+    # Wallets and credit.
+
+    def on_WalletOpened(self, event, wallet):
+        if wallet is not None:
+            self.fail("I5", f"wallet {event['wallet_id']} is opened twice")
+        self.wallets[event["wallet_id"]] = Wallet(event["app_id"], units(event["floor"]))
+
+    def on_SessionOpened(self, event, wallet):
+        pass
+
+    def on_TopUpRequested(self, event, _):
+        self.top_ups[event["top_up_id"]] = (event["wallet_id"], units(event["amount"]), event["provider"])
+
+    def on_TopUpFailed(self, event, _):
+        if self.top_ups.pop(event["top_up_id"], None) is None:
+            self.fail("I2", f"top-up {event['top_up_id']} fails and was not pending")
+
+    def on_TopUpCredited(self, event, wallet):
+        amount, payment = units(event["amount"]), (event["provider"], event["payment"])
+        self.report.count("I2")
+        if payment in self.payments:
+            self.fail("I2", f"payment {payment[1]} is credited twice")
+        self.payments.add(payment)
+        requested = self.top_ups.pop(event["top_up_id"], None)
+        if requested != (event["wallet_id"], amount, event["provider"]):
+            self.fail("I2", f"payment {payment[1]} of {usd(amount)} does not credit what was requested: {requested}")
+        wallet.posted += amount
+        return {"1110": amount, "2010:" + event["wallet_id"]: -amount}
+
+    def on_TestCreditGranted(self, event, wallet):
+        amount = units(event["amount"])
+        wallet.posted += amount
+        return {"5220:test-credit": amount, "2010:" + event["wallet_id"]: -amount}
+
+    def on_PromoGranted(self, event, wallet):
+        amount = units(event["amount"])
+        wallet.posted += amount
+        wallet.promo += amount
+        return {"1400": amount, "2020:" + event["wallet_id"]: -amount}
+
+    def on_WalletAdjusted(self, event, wallet):
+        amount = units(event["amount"])
+        if event["direction"] == "debit":
+            if amount > min(wallet.spendable(), wallet.posted - wallet.promo):
+                self.fail("I5", f"a debit of {usd(amount)} takes more than is available")
+            amount = -amount
+        wallet.posted += amount
+        return {OTHER_SIDE[event["kind"]]: amount, "2010:" + event["wallet_id"]: -amount}
+
+    # Holds and usage.
+
+    def on_HoldPlaced(self, event, wallet):
+        hold, hold_id = Hold(event), event["hold_id"]
+        self.report.count("I10")
+        if hold_id in self.holds or hold_id in self.ended:
+            self.fail("I10", f"hold {hold_id} is placed twice")
+        if not 0 <= hold.amount <= units(event["requested"]):
+            self.fail("I10", f"hold {hold_id} is over {event['amount']}, asked were {event['requested']}")
+        if hold.amount > wallet.spendable():
+            self.fail("I5", f"a hold of {usd(hold.amount)} on {usd(wallet.spendable())} available")
+        self._rule(event, event["rate_card_id"], event["price_rule"], wallet)
+        wallet.held += hold.amount
+        self.holds[hold_id] = hold
+
+    def on_HoldCaptured(self, event, wallet):
+        hold = self._end(event, wallet, "captured")
+        if units(event["held"]) != hold.amount:
+            self.fail("I10", f"{event['held']} were held, the hold was over {usd(hold.amount)}")
+        if self.at >= micros(hold.expires_at):
+            self.fail("I10", f"hold {event['hold_id']} had expired at {hold.expires_at} and is captured as if open")
+        if units(event["rating"]["charge"]) > hold.amount:
+            self.fail("I10", f"{event['rating']['charge']} captured of {usd(hold.amount)} held")
+        cost, expected = self._charge(event, wallet, hold.card, hold.rule, hold.amount, hold.amount)
+        if cost is not None and event.get("over_hold", False) != (cost.retail > hold.amount):
+            self.fail("I12", f"over_hold is {event.get('over_hold', False)} at a price of {usd(cost.retail)}")
+        return expected
+
+    def on_HoldReleased(self, event, wallet):
+        hold = self._end(event, wallet, "released")
+        if units(event["amount"]) != hold.amount:
+            self.fail("I10", f"{event['amount']} is given back of {usd(hold.amount)}")
+
+    def on_HoldExpired(self, event, wallet):
+        hold_id = event["hold_id"]
+        hold = self._end(event, wallet, "expired")
+        if self.at < micros(hold.expires_at):
+            self.fail("I10", f"hold {hold_id} expires before {hold.expires_at}")
+        if units(event["amount"]) != hold.amount:
+            self.fail("I10", f"{event['amount']} is given back of {usd(hold.amount)}")
+        # Its usage may still come, once.
+        hold.open = False
+        self.ended.discard(hold_id)
+        self.holds[hold_id] = hold
+
+    def on_LateUsageCaptured(self, event, wallet):
+        hold = self.holds.pop(event["hold_id"], None)
+        if hold is None or hold.open:
+            state = "was open" if hold else "had ended or never was"
+            self.fail("I10", f"late usage of hold {event['hold_id']}, which {state}")
+            hold = hold or self._unknown(event)
+            wallet.held -= hold.amount if hold.open else 0
+        self.ended.add(event["hold_id"])
+        cap = min(hold.amount, wallet.spendable())
+        return self._charge(event, wallet, hold.card, hold.rule, cap, cap)[1]
+
+    def on_UsageRecorded(self, event, wallet):
+        card, rule = event["rating"]["rate_card_id"], event["rating"]["price_rule"]
+        self._rule(event, card, rule, wallet)
+        return self._charge(event, wallet, card, rule, None, wallet.spendable())[1]
+
+    def _end(self, event, wallet, how):
+        hold_id = event["hold_id"]
+        hold = self.holds.pop(hold_id, None)
+        if hold is None or not hold.open or hold.wallet != event["wallet_id"]:
+            state = "expired before" if hold else "ended before" if hold_id in self.ended else "never was"
+            self.fail("I10", f"hold {hold_id} is {how} and {state}")
+            hold = self._unknown(event)
+        else:
+            wallet.held -= hold.amount
+        self.ended.add(hold_id)
+        return hold
+
+    def _unknown(self, event):
+        """A stand-in for a hold that is not there, so that the fold can go on."""
+        rated, amount = event.get("rating", {}), event.get("held", event.get("amount", ZERO))
+        text = {"wallet_id": event["wallet_id"], "call": event.get("call"), "amount": amount}
+        text["rate_card_id"], text["price_rule"] = rated.get("rate_card_id"), rated.get("price_rule")
+        hold = Hold({**text, "expires_at": "9998-12-31T00:00:00Z"})
+        hold.open = False
+        return hold
+
+    def _rule(self, event, card, rule, wallet):
+        """A new hold or usage is priced by the active card and by what its feature costs now."""
+        key = event["call"].get("feature_key")
+        pricing = {"markup_bps": 3_000} if key is None else self.features.get((wallet.app, key))
+        app = self.apps.get(wallet.app)
+        if pricing is None or app is None:
+            self.fail("I12", f"the app or feature {key} does not exist")
+            return
+        share = min(pricing.get("revenue_share_bps", app[1]), 10_000)
+        fee = pricing.get("fee_usd", ZERO)
+        given = (rule["markup_bps"], rule["share_bps"], rule.get("fee_usd", ZERO))
+        if given != (pricing.get("markup_bps", 3_000), share, fee) or card != self.card:
+            self.fail("I12", f"priced by {given} and card {card}, which are not the ones in force")
+
+    def _charge(self, event, wallet, card, rule, cap, payable):
+        """Prices and splits a charge again and takes it from the wallet. Returns the price and the postings."""
+        rated, call = event["rating"], event["call"]
+        self.report.count("I12")
+        try:
+            offer = self.cards.get(card, {}).get((call["provider"], call["model"]))
+            cost = rating.price(call["route"], offer, rated["usage"], rule)
+        except (KeyError, AttributeError, TypeError):
+            self.fail("I12", f"{call['model']} has no price on card {card} for all of {rated['usage']}")
+            self._take_recorded(rated, wallet)
+            return None, None
+        parts = rating.split(cost, rule, cost.retail if cap is None else cap, payable, wallet.promo)
+        for name, recorded, value in rating.differences(rated, cost, parts):
+            self.fail("I12", f"{name} is recorded as {recorded}; computed again it is {value if isinstance(value, str) else usd(value)}")
+        if rated["rate_card_id"] != card or rated["price_rule"] != rule:
+            self.fail("I12", "priced by another card or rule than the hold's")
+        if parts.charge != cost.upstream - parts.unrecovered + parts.developer + self._platform(cost, parts):
+            self.fail("I12", "the legs do not add up to the charge")
+        if self._platform(cost, parts) < 0:
+            self.fail("I12", f"the platform's part is {usd(self._platform(cost, parts))}")
+        wallet.posted -= parts.charge - parts.receivable
+        wallet.promo -= parts.promo
+        developer = self.apps[wallet.app][0] if wallet.app in self.apps else ""
+        return cost, rating.postings(call, cost, parts, event["wallet_id"], developer)
+
+    @staticmethod
+    def _platform(cost, parts):
+        return parts.charge - (cost.upstream - parts.unrecovered) - parts.developer
+
+    @staticmethod
+    def _take_recorded(rated, wallet):
+        wallet.posted -= units(rated["charge"]) - units(rated.get("receivable", ZERO))
+        wallet.promo -= units(rated.get("promo", ZERO))
+
+    # Kill switches.
+
+    def on_Frozen(self, event, _):
+        self.report.count("I13")
+        self.frozen[event["scope"]["kind"], event["scope"].get("id")] = self.position
+
+    def on_Thawed(self, event, _):
+        if self.frozen.pop((event["scope"]["kind"], event["scope"].get("id")), None) is None:
+            self.fail("I13", "a thaw of what was not frozen")
+
+    def _frozen(self, name, event):
+        wallet = event.get("wallet_id")
+        app = self.wallets[wallet].app if wallet in self.wallets else event.get("app_id")
+        developer = self.apps.get(app, [None])[0]
+        scopes = []
+        if name in NEEDS_USAGE:
+            scopes += [("usage", None), ("wallet", wallet), ("session", event["call"].get("session_id"))]
+        if name in NEEDS_TOP_UPS:
+            scopes.append(("top_ups", None))
+        if name in (*NEEDS_USAGE, "SessionOpened", "TopUpRequested"):
+            scopes += [("app", app), ("developer", developer)]
+        if name == "WalletAdjusted" and event["direction"] == "debit":
+            scopes.append(("wallet", wallet))
+        for scope in scopes:
+            if scope in self.frozen:
+                self.fail("I13", f"{name} behind the freeze of {scope[0]} at position {self.frozen[scope]}")

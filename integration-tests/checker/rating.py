@@ -1,0 +1,82 @@
+"""Prices computed again from usage and rate card, with fractions (I12). Formulas: docs/ACCOUNTING.md, "Rounding".
+
+U = the exact cost rounded once, half to even · R = U + floor(U x markup) · C = min(R, cap) · D = floor(max(C - U, 0) x share) ·
+L = max(U - C, 0) · the platform keeps C - (U - L) - D.
+"""
+
+import collections
+import fractions
+import math
+
+from values import femto, units
+
+FEMTO = 10**15
+INCOME = {"platform": "4010", "developer_key": "4020", "byok": "4030", "local": "4040"}
+OUR_COST = ("platform", "developer_key")
+
+Price = collections.namedtuple("Price", "numerator denominator upstream retail")
+Split = collections.namedtuple("Split", "charge developer unrecovered promo receivable")
+
+
+class Offer:
+    """What one model costs: rates as whole numbers over one common denominator, so that sums stay fractions."""
+
+    def __init__(self, rates):
+        exact = {component: fractions.Fraction(rate) for component, rate in rates.items()}
+        self.denominator = math.lcm(*(rate.denominator for rate in exact.values()))
+        self.numerators = {component: int(rate * self.denominator) for component, rate in exact.items()}
+
+
+def price(route, offer, usage, rule):
+    """The price of a usage. KeyError for what has no price."""
+    if route not in OUR_COST:
+        return Price(0, 1, 0, units(rule.get("fee_usd", "0.00000000")))
+    numerator = sum(offer.numerators[component] * count for component, count in usage.items() if count)
+    # round() of a fraction goes to the even neighbour when both are equally near.
+    upstream = round(fractions.Fraction(numerator * 10**8, offer.denominator))
+    return Price(numerator, offer.denominator, upstream, upstream + upstream * rule["markup_bps"] // 10_000)
+
+
+def split(cost, rule, cap, payable, promo_credit):
+    """Who bears what; `cap` bounds the charge, `payable` is what the wallet can pay of it."""
+    charge = min(cost.retail, cap)
+    paid = min(charge, payable)
+    return Split(
+        charge,
+        max(charge - cost.upstream, 0) * rule["share_bps"] // 10_000,
+        max(cost.upstream - charge, 0),
+        min(paid, promo_credit),
+        charge - paid,
+    )
+
+
+def postings(call, cost, parts, wallet, developer):
+    """The entry of a charge, account → debit; docs/ACCOUNTING.md, "Journal entry of each event"."""
+    route = call["route"]
+    entry = collections.Counter()
+    entry["2020:" + wallet] += parts.promo
+    entry["2010:" + wallet] += parts.charge - parts.promo - parts.receivable
+    entry["1200:" + wallet] += parts.receivable
+    entry[INCOME[route]] -= parts.charge
+    entry["5015" if route == "developer_key" else "5010"] += cost.upstream - parts.unrecovered
+    entry["5030"] += parts.unrecovered
+    if route == "platform":
+        entry["2110:" + call["provider"]] -= cost.upstream
+    owed = parts.developer + (cost.upstream if route == "developer_key" else 0)
+    entry["5020"] += parts.developer
+    entry["2210:" + developer] -= owed
+    entry["4095"] += parts.promo
+    entry["1400"] -= parts.promo
+    return {account: amount for account, amount in entry.items() if amount}
+
+
+def differences(rating, cost, parts):
+    """What a recorded rating says otherwise: (name, recorded, recomputed)."""
+    recorded = femto(rating["exact_cost"])
+    if recorded * cost.denominator != cost.numerator * FEMTO:
+        yield "exact_cost", rating["exact_cost"], f"{cost.numerator}/{cost.denominator}"
+    known = {"upstream": cost.upstream, "retail": cost.retail, **parts._asdict()}
+    for name, value in known.items():
+        text = rating.get(name)
+        if (0 if text is None else units(text)) != value:
+            yield name, text, value
