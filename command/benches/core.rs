@@ -91,7 +91,7 @@ impl Bench {
     fn run(&mut self, commands: Vec<Command>) {
         self.plan(Self::submit(commands));
         let (replies, _) = self.core.appended();
-        assert!(replies.iter().all(|(_, verdict)| verdict.is_ok()), "{replies:?}");
+        assert!(replies.iter().all(|((), verdict)| verdict.is_ok()), "{replies:?}");
     }
 
     fn plan(&mut self, mut queue: VecDeque<Submission<()>>) {

@@ -45,7 +45,7 @@ pub async fn load(client: &Client, reader: &LogReader, shard: ShardId) -> Result
         match (decoded, ChainHash::from_slice(row.get(1))) {
             (Ok(state), Some(hash)) => return Ok((state, Head { position: Position(row.get(0)), hash })),
             (Err(error), _) => {
-                tracing::warn!(%error, position = row.get::<_, i64>(0), "a snapshot does not decode; passed over")
+                tracing::warn!(%error, position = row.get::<_, i64>(0), "a snapshot does not decode; passed over");
             }
             (Ok(_), None) => {}
         }

@@ -179,7 +179,7 @@ impl World {
                 self.look_up(writer, submissions);
             }
             Step::ConfirmHead if fault != 1 && self.log.head() == self.writers[writer].core.head() => {
-                self.finish(writer)
+                self.finish(writer);
             }
             Step::ConfirmHead => self.take_back(writer, &before),
             Step::Append(batch) => {

@@ -1,5 +1,6 @@
 //! The HTTP application of a process: routes of its roles, probes, the API document, metrics.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,8 +73,8 @@ pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks
 
 /// The document's head: what the product is, how to authenticate, every refusal.
 pub(crate) fn describe(mut document: OpenApi) -> OpenApi {
-    document.info.title = "ModelFaucet Ledger".to_owned();
-    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    "ModelFaucet Ledger".clone_into(&mut document.info.title);
+    env!("CARGO_PKG_VERSION").clone_into(&mut document.info.version);
     let mut text = String::from(
         "Sessions, wallets, holds and usage over an event-sourced double-entry ledger.\n\nMoney is a decimal string in USD with \
          eight decimals. Every POST that moves money takes an `Idempotency-Key`: the same key and body give the first answer \
@@ -83,7 +84,7 @@ pub(crate) fn describe(mut document: OpenApi) -> OpenApi {
          code | meaning |\n|---|---|---|\n",
     );
     for (status, code, message) in modelfaucet_command::http::rejection_table() {
-        text.push_str(&format!("| {status} | `{code}` | {message} |\n"));
+        let _infallible = writeln!(text, "| {status} | `{code}` | {message} |");
     }
     document.info.description = Some(text);
     document.info.license = Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").build());

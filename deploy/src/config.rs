@@ -1,6 +1,6 @@
 //! Every setting, in one place: name, unit, default, what it does. The environment is read here and nowhere else.
 //!
-//! A setting NAME whose value is secret may also come from a file: NAME_FILE names it. Flags win over the environment.
+//! A setting NAME whose value is secret may also come from a file: `NAME_FILE` names it. Flags win over the environment.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -43,7 +43,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run everything in one process, with a private PostgreSQL unless DATABASE_URL names one
+    /// Run everything in one process, with a private PostgreSQL unless `DATABASE_URL` names one
     Up {
         #[command(flatten)]
         server: ServerArgs,
@@ -51,11 +51,11 @@ enum Verb {
         #[arg(long)]
         demo: bool,
     },
-    /// Run the write side alone (needs DATABASE_URL as ledger_command)
+    /// Run the write side alone (needs `DATABASE_URL` as `ledger_command`)
     Command(ServerArgs),
-    /// Run the read API alone (needs DATABASE_URL as ledger_query)
+    /// Run the read API alone (needs `DATABASE_URL` as `ledger_query`)
     Query(ServerArgs),
-    /// Run the projector alone (needs DATABASE_URL as ledger_projector)
+    /// Run the projector alone (needs `DATABASE_URL` as `ledger_projector`)
     Projector(ServerArgs),
     /// Create or update the tables of a database
     Migrate(DatabaseArgs),
@@ -112,7 +112,7 @@ struct DatabaseArgs {
     /// Data directory of `up` [default: ./data]
     #[arg(long, value_name = "PATH")]
     data_dir: Option<PathBuf>,
-    /// PostgreSQL to use instead; better given as DATABASE_URL, since flags are seen by other users
+    /// PostgreSQL to use instead; better given as `DATABASE_URL`, since flags are seen by other users
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
 }
@@ -193,7 +193,10 @@ fn help(topic: Option<&str>) -> Result<Exit, Failure> {
         Some(verb) => match command.find_subcommand_mut(verb) {
             Some(found) => found.print_long_help()?,
             None => {
-                return Err(Failure::new(Exit::Config, format!("there is no help on {verb:?}; try `modelfaucet help`")));
+                return Err(Failure::new(
+                    Exit::Config,
+                    format!("there is no help on {verb:?}; try `modelfaucet help`"),
+                ));
             }
         },
     }

@@ -163,14 +163,9 @@ impl PrivatePostgres {
     }
 
     /// The directory of the socket, mode 0700.
-    pub(crate) fn socket_dir(&self) -> &Path {
+    #[cfg(test)]
+    fn socket_dir(&self) -> &Path {
         &self.socket_dir
-    }
-
-    /// Only names the socket file; nothing listens on TCP.
-    #[expect(clippy::unused_self, reason = "callers need not know that it is always the same")]
-    pub(crate) fn port(&self) -> u16 {
-        PORT
     }
 
     /// How to connect as `role` to `dbname` through the socket; no password is needed.

@@ -37,12 +37,6 @@ impl Progress {
         Self { bar, task, plain: !terminal && !quiet, began: now, last_line: now, total, done: 0 }
     }
 
-    /// The task has grown or is better known.
-    pub(crate) fn set_total(&mut self, total: u64) {
-        self.total = total;
-        self.bar.set_length(total);
-    }
-
     /// So many steps are done.
     pub(crate) fn set(&mut self, done: u64) {
         self.done = done;

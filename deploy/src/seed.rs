@@ -72,13 +72,12 @@ pub(crate) fn rate_card() -> Result<Vec<ModelRates>, BadPrices> {
 
 /// Creates what is missing of the sandbox. A start that was killed in the middle is finished by the next one.
 pub(crate) async fn seed(ledger: &Ledger, secrets: &Secrets) -> Result<SecretString, Failure> {
-    let token = match secrets.get(DEVELOPER_TOKEN)? {
-        Some(token) => token,
-        None => {
-            let token = generate_token(TokenKind::Developer).map_err(|error| Failure::new(Exit::Temporary, error))?;
-            secrets.put(DEVELOPER_TOKEN, &token)?;
-            token
-        }
+    let token = if let Some(token) = secrets.get(DEVELOPER_TOKEN)? {
+        token
+    } else {
+        let token = generate_token(TokenKind::Developer).map_err(|error| Failure::new(Exit::Temporary, error))?;
+        secrets.put(DEVELOPER_TOKEN, &token)?;
+        token
     };
     if ledger.directory().token(&TokenHash::of(&token)).is_none() {
         let developer_id = match ledger.directory().app(DEMO_APP) {

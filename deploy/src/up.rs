@@ -32,16 +32,12 @@ pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
     listener.set_nonblocking(true)?;
     let data_dir = config.data_dir();
     let named = config.database()?;
-    let postgres = match named {
-        Some(_) => None,
-        None => {
-            let options = PrivatePostgresOptions {
-                data_dir: data_dir.clone(),
-                settings: Vec::new(),
-                bin_dir: config.pg_bindir(),
-            };
-            Some(PrivatePostgres::start(options)?)
-        }
+    let postgres = if named.is_some() {
+        None
+    } else {
+        let options =
+            PrivatePostgresOptions { data_dir: data_dir.clone(), settings: Vec::new(), bin_dir: config.pg_bindir() };
+        Some(PrivatePostgres::start(options)?)
     };
     let secrets = Secrets::open(&data_dir)?;
     let result = crate::runtime()?.block_on(async {

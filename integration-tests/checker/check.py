@@ -17,7 +17,6 @@ Prints `pass` or the first counter-example per invariant. Exit 0: all hold. 1: o
 
 import argparse
 import gc
-import json
 import pathlib
 import sys
 import time
@@ -28,7 +27,7 @@ from chain import Batch, Chain  # noqa: E402
 from fold import Fold  # noqa: E402
 from history import History, Reads  # noqa: E402
 from report import Report  # noqa: E402
-from values import uuid_bytes  # noqa: E402
+from values import decode, uuid_bytes  # noqa: E402
 
 
 class Shard:
@@ -45,7 +44,7 @@ def read_log(path, report, history):
     logs, batches, keys, shards = {}, {}, {}, {}
     with path.open(encoding="utf-8") as lines:
         for text in lines:
-            row = json.loads(text)
+            row = decode(text)
             shard, table = row["shard"], row["table"]
             if table == "event":
                 if shard not in shards:

@@ -7,7 +7,7 @@ import hashlib
 import json
 
 import rating
-from values import micros, units, usd
+from values import decode, micros, units, usd
 
 ZERO = "0.00000000"
 NEEDS_USAGE = ("HoldPlaced", "UsageRecorded")
@@ -66,7 +66,7 @@ class Fold:
 
     def take(self, row, payload):
         """Takes in the next event and returns what it says."""
-        name, event = row["type"], json.loads(payload)
+        name, event = row["type"], decode(payload.decode())
         self.position, self.at = row["position"], row["recorded_at"]
         if self.frozen:
             self._frozen(name, event)

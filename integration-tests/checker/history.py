@@ -4,9 +4,7 @@ One record per line: `invoke` is written before the bytes leave, an outcome (`ok
 An invoke without an outcome is in doubt. All times come from one monotonic clock.
 """
 
-import json
-
-from values import key_hash, units, usd
+from values import decode, key_hash, units, usd
 
 MAKES = {
     "hold": ("HoldPlaced",),
@@ -60,7 +58,7 @@ class History:
         """Takes in a file."""
         name = path.name
         with path.open(encoding="utf-8") as lines:
-            head = json.loads(next(lines, "{}"))
+            head = decode(next(lines, "{}"))
             if "run" not in head:
                 raise ValueError(f"{path} does not begin with the run")
             self.logs.add(head["log_id"])
@@ -68,7 +66,7 @@ class History:
             for number, text in enumerate(lines, 2):
                 if not text.endswith("\n"):
                     break  # Cut off by a kill: the bytes of that request never left.
-                self._take(json.loads(text), scope, (name, number))
+                self._take(decode(text), scope, (name, number))
         for (_, key_id), (sent, _, _) in self.open.items():
             # Nothing was read any more: in doubt for ever.
             command = self.commands[key_id]

@@ -2,6 +2,10 @@
 
 import datetime
 import hashlib
+import json
+
+# json.loads() looks at its options and the text's encoding each time; here there are millions of short texts.
+decode = json.JSONDecoder().decode
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MICROSECOND = datetime.timedelta(microseconds=1)

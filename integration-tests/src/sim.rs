@@ -161,7 +161,7 @@ impl World {
             Happening::Heard { attempt, heard } => self.heard(attempt, heard),
             Happening::GivesUp { attempt } => self.gives_up(attempt),
             Happening::WriterWakes { writer, wake } => self.writer_wakes(writer, wake),
-            Happening::Arrives { call } => self.arrives(*call),
+            Happening::Arrives { call } => self.arrives(&call),
             Happening::Answers { writer, call, reply } => self.answers(writer, call, *reply),
             Happening::WriterStarts { writer } => self.start_writer(writer),
             Happening::ProjectorWakes { projector } => self.projector_wakes(projector),

@@ -244,7 +244,6 @@ impl Hasher for KeyHasher {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
     use crate::table::{Kind, key, set, sum};

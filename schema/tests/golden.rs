@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use modelfaucet_schema::account::{Account, AccountCode};
@@ -288,7 +289,10 @@ fn folder() -> PathBuf {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 /// The golden files with the hashes that they were released with.
@@ -310,7 +314,10 @@ fn every_event_has_its_golden_file() {
         if std::env::var("GOLDEN").is_ok_and(|mode| mode == "write") && !path.exists() {
             std::fs::write(&path, &bytes).unwrap();
             sums.insert(name.clone(), hex(&Sha256::digest(&bytes)));
-            let text: String = sums.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect();
+            let mut text = String::new();
+            for (name, sum) in &sums {
+                writeln!(text, "{sum}  {name}").unwrap();
+            }
             std::fs::write(folder().join("SHA256SUMS"), text).unwrap();
         }
         let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));

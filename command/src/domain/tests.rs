@@ -44,6 +44,7 @@ const SECOND_HOLD: HoldId = HoldId(Uuid::from_u128(0x42));
 
 /// Something that was wanted or that happened.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few dozen per test")]
 enum Step {
     Command(Caller, Command),
     Seconds(u64),

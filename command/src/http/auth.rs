@@ -1,7 +1,5 @@
 //! Who is calling. Tokens are compared by their hashes; an unknown token waits once for the newest events before it is refused.
 
-use std::future::Future;
-
 use http::HeaderMap;
 use modelfaucet_schema::http::{ApiError, RequestId, bearer};
 use modelfaucet_schema::time::Timestamp;
@@ -104,13 +102,11 @@ impl Api {
     }
 
     /// What the directory knows, or knows after the newest events: another instance may have written them a moment ago.
-    pub(super) fn known<T>(&self, look: impl Fn() -> Option<T>) -> impl Future<Output = Option<T>> {
-        async move {
-            if let Some(found) = look() {
-                return Some(found);
-            }
-            let _late = tokio::time::timeout(std::time::Duration::from_millis(250), self.ledger.catch_up()).await;
-            look()
+    pub(super) async fn known<T>(&self, look: impl Fn() -> Option<T>) -> Option<T> {
+        if let Some(found) = look() {
+            return Some(found);
         }
+        let _late = tokio::time::timeout(std::time::Duration::from_millis(250), self.ledger.catch_up()).await;
+        look()
     }
 }

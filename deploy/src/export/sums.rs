@@ -130,7 +130,7 @@ mod tests {
         let developer = modelfaucet_schema::ids::DeveloperId::generate();
         for code in AccountCode::ALL {
             let account = [
-                format!("{}", code.digits()),
+                code.digits().to_string(),
                 format!("{}:{wallet}", code.digits()),
                 format!("{}:{name}", code.digits()),
                 format!("{}:{developer}", code.digits()),

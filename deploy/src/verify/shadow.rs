@@ -163,7 +163,7 @@ impl Shadow {
             Ok(state) if state == self.state => {}
             Ok(_) => self.findings.add(Check::Snapshots, self.shard, at, "the snapshot is not what the log folds to"),
             Err(error) => {
-                self.findings.add(Check::Snapshots, self.shard, at, format!("the snapshot does not decode: {error}"))
+                self.findings.add(Check::Snapshots, self.shard, at, format!("the snapshot does not decode: {error}"));
             }
         }
     }

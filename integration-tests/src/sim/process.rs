@@ -210,7 +210,7 @@ impl World {
     }
 
     /// The log does what it is asked.
-    pub(super) fn arrives(&mut self, call: Call) {
+    pub(super) fn arrives(&mut self, call: &Call) {
         let reply = match &call.statement {
             Statement::Append(_) if call.refused => Reply::Appended(Err(NotAppended::Refused)),
             Statement::Append(batch) => Reply::Appended(self.append(call.writer, batch)),
@@ -265,7 +265,7 @@ impl World {
                 self.reconnect(index);
             }
             (Doing::Appending { .. }, Reply::Appended(Err(NotAppended::Refused | NotAppended::HeadMoved))) => {
-                self.take_back(index)
+                self.take_back(index);
             }
             (Doing::Confirming, Reply::Head(head)) if head == self.writers[index].core().head() => self.finish(index),
             (Doing::Confirming, Reply::Head(_)) => self.take_back(index),

@@ -60,7 +60,7 @@ impl World {
                 assert!(end <= at.position, "what is new up to {end} is passed over at {}", at.position);
             }
             Outcome::Gap { expected, .. } => {
-                assert!(from.position > at.position && expected == at.position.next(), "I8: no reader sees a gap")
+                assert!(from.position > at.position && expected == at.position.next(), "I8: no reader sees a gap");
             }
             Outcome::Fork { at } => panic!("I7: a fork at {at}"),
             Outcome::Folded { batch, halts } => {

@@ -136,7 +136,9 @@ impl Store {
             None => (State::default(), self.genesis()),
         };
         let (head, events, _) = self.behind(start, usize::MAX);
-        events.iter().for_each(|event| state.evolve(event));
+        for event in &events {
+            state.evolve(event);
+        }
         state.commit();
         (state, head)
     }

@@ -219,14 +219,15 @@ impl Business {
                 public_app_id: "app_pub_test".into(),
                 patch: AppPatch { name: Some(format!("App {}", self.dice.roll(9))), ..AppPatch::default() },
             },
-            97..=98 => match self.frozen.take() {
-                Some(scope) => Command::Thaw { scope, reason: "over".into() },
-                None => {
+            97..=98 => {
+                if let Some(scope) = self.frozen.take() {
+                    Command::Thaw { scope, reason: "over".into() }
+                } else {
                     let scope = FreezeScope::Wallet(wallet_id);
                     self.frozen = Some(scope);
                     Command::Freeze { scope, reason: "look".into() }
                 }
-            },
+            }
             _ => {
                 // The same user comes back.
                 let session_id = SessionId::generate();

@@ -27,7 +27,9 @@ impl AppendBatch {
     pub fn seal(shard: ShardId, previous: Head, id: BatchId, recorded_at: Timestamp, events: Vec<StoredEvent>) -> Self {
         let last = previous.position.plus(events.len());
         let mut hasher = BatchHasher::new(previous.hash, shard, previous.position.next(), last, id, recorded_at);
-        events.iter().for_each(|event| hasher.event(event));
+        for event in &events {
+            hasher.event(event);
+        }
         Self { shard, previous, id, recorded_at, hash: hasher.finish(), events }
     }
 

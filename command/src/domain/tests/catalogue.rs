@@ -71,7 +71,7 @@ fn a_rate_card_is_named_by_its_content() {
     then.next()
         .when(card(&[two.clone(), one.clone()]))
         .then_refused("already_exists")
-        .when(card(&[one.clone()]))
+        .when(card(std::slice::from_ref(&one)))
         .then(["RateCardPublished", "RateCardActivated"])
         .next()
         .when(card(&[two.clone(), one.clone()]))
