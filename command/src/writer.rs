@@ -450,6 +450,7 @@ impl Writer {
     /// Sends a batch until it is known whether it is in the log. A broken connection is opened again and the same batch is sent
     /// again: `append()` answers "already", appends it, or shows another head.
     async fn append_until_known(&mut self, batch: &AppendBatch) -> Result<Result<(), AppendError>, WriterError> {
+        let mut in_doubt = false;
         loop {
             match self.connection.appender.append(batch).await {
                 Ok(_) => return Ok(Ok(())),
@@ -464,7 +465,13 @@ impl Writer {
                 Err(AppendError::InDoubt(error)) => {
                     tracing::warn!(%error, batch = %batch.id(), "an append is in doubt; it is sent again");
                     metrics::counter!("modelfaucet_appends_in_doubt_total").increment(1);
+                    in_doubt = true;
                     self.reconnect().await?;
+                }
+                Err(AppendError::Refused(error)) if in_doubt => {
+                    // This sending wrote nothing, but an earlier one may still hold the lock and commit.
+                    tracing::warn!(%error, batch = %batch.id(), "an append in doubt was refused; it is sent again");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 Err(error) => return Ok(Err(error)),
             }

@@ -2,5 +2,6 @@
 
 pub mod connection;
 pub mod database;
+pub mod history;
 pub mod process;
 pub mod sim;

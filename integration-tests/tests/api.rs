@@ -41,7 +41,6 @@ enum Who {
     Garbage,
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "reads better in a table")]
 fn case(
     who: Who,
     method: &'static str,

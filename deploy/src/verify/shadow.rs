@@ -66,8 +66,8 @@ pub(super) struct Shadow {
 }
 
 impl Shadow {
-    /// What is live and known to this program; nothing of it is compared without `projections`.
-    pub(super) async fn prepare(transaction: &Transaction<'_>, projections: bool) -> Result<Self, Error> {
+    /// What is live and known to this program; nothing of it where there is a reason to leave it out.
+    pub(super) async fn prepare(transaction: &Transaction<'_>, left_out: Option<&str>) -> Result<Self, Error> {
         let mut shadow = Self {
             shard: ShardId(0),
             projections: Vec::new(),
@@ -76,8 +76,8 @@ impl Shadow {
             findings: Findings::new(),
             prints: RandomState::new(),
         };
-        if !projections {
-            shadow.findings.skip(Check::Projections, "left out as asked");
+        if let Some(why) = left_out {
+            shadow.findings.skip(Check::Projections, why);
             return Ok(shadow);
         }
         let known = all();

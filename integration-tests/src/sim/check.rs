@@ -147,11 +147,12 @@ impl World {
     pub(super) fn appended(&mut self, events: usize) {
         let from = self.store.events.len() - events;
         self.reference.take_in(&self.store.events[from..]);
+        let first = self.store.events[from].position;
         for recorded in &self.store.events[from..] {
             self.report.trace(recorded.event.name(), [recorded.position.0.cast_unsigned()].iter());
             let attempt = recorded.request_id.parse().unwrap_or(0);
             let before = self.notes.effects.insert(attempt, recorded.position);
-            let again = before.is_some_and(|before| before.next() != recorded.position);
+            let again = before.is_some_and(|before| before < first);
             assert!(attempt == 0 || !again, "I1: attempt {attempt} has two effects: {:?}", recorded.event);
             match &recorded.event {
                 Event::Frozen(event) => self.notes.frozen.push(event.scope),

@@ -196,7 +196,9 @@ impl World {
             40..50 => Some(to + late),
             _ => {
                 call.answer = Some(back);
-                call.refused = appends && fate < 65;
+                // While an earlier sending holds the shard's lock, a lock timeout is likely.
+                let in_doubt = matches!(self.writers[index].doing, Doing::Appending { in_doubt: true });
+                call.refused = appends && (fate < 65 || (in_doubt && fate < 400));
                 Some(to)
             }
         };
@@ -246,7 +248,9 @@ impl World {
         self.writers[index].call = 0;
         let doing = std::mem::replace(&mut self.writers[index].doing, Doing::Ready);
         match (doing, reply) {
-            (Doing::Appending { .. }, Reply::Broken) => {
+            // Refused while in doubt: this sending wrote nothing, but an earlier one may have.
+            (Doing::Appending { .. }, Reply::Broken)
+            | (Doing::Appending { in_doubt: true }, Reply::Appended(Err(NotAppended::Refused))) => {
                 self.writers[index].doing = Doing::Appending { in_doubt: true };
                 self.reconnect(index);
             }
@@ -258,11 +262,6 @@ impl World {
             (Doing::Appending { .. }, Reply::Appended(Err(NotAppended::KeysUsed))) => {
                 let submissions = self.writers[index].core().append_failed();
                 self.look_up(index, submissions);
-            }
-            // This sending wrote nothing; an earlier one may have.
-            (Doing::Appending { in_doubt: true }, Reply::Appended(Err(NotAppended::Refused))) => {
-                self.writers[index].doing = Doing::Appending { in_doubt: true };
-                self.reconnect(index);
             }
             (Doing::Appending { .. }, Reply::Appended(Err(NotAppended::Refused | NotAppended::HeadMoved))) => {
                 self.take_back(index);

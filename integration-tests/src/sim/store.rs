@@ -136,7 +136,7 @@ impl Store {
             None => (State::default(), self.genesis()),
         };
         let (head, events, _) = self.behind(start, usize::MAX);
-        for event in &events {
+        for event in events {
             state.evolve(event);
         }
         state.commit();
