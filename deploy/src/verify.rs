@@ -89,7 +89,8 @@ async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Repo
     }
     // Comparing a table of all shards with a part of the log would find differences everywhere.
     let whole = args.from.is_none_or(|from| from == 1) && args.to.is_none();
-    let left_out = if args.no_projections { Some("left out as asked") } else { (!whole).then_some("needs the whole log") };
+    let left_out =
+        if args.no_projections { Some("left out as asked") } else { (!whole).then_some("needs the whole log") };
     let mut progress = Progress::start("verify", extents.iter().map(Extent::events).sum(), args.quiet);
     let mut shadow = Shadow::prepare(transaction, left_out).await?;
     let (mut logs, mut done) = (Vec::new(), 0);

@@ -71,7 +71,8 @@ impl History {
         let mut history = Self { file: File::create(path)?, client };
         let commit = option_env!("MODELFAUCET_COMMIT").unwrap_or("unknown");
         let machine = format!("{} {}", std::env::consts::OS, std::env::consts::ARCH);
-        let head = json!({ "run": run.run, "commit": commit, "seed": run.seed, "log_id": run.log_id, "machine": machine });
+        let head =
+            json!({ "run": run.run, "commit": commit, "seed": run.seed, "log_id": run.log_id, "machine": machine });
         history.write_line(&head)?;
         Ok(history)
     }

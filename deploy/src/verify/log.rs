@@ -22,8 +22,8 @@ use super::shadow::Shadow;
 use super::wallets::Wallets;
 use crate::progress::Progress;
 
-/// Rows per page. A page in flight costs about three kilobytes per row.
-const PAGE: i32 = 4_096;
+/// Rows per page, about three kilobytes each. Small pages stay in the caches.
+const PAGE: i32 = 1_024;
 /// Pages that wait between two threads.
 const AHEAD: usize = 2;
 
@@ -299,11 +299,14 @@ impl ShardCheck {
         handle: &Handle,
     ) -> Result<(), Error> {
         while let Some(page) = pages.blocking_recv() {
-            let page = handle.block_on(joined(page))?;
+            let mut page = handle.block_on(joined(page))?;
             self.chain.extend(page.links);
             self.keys.extend(page.keys);
-            for event in page.events {
-                self.event(event);
+            for event in &page.events {
+                self.event(event, event.recorded.and_then(|at| page.recorded.get(at)));
+            }
+            if self.spans.is_some() {
+                self.span.events.append(&mut page.recorded);
             }
             self.batches_ended();
             self.hand_on();
@@ -311,8 +314,9 @@ impl ShardCheck {
         Ok(())
     }
 
-    fn event(&mut self, event: ReadEvent) {
-        let ReadEvent { position, stored, recorded, problem } = event;
+    fn event(&mut self, event: &ReadEvent, recorded: Option<&Recorded>) {
+        let ReadEvent { position, stored, problem, .. } = event;
+        let position = *position;
         let repeated = position < self.chain.expected();
         self.findings.checked(Check::Positions, 1);
         self.chain.event(position, stored.as_ref(), &mut self.findings);
@@ -323,23 +327,16 @@ impl ShardCheck {
         self.keys.event(position, key, &mut self.findings);
         self.findings.checked(Check::Events, 1);
         if let Some(problem) = problem {
-            self.findings.add(Check::Events, self.shard, (position, position), problem);
+            self.findings.add(Check::Events, self.shard, (position, position), problem.as_str());
         }
-        if let Some(stored) = &stored {
+        if let Some(stored) = stored {
             self.order.time(position, stored.recorded_at, &mut self.findings);
         }
         if let Some(recorded) = recorded {
-            self.order.event(&recorded, &mut self.findings);
+            self.order.event(recorded, &mut self.findings);
             if let Some(wallets) = &mut self.wallets {
-                wallets.event(&recorded, &mut self.findings);
+                wallets.event(recorded, &mut self.findings);
             }
-            self.keep(recorded);
-        }
-    }
-
-    fn keep(&mut self, recorded: Recorded) {
-        if self.spans.is_some() {
-            self.span.events.push(recorded);
         }
     }
 

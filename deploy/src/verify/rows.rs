@@ -16,8 +16,8 @@ pub(super) struct ReadEvent {
     pub(super) position: i64,
     /// Absent if a column has no value.
     pub(super) stored: Option<StoredEvent>,
-    /// Absent if it is not an event.
-    pub(super) recorded: Option<Recorded>,
+    /// Its place among the page's decoded events; absent if it is not an event.
+    pub(super) recorded: Option<usize>,
     pub(super) problem: Option<String>,
 }
 
@@ -33,6 +33,8 @@ pub(super) struct Page {
 #[derive(Default)]
 pub(super) struct ReadPage {
     pub(super) events: Vec<ReadEvent>,
+    /// Apart from the rows, since they are large and are handed on as a whole.
+    pub(super) recorded: Vec<Recorded>,
     pub(super) links: Vec<Link>,
     pub(super) keys: Vec<KeyRow>,
 }
@@ -43,15 +45,17 @@ impl Page {
     /// # Errors
     /// A row without a position, or a link with a column that has no value: nothing made by the migrations allows that.
     pub(super) fn read(&self, shard: ShardId) -> Result<ReadPage, Error> {
+        let mut recorded = Vec::with_capacity(self.events.len());
         Ok(ReadPage {
-            events: self.events.iter().map(|row| read(shard, row)).collect::<Result<_, _>>()?,
+            events: self.events.iter().map(|row| read(shard, row, &mut recorded)).collect::<Result<_, _>>()?,
+            recorded,
             links: self.links.iter().map(Link::read).collect::<Result<_, _>>()?,
             keys: self.keys.iter().map(keys::read).collect::<Result<_, _>>()?,
         })
     }
 }
 
-fn read(shard: ShardId, row: &Row) -> Result<ReadEvent, Error> {
+fn read(shard: ShardId, row: &Row, decoded: &mut Vec<Recorded>) -> Result<ReadEvent, Error> {
     let position = row.try_get(0)?;
     let (stored, half_a_key) = match stored(shard, position, row) {
         Ok(read) => read,
@@ -64,7 +68,8 @@ fn read(shard: ShardId, row: &Row) -> Result<ReadEvent, Error> {
         Ok(recorded) => {
             let problem =
                 if half_a_key { Some("has half an idempotency key".to_owned()) } else { differs(&stored, &recorded) };
-            (Some(recorded), problem)
+            decoded.push(recorded);
+            (Some(decoded.len() - 1), problem)
         }
         Err(error) => {
             let cause = error.source().map_or(String::new(), |cause| format!(": {cause}"));
