@@ -308,7 +308,7 @@ class Fold:
             self.fail("I12", f"{call['model']} has no price on card {card} for all of {rated['usage']}")
             self._take_recorded(rated, wallet)
             return None, None
-        parts = rating.split(cost, rule, cost.retail if cap is None else cap, payable, wallet.promo)
+        parts = rating.split(call["route"], cost, rule, cost.retail if cap is None else cap, payable, wallet.promo)
         for name, recorded, value in rating.differences(rated, cost, parts):
             self.fail("I12", f"{name} is recorded as {recorded}; computed again it is {value if isinstance(value, str) else usd(value)}")
         if rated["rate_card_id"] != card or rated["price_rule"] != rule:

@@ -37,14 +37,14 @@ def price(route, offer, usage, rule):
     return Price(numerator, offer.denominator, upstream, upstream + upstream * rule["markup_bps"] // 10_000)
 
 
-def split(cost, rule, cap, payable, promo_credit):
+def split(route, cost, rule, cap, payable, promo_credit):
     """Who bears what; `cap` bounds the charge, `payable` is what the wallet can pay of it."""
     charge = min(cost.retail, cap)
     paid = min(charge, payable)
     return Split(
         charge,
-        max(charge - cost.upstream, 0) * rule["share_bps"] // 10_000,
-        max(cost.upstream - charge, 0),
+        max(paid - cost.upstream, 0) * rule["share_bps"] // 10_000,
+        max(cost.upstream - (paid if route == "developer_key" else charge), 0),
         min(paid, promo_credit),
         charge - paid,
     )
@@ -59,10 +59,10 @@ def postings(call, cost, parts, wallet, developer):
     entry["1200:" + wallet] += parts.receivable
     entry[INCOME[route]] -= parts.charge
     entry["5015" if route == "developer_key" else "5010"] += cost.upstream - parts.unrecovered
-    entry["5030"] += parts.unrecovered
     if route == "platform":
+        entry["5030"] += parts.unrecovered
         entry["2110:" + call["provider"]] -= cost.upstream
-    owed = parts.developer + (cost.upstream if route == "developer_key" else 0)
+    owed = parts.developer + (cost.upstream - parts.unrecovered if route == "developer_key" else 0)
     entry["5020"] += parts.developer
     entry["2210:" + developer] -= owed
     entry["4095"] += parts.promo

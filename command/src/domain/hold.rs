@@ -99,7 +99,8 @@ pub(super) fn capture(
     let parties = Parties { wallet: hold.wallet_id, developer: app.developer_id, provider: &hold.call.provider };
     let provider_request_id = provider_request_id.map(str::to_owned);
     if open && context.at < hold.expires_at {
-        let split = rating::split(&price, &hold.price_rule, hold.amount, hold.amount, wallet.balance.promo);
+        let split =
+            rating::split(hold.call.route, &price, &hold.price_rule, hold.amount, hold.amount, wallet.balance.promo);
         let event = HoldCaptured {
             hold_id,
             wallet_id: hold.wallet_id,
@@ -122,7 +123,7 @@ pub(super) fn capture(
         events.push(expired);
     }
     let cap = hold.amount.min(late.spendable());
-    let split = rating::split(&price, &hold.price_rule, cap, cap, late.balance.promo);
+    let split = rating::split(hold.call.route, &price, &hold.price_rule, cap, cap, late.balance.promo);
     let event = LateUsageCaptured {
         hold_id,
         wallet_id: hold.wallet_id,

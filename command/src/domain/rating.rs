@@ -69,7 +69,7 @@ pub struct Split {
     pub charge: Money,
     /// D: the developer's share.
     pub developer: Money,
-    /// L: cost that the charge does not cover.
+    /// L: cost that the charge does not cover, or, where the developer's key paid, that the wallet did not pay.
     pub unrecovered: Money,
     /// The part of the charge paid with promotional credit.
     pub promo: Money,
@@ -79,15 +79,19 @@ pub struct Split {
 
 /// Splits a price of which the customer bears at most `cap`: the wallet pays `payable` of it, promotional credit first, and the
 /// rest of the charge becomes a receivable.
-pub fn split(price: &Price, rule: &PriceRule, cap: Money, payable: Money, promo_credit: Money) -> Split {
+///
+/// A developer earns on what was paid, never on a receivable or a loss: otherwise reporting calls that nobody pays for would
+/// mint money for who reports them.
+pub fn split(route: Route, price: &Price, rule: &PriceRule, cap: Money, payable: Money, promo_credit: Money) -> Split {
     let charge = price.retail.min(cap);
     let less = |a: Money, b: Money| a.checked_sub(b).unwrap_or(Money::ZERO).max(Money::ZERO);
-    let margin = less(charge, price.upstream);
     let paid = charge.min(payable);
+    let margin = less(paid, price.upstream);
+    let borne = if route == Route::DeveloperKey { paid } else { charge };
     Split {
         charge,
         developer: margin.share_bps(rule.share_bps).unwrap_or(Money::ZERO),
-        unrecovered: less(price.upstream, charge),
+        unrecovered: less(price.upstream, borne),
         promo: paid.min(promo_credit),
         receivable: less(charge, paid),
     }
@@ -117,14 +121,17 @@ pub fn entry(route: Route, price: &Price, split: &Split, parties: Parties<'_>) -
         .ok_or_else(out_of_range)?;
     let borne = price.upstream.checked_sub(split.unrecovered).ok_or_else(out_of_range)?;
     let owed_to_developer = match route {
-        Route::DeveloperKey => price.upstream.checked_add(split.developer).ok_or_else(out_of_range)?,
+        Route::DeveloperKey => borne.checked_add(split.developer).ok_or_else(out_of_range)?,
         Route::Platform | Route::Byok | Route::Local => split.developer,
     };
-    let (income, cost, accrued) = match route {
-        Route::Platform => (AccountCode::UsagePlatform, AccountCode::Upstream, price.upstream),
-        Route::DeveloperKey => (AccountCode::UsageDeveloperKey, AccountCode::UpstreamReimbursed, Money::ZERO),
-        Route::Byok => (AccountCode::FeesByok, AccountCode::Upstream, Money::ZERO),
-        Route::Local => (AccountCode::FeesLocal, AccountCode::Upstream, Money::ZERO),
+    // Only where our own key paid is the rest of the cost our loss.
+    let (income, cost, accrued, lost) = match route {
+        Route::Platform => (AccountCode::UsagePlatform, AccountCode::Upstream, price.upstream, split.unrecovered),
+        Route::DeveloperKey => {
+            (AccountCode::UsageDeveloperKey, AccountCode::UpstreamReimbursed, Money::ZERO, Money::ZERO)
+        }
+        Route::Byok => (AccountCode::FeesByok, AccountCode::Upstream, Money::ZERO, Money::ZERO),
+        Route::Local => (AccountCode::FeesLocal, AccountCode::Upstream, Money::ZERO, Money::ZERO),
     };
     EntryBuilder::new()
         .debit(Account::promo(parties.wallet), split.promo)
@@ -132,7 +139,7 @@ pub fn entry(route: Route, price: &Price, split: &Split, parties: Parties<'_>) -
         .debit(Account::receivable(parties.wallet), split.receivable)
         .credit(house(income), split.charge)
         .debit(house(cost), borne)
-        .debit(house(AccountCode::Unrecovered), split.unrecovered)
+        .debit(house(AccountCode::Unrecovered), lost)
         .credit(Account::accrued(parties.provider.clone()), accrued)
         .debit(house(AccountCode::ChannelShare), split.developer)
         .credit(Account::developer(parties.developer), owed_to_developer)

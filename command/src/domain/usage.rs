@@ -82,7 +82,7 @@ pub(super) fn record(context: Context<'_>, command: &Command) -> Result<Vec<Even
     if price.retail > payable && *on_shortfall == OnShortfall::Refuse {
         return Err(cannot_pay(payment.wallet, price.retail));
     }
-    let split = rating::split(&price, &quote.rule, price.retail, payable, payment.wallet.balance.promo);
+    let split = rating::split(call.route, &price, &quote.rule, price.retail, payable, payment.wallet.balance.promo);
     let parties =
         Parties { wallet: payment.wallet_id, developer: payment.app.developer_id, provider: &quote.call.provider };
     let entry = rating::entry(call.route, &price, &split, parties)?;

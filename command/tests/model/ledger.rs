@@ -532,10 +532,12 @@ impl Ledger {
         let (cost, retail) = tariff.price(counts, false)?;
         let charge = retail.min(most);
         let developer = self.apps[&self.wallets[&id].app].developer;
-        let share = (charge - cost).max(0) * tariff.share / 10_000;
-        let lost = (cost - charge).max(0);
         let wallet = self.wallets.get_mut(&id).ok_or("wallet_not_found")?;
         let paid = charge.min(payable);
+        // The developer earns on what was paid; what nobody pays of a call on its own key is the developer's own loss.
+        let share = (paid - cost).max(0) * tariff.share / 10_000;
+        let own_key = matches!(tariff.route, Route::DeveloperKey);
+        let lost = (cost - if own_key { paid } else { charge }).max(0);
         let promo = paid.min(wallet.promo);
         wallet.promo -= promo;
         wallet.paid -= paid - promo;
@@ -553,8 +555,8 @@ impl Ledger {
             ((1200, id), charge - paid),
             ((income, 0), -charge),
             ((expense, 0), cost - lost),
-            ((5030, 0), lost),
-            (creditor, -cost),
+            ((5030, 0), if own_key { 0 } else { lost }),
+            (creditor, if own_key { lost - cost } else { -cost }),
             ((5020, 0), share),
             ((2210, developer), -share),
             ((4095, 0), promo),

@@ -49,7 +49,7 @@ fn the_second_example_promotional_credit_pays_first() {
 #[test]
 fn a_shortfall_is_refused_or_becomes_a_receivable() {
     let usage = Usage::text(7, 0);
-    // Seven dollars at cost, 9.10 at retail; the developer's share is 0.84.
+    // Seven dollars at cost, 9.10 at retail; the developer earns on what was paid, and five dollars do not cover the cost.
     given([granted("5")])
         .when(record_usage(call("dollar"), usage, OnShortfall::Refuse))
         .then_refused_as(&Rejection::InsufficientBalance { available: usd("5"), required: usd("9.1") })
@@ -59,12 +59,35 @@ fn a_shortfall_is_refused_or_becomes_a_receivable() {
             ("2010", 500_000_000),
             ("1200", 410_000_000),
             ("5010", 700_000_000),
-            ("5020", 84_000_000),
             ("4010", -910_000_000),
             ("2110", -700_000_000),
-            ("2210", -84_000_000),
         ])
         .wallet("0", "0", "0");
+}
+
+#[test]
+fn nobody_earns_on_calls_that_nobody_pays() {
+    // On the developer's own key: what the wallet paid is owed to the developer, not what was reported.
+    let route = CallRequest { route: Route::DeveloperKey, ..call("dollar") };
+    given([granted("5")])
+        .when(record_usage(route, Usage::text(1_000, 0), OnShortfall::Receivable))
+        .then(["UsageRecorded"])
+        .posts([
+            ("2010", 500_000_000),
+            ("1200", 129_500_000_000),
+            ("5015", 500_000_000),
+            ("4020", -130_000_000_000),
+            ("2210", -500_000_000),
+        ])
+        .wallet("0", "0", "0");
+    // A hold of nothing pays for nothing.
+    let route = CallRequest { route: Route::DeveloperKey, ..call("dollar") };
+    let hold = hold(HOLD, route, HoldAmount::Fixed(Money::ZERO));
+    given([granted("5"), hold.into()])
+        .when(capture(HOLD, Usage::text(1_000, 0)))
+        .then(["HoldCaptured"])
+        .posts([])
+        .wallet("5", "0", "0");
 }
 
 #[test]
