@@ -105,7 +105,7 @@ async fn export(auditor: &Auditor, args: &ExportArgs) -> Result<Sums, Failure> {
             Ok(())
         };
         read(&logs, period, &mut |events| progress.set(events), count).await?;
-        let mut book = Book::open(&mut output, style, args.detail, &logs, &sums, period)?;
+        let mut book = Book::open(&mut output, style, args.detail, &logs.heads, &sums, period)?;
         let entry = |place, recorded: &Recorded, entry: &JournalEntry| match place {
             Place::Within(day) => book.entry(day, recorded, entry),
             Place::Before => Ok(()),

@@ -8,7 +8,7 @@ use modelfaucet_schema::entry::JournalEntry;
 use modelfaucet_schema::event::{Event, Recorded};
 use modelfaucet_schema::ids::ShardId;
 
-use super::entries::{Logs, date_of};
+use super::entries::{LogHead, date_of};
 use super::sums::{Sums, Usd, account_name};
 use super::{Period, line, written};
 use crate::exit::Failure;
@@ -45,12 +45,12 @@ impl<W: Write> Book<W> {
         out: W,
         style: Style,
         detail: bool,
-        logs: &Logs,
+        heads: &[LogHead],
         sums: &Sums,
         period: Period,
     ) -> Result<Self, Failure> {
         let mut book = Self { out, style, detail, day: None, usage: BTreeMap::new() };
-        book.head(logs, sums)?;
+        book.head(heads, sums)?;
         let balances = sums.balances()?;
         let first = period.from.or(sums.days.map(|(first, _)| first)).unwrap_or(0);
         for account in balances.keys() {
@@ -69,11 +69,11 @@ impl<W: Write> Book<W> {
         Ok(book)
     }
 
-    fn head(&mut self, logs: &Logs, sums: &Sums) -> Result<(), Failure> {
+    fn head(&mut self, heads: &[LogHead], sums: &Sums) -> Result<(), Failure> {
         let out = &mut self.out;
         let usage = if self.detail { "every call by itself" } else { "usage summed per day, kind and account" };
         line(out, format_args!("; ModelFaucet Ledger: the journal by UTC day of recording, {usage}"))?;
-        for (shard, log_id, head) in &logs.heads {
+        for (shard, log_id, head) in heads {
             line(out, format_args!("; log {shard}: {log_id}, positions 1..{}, head {}", head.position, head.hash))?;
         }
         line(out, format_args!("; control sums: {sums}"))?;
@@ -168,5 +168,104 @@ impl<W: Write> Book<W> {
             }
         }
         written(self.out.flush())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use modelfaucet_schema::account::{Account, AccountCode};
+    use modelfaucet_schema::entry::EntryBuilder;
+    use modelfaucet_schema::event::{Actor, Balance, PromoGranted};
+    use modelfaucet_schema::hash::ChainHash;
+    use modelfaucet_schema::ids::{LogId, Position, WalletId};
+    use modelfaucet_schema::log::Head;
+    use modelfaucet_schema::money::Money;
+    use modelfaucet_schema::time::Timestamp;
+    use uuid::Uuid;
+
+    use super::super::Place;
+    use super::*;
+
+    /// Half a dollar given away.
+    fn granted(position: i64) -> Recorded {
+        let (wallet_id, amount) = (WalletId(Uuid::nil()), Money::from_units(50_000_000));
+        let deferred = Account::house(AccountCode::DeferredPromoCost);
+        let entry =
+            EntryBuilder::new().debit(deferred, amount).credit(Account::promo(wallet_id), amount).build().unwrap();
+        let balance = Balance::default();
+        let event = PromoGranted { wallet_id, amount, reason: "launch".into(), entry, balance }.into();
+        Recorded {
+            shard: ShardId(0),
+            position: Position(position),
+            stream: Event::stream(&event),
+            stream_seq: 1,
+            recorded_at: Timestamp::default(),
+            actor: Actor::Admin,
+            request_id: "r".into(),
+            key: None,
+            event,
+        }
+    }
+
+    fn book(style: Style) -> String {
+        let heads = [(ShardId(0), LogId(Uuid::nil()), Head { position: Position(9), hash: ChainHash([0; 32]) })];
+        let (period, mut sums) = (Period { from: Some(10), to: None }, Sums::default());
+        let entries = [(Place::Before, granted(3)), (Place::Within(11), granted(5)), (Place::Within(13), granted(7))];
+        for (place, recorded) in &entries {
+            sums.add(*place, recorded.shard, recorded.event.entry().unwrap());
+        }
+        let mut text = Vec::new();
+        let mut book = Book::open(&mut text, style, false, &heads, &sums, period).unwrap();
+        for (place, recorded) in &entries {
+            if let Place::Within(day) = place {
+                book.entry(*day, recorded, recorded.event.entry().unwrap()).unwrap();
+            }
+        }
+        book.close(&sums).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    const WALLET: &str = "Liabilities:CustomerCredits:Promo:W-00000000-0000-0000-0000-000000000000";
+
+    #[test]
+    fn a_later_period_opens_with_balances_and_closes_with_assertions() {
+        let hledger = book(Style::Hledger);
+        let body = format!(
+            "account {WALLET}
+
+1970-01-11 * opening balances
+    Assets:Deferred:PromoCost:S00  0.50000000 USD
+    {WALLET}  -0.50000000 USD
+
+1970-01-12 * PromoGranted  ; shard: s00, positions: 5
+    Assets:Deferred:PromoCost:S00  0.50000000 USD
+    {WALLET}  -0.50000000 USD
+
+1970-01-14 * PromoGranted  ; shard: s00, positions: 7
+    Assets:Deferred:PromoCost:S00  0.50000000 USD
+    {WALLET}  -0.50000000 USD
+
+1970-01-15 * closing balances, asserted
+    Assets:Deferred:PromoCost:S00  0.00000000 USD = 1.50000000 USD
+    {WALLET}  0.00000000 USD = -1.50000000 USD
+"
+        );
+        assert!(hledger.ends_with(&body), "{hledger}");
+        let sums = "2 entries, 4 postings, 2 accounts, debit 1.00000000, credit 1.00000000 USD";
+        assert!(hledger.contains(sums), "{hledger}");
+    }
+
+    #[test]
+    fn beancount_gets_the_same_in_its_own_words() {
+        let beancount = book(Style::Beancount);
+        for line in [
+            format!("1970-01-11 open {WALLET} USD"),
+            "1970-01-11 * \"opening balances\"".to_owned(),
+            "1970-01-12 * \"PromoGranted\"".to_owned(),
+            "  positions: \"5\"".to_owned(),
+            format!("1970-01-15 balance {WALLET}  -1.50000000 ~ 0 USD"),
+        ] {
+            assert!(beancount.lines().any(|found| found == line), "{line} in {beancount}");
+        }
     }
 }

@@ -28,10 +28,13 @@ pub(super) fn date_of(day: i64) -> String {
     Timestamp::from_micros(day.saturating_mul(DAY_MICROS)).date()
 }
 
-/// The logs and where they end.
+/// A log and where it ends.
+pub(super) type LogHead = (ShardId, LogId, Head);
+
+/// All logs.
 pub(super) struct Logs {
     reader: LogReader,
-    pub(super) heads: Vec<(ShardId, LogId, Head)>,
+    pub(super) heads: Vec<LogHead>,
 }
 
 impl Logs {
@@ -109,8 +112,7 @@ pub(super) struct Entries {
 
 impl Entries {
     pub(super) fn open(logs: &Logs) -> Self {
-        let open =
-            |(shard, log_id, _): &(ShardId, LogId, Head)| ShardEvents::open(logs.reader.clone(), *shard, *log_id);
+        let open = |(shard, log_id, _): &LogHead| ShardEvents::open(logs.reader.clone(), *shard, *log_id);
         Self { shards: logs.heads.iter().map(open).collect(), current: None, events: 0 }
     }
 

@@ -1,6 +1,8 @@
 //! The database as an auditor sees it: the one that is named, else the private one of the data directory, which is started for
 //! the duration if nobody runs it. Nothing is created, migrated or written.
 
+use std::error::Error as _;
+
 use modelfaucet_schema::log::boot::{BootError, ServiceRole};
 use modelfaucet_schema::log::migrate::is_current;
 use tokio_postgres::error::SqlState;
@@ -44,7 +46,8 @@ impl Auditor {
 
     /// A connection to a database that this program knows.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let client = database::connect(&self.config).await.map_err(database::unreachable)?;
+        let unreachable = |error: Error| database::unreachable(told(&error));
+        let client = database::connect(&self.config).await.map_err(unreachable)?;
         client.batch_execute(SESSION).await.map_err(failure)?;
         if !is_current(&client).await.unwrap_or(false) {
             return Err(BootError::NotMigrated.into());
@@ -63,15 +66,21 @@ pub(crate) async fn snapshot(client: &mut Client) -> Result<Transaction<'_>, Err
     client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await
 }
 
+/// What the server or the system says, which the driver's own text leaves out.
+fn told(error: &Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
 /// A missing table is damage, a missing right is a matter of configuration, the rest may pass.
 pub(crate) fn failure(error: Error) -> Failure {
+    let told = told(&error);
     match error.code().map(SqlState::code) {
         Some("42P01" | "42703" | "42883" | "3F000") => {
-            Failure::new(Exit::Violated, format!("the tables are not as they were made: {error}"))
+            Failure::new(Exit::Violated, format!("the tables are not as they were made: {told}"))
         }
         Some("42501") => {
-            Failure::new(Exit::Config, format!("{error}; connect as {} or as the owner", ServiceRole::Audit.name()))
+            Failure::new(Exit::Config, format!("{told}; connect as {} or as the owner", ServiceRole::Audit.name()))
         }
-        _ => error.into(),
+        _ => Failure::new(Exit::Temporary, format!("the database does not answer: {told}")),
     }
 }
