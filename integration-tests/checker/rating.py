@@ -1,7 +1,7 @@
 """Prices computed again from usage and rate card, with fractions (I12). Formulas: docs/ACCOUNTING.md, "Rounding".
 
-U = the exact cost rounded once, half to even · R = U + floor(U x markup) · C = min(R, cap) · D = floor(max(C - U, 0) x share) ·
-L = max(U - C, 0) · the platform keeps C - (U - L) - D.
+U = the exact cost rounded once, half to even · R = U + floor(U x markup) · C = min(R, cap) · P = what the wallet pays of C ·
+D = floor(max(P - U, 0) x share) · L = max(U - C, 0), on the developer's own key max(U - P, 0) · the platform keeps C - (U - L) - D.
 """
 
 import collections

@@ -211,6 +211,34 @@ class Checker(unittest.TestCase):
         self.assertEqual(self.verdicts(export(honest_batches()), honest_history()), {})
         self.assertEqual(self.verdicts(export(honest_batches()), []), {})
 
+    def test_other_routes_promotional_credit_and_a_receivable_pass(self):
+        other, wallet = "wallet:" + OTHER, "wallet:" + WALLET
+        feature = {"app_id": APP, "feature_id": uid(8), "feature_key": "own", "display_name": "Own",
+                   "pricing": {"markup_bps": 3000, "revenue_share_bps": 5000, "fee_usd": "0.00100000"}}
+        promo = {"wallet_id": OTHER, "amount": "0.00005000", "reason": "welcome", "entry": [["1400", "0.00005000"], ["2020:" + OTHER, "-0.00005000"]],
+                 "balance": {"posted": "0.00005000", "promo": "0.00005000", "held": "0.00000000"}}
+        grant = {"wallet_id": OTHER, "amount": "0.00005000", "entry": [["5220:test-credit", "0.00005000"], ["2010:" + OTHER, "-0.00005000"]],
+                 "balance": {"posted": "0.00010000", "promo": "0.00005000", "held": "0.00000000"}}
+        # 10,000 units are paid of a price of 30,001: nothing is earned, and of the cost of 23,078 only what was paid is owed.
+        unpaid = {"usage_id": uid(0x31), "wallet_id": OTHER, "call": {**CALL, "route": "developer_key"},
+                  "rating": {**RATING, "developer": "0.00000000", "unrecovered": "0.00013078", "promo": "0.00005000", "receivable": "0.00020001"},
+                  "entry": [["2020:" + OTHER, "0.00005000"], ["2010:" + OTHER, "0.00005000"], ["1200:" + OTHER, "0.00020001"],
+                            ["4020", "-0.00030001"], ["5015", "0.00010000"], ["2210:" + DEVELOPER, "-0.00010000"],
+                            ["4095", "0.00005000"], ["1400", "-0.00005000"]], "balance": balance("0.00000000")}
+        fee = {"usage_id": uid(0x32), "wallet_id": WALLET, "call": {**CALL, "feature_key": "own", "route": "byok"},
+               "rating": {"rate_card_id": CARD, "price_rule": {"markup_bps": 3000, "share_bps": 5000, "fee_usd": "0.00100000"}, "usage": USAGE,
+                          "exact_cost": "0", "upstream": "0.00000000", "retail": "0.00100000", "charge": "0.00100000", "developer": "0.00050000"},
+               "entry": [["2010:" + WALLET, "0.00100000"], ["4030", "-0.00100000"], ["5020", "0.00050000"], ["2210:" + DEVELOPER, "-0.00050000"]],
+               "balance": balance("9.99809997")}
+        refund = {"adjustment_id": uid(0x40), "wallet_id": WALLET, "kind": "refund", "direction": "debit", "amount": "1.00000000",
+                  "entry": [["2010:" + WALLET, "1.00000000"], ["2030", "-1.00000000"]], "balance": balance("8.99809997")}
+        opened = {"wallet_id": OTHER, "app_id": APP, "user_id": USER, "user_hash": "hmac:" + "2" * 64, "floor": "0.00000000"}
+        more = [("app:" + APP, "FeatureDefined", feature), (other, "WalletOpened", opened), (other, "PromoGranted", promo),
+                (other, "TestCreditGranted", grant), (other, "UsageRecorded", unpaid), (wallet, "UsageRecorded", fee),
+                (wallet, "WalletAdjusted", refund)]
+        batches = [*honest_batches(), [(stream, name, "admin", None, payload) for stream, name, payload in more]]
+        self.assertEqual(self.verdicts(export(batches), honest_history()), {})
+
     def test_hashes_of_keys_are_the_ledgers(self):
         # printf '\0\0\0\0\0\0\0\5admin\0\0\0\0\0\0\0\1k' | sha256sum
         self.assertEqual(key_hash("admin", "k").hex(), "b6b09b4de97f9e3bf38aa0a55f6a5482")

@@ -8,14 +8,20 @@ mod business;
 #[path = "verify/damage.rs"]
 mod damage;
 
+use std::fmt::Write as _;
 use std::process::Command;
+use std::sync::Arc;
 
 use business::{Dice, ledger_with};
-use damage::{Damage, Rows, keep, restore};
+use damage::{Damage, Rows, keep, restore, unguarded};
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::process::binary;
+use modelfaucet_schema::hash::BatchHasher;
+use modelfaucet_schema::ids::{BatchId, ShardId};
 use modelfaucet_schema::log::boot::ServiceRole;
+use modelfaucet_schema::log::{Head, LogReader};
 use serde_json::Value;
+use uuid::Uuid;
 
 /// How many random changes are tried.
 const CHANGES: usize = 320;
@@ -76,6 +82,40 @@ async fn the_honest_log_passes_and_every_single_change_is_found_where_it_was_mad
     }
     assert_eq!(verify(&honest, &[]).0, 0, "everything was put back");
     assert!(missed.is_empty(), "{} of {CHANGES} missed:\n{}", missed.len(), missed.join("\n"));
+}
+
+/// Somebody who owns the server changes one event and makes the whole chain behind it anew: nothing in the log itself is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_written_anew_contradicts_those_who_have_seen_it() {
+    let Some(database) = ledger_with(5, 400, 8).await else { return };
+    let superuser = Arc::new(database.connect().await);
+    let reader = LogReader::prepare(Arc::clone(&superuser)).await.unwrap();
+    let (log_id, _) = reader.head(ShardId(0)).await.unwrap();
+    let mut head = Head::genesis(log_id, ShardId(0));
+    let mut page = reader.stored_page(ShardId(0), head, 100_000).await.unwrap();
+    page.events[200].request_id.push('!');
+    let ids = superuser.query("SELECT batch_id FROM ledger.batch ORDER BY last_pos", &[]).await.unwrap();
+    let mut sql = "UPDATE ledger.event SET request_id = request_id || '!' WHERE position = 201;".to_owned();
+    for (link, id) in page.links.iter().zip(ids) {
+        let at = |position: i64| usize::try_from(position).unwrap();
+        let events = &page.events[at(head.position.0)..at(link.position.0)];
+        let batch = BatchId(id.get::<_, Uuid>(0));
+        let mut hasher =
+            BatchHasher::new(head.hash, ShardId(0), head.position.next(), link.position, batch, events[0].recorded_at);
+        for event in events {
+            hasher.event(event);
+        }
+        let hash = hasher.finish();
+        let (previous, last) = (head.hash, link.position);
+        write!(sql, "UPDATE ledger.batch SET prev_hash = '\\x{previous}', hash = '\\x{hash}' WHERE last_pos = {last};")
+            .unwrap();
+        head = Head { position: last, hash };
+    }
+    unguarded(&superuser, &sql).await;
+    let (exit, result) = verify(&database, &[]);
+    let all = findings(&result);
+    assert!(exit == 6 && all.len() > 2 && all.iter().all(|finding| finding["check"] == "witnesses"), "{result:#}");
+    assert!(covers(&result, 201, 201), "{result:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

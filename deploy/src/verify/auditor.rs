@@ -72,6 +72,7 @@ fn told(error: &Error) -> String {
 }
 
 /// A missing table is damage, a missing right is a matter of configuration, the rest may pass.
+#[expect(clippy::needless_pass_by_value, reason = "the signature is that of map_err")]
 pub(crate) fn failure(error: Error) -> Failure {
     let told = told(&error);
     match error.code().map(SqlState::code) {

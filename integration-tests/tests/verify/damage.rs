@@ -225,7 +225,7 @@ impl Damage {
 }
 
 /// Runs statements as one transaction in which the guards are down.
-async fn unguarded(client: &Client, sql: &str) {
+pub async fn unguarded(client: &Client, sql: &str) {
     let each = |verb: &str| -> String {
         let set = |table| {
             format!(
