@@ -76,7 +76,7 @@ fn units(text: &str) -> i64 {
 
 /// Balance of an account code in the trial balance, debit positive.
 fn balance(books: &Value, code: &str) -> i64 {
-    let accounts = books["accounts"].as_array().unwrap_or_else(|| panic!("{books}"));
+    let accounts = books["items"].as_array().unwrap_or_else(|| panic!("{books}"));
     accounts
         .iter()
         .filter(|account| account["code"] == code)
