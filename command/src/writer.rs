@@ -574,10 +574,18 @@ impl Writer {
     /// Refusals without an append behind them: they stand if nobody else has appended since.
     async fn confirm_head(&mut self) -> Result<(), WriterError> {
         loop {
-            match self.connection.reader.head(self.shard).await {
+            match self.connection.reader.settled_head(self.shard).await {
                 Ok((log_id, _)) if log_id != self.core.log_id() => return Err(WriterError::OtherLog(self.shard)),
                 Ok((_, head)) if head == self.core.head() => {
                     self.finish();
+                    return Ok(());
+                }
+                // The server answered, so the connection is good: somebody holds the shard's lock. Commands wait until they
+                // give up.
+                Err(ReadError::Database(error)) if error.code().is_some() => {
+                    tracing::warn!(%error, "the head could not be confirmed");
+                    self.take_back();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                     return Ok(());
                 }
                 Ok(_) => {

@@ -67,6 +67,7 @@ pub struct LogReader {
     batches: Statement,
     events: Statement,
     keys: Option<Statement>,
+    settle: Option<Statement>,
 }
 
 impl LogReader {
@@ -80,6 +81,7 @@ impl LogReader {
             batches: client.prepare(include_str!("sql/read_batches.sql")).await?,
             events: client.prepare(include_str!("sql/read_events.sql")).await?,
             keys: None,
+            settle: None,
             client,
         })
     }
@@ -90,7 +92,8 @@ impl LogReader {
     /// The database's.
     pub async fn prepare_with_keys(client: Arc<Client>) -> Result<Self, tokio_postgres::Error> {
         let keys = client.prepare(include_str!("sql/keys.sql")).await?;
-        Ok(Self { keys: Some(keys), ..Self::prepare(client).await? })
+        let settle = client.prepare(include_str!("sql/settle.sql")).await?;
+        Ok(Self { keys: Some(keys), settle: Some(settle), ..Self::prepare(client).await? })
     }
 
     /// The log's id and its head now.
@@ -101,6 +104,21 @@ impl LogReader {
         let row = self.client.query_opt(&self.head, &[&shard.0]).await?.ok_or(ReadError::NoLog(shard))?;
         let hash = ChainHash::from_slice(row.get(2)).unwrap_or(ChainHash([0; 32]));
         Ok((LogId(row.get(0)), Head { position: Position(row.get(1)), hash }))
+    }
+
+    /// As [`LogReader::head`], but waits first for the appends that the server has begun, also of writers that are gone.
+    ///
+    /// # Errors
+    /// As [`LogReader::head`]; the database's if the shard's lock cannot be had in time.
+    pub async fn settled_head(&self, shard: ShardId) -> Result<(LogId, Head), ReadError> {
+        let Some(settle) = &self.settle else { return self.head(shard).await };
+        // Sent together, run one after the other, each in its own transaction: the second sees what the first has waited for.
+        let shard_number = i32::from(shard.0);
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&shard_number];
+        let (settled, head) =
+            futures_util::future::join(self.client.execute(settle, &parameters), self.head(shard)).await;
+        settled?;
+        head
     }
 
     /// The next whole batches behind `after`, at most about `limit` events (raised to the size of the largest batch); an empty
