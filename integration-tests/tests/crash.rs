@@ -94,7 +94,7 @@ struct Shared {
     credits: Mutex<Vec<Order>>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Tally {
     ok: u64,
     refused: u64,
@@ -104,10 +104,12 @@ struct Tally {
     repeats: u64,
     reads: u64,
     longest: Duration,
+    /// Answers that no honest ledger gives. The checker is asked first: it names what they come from.
+    odd: Vec<String>,
 }
 
 impl Tally {
-    fn add(&mut self, other: &Self) {
+    fn add(&mut self, other: Self) {
         self.ok += other.ok;
         self.refused += other.refused;
         self.in_doubt += other.in_doubt;
@@ -116,6 +118,7 @@ impl Tally {
         self.repeats += other.repeats;
         self.reads += other.reads;
         self.longest = self.longest.max(other.longest);
+        self.odd.extend(other.odd);
     }
 }
 
@@ -186,7 +189,9 @@ impl Client {
         if answer.status == 402 || abandoned {
             return;
         }
-        assert_eq!(answer.status, 201, "{answer:?}");
+        if !self.expect(&order, &answer, &[201]) {
+            return;
+        }
         let hold = answer.json()["hold_id"].as_str().unwrap().to_owned();
         let order = if self.dice.percent(75) {
             let body = json!({ "usage": self.usage() });
@@ -195,7 +200,7 @@ impl Client {
             self.order("release", format!("/v1/usage/holds/{hold}/release"), &wallet, json!({ "reason": "not_sent" }))
         };
         let answer = self.settle(&order).await;
-        assert_eq!(answer.status, 200, "the end of a hold: {answer:?}");
+        self.expect(&order, &answer, &[200]);
     }
 
     async fn use_once(&mut self) {
@@ -203,7 +208,7 @@ impl Client {
         let body = json!({ "wallet_id": wallet, "model": "gpt-4o-mini", "usage": self.usage() });
         let order = self.order("usage", "/v1/usage".into(), &wallet, body);
         let answer = self.settle(&order).await;
-        assert!([201, 402].contains(&answer.status), "{answer:?}");
+        self.expect(&order, &answer, &[201, 402]);
     }
 
     /// A requested top-up and its credit; a third of the credits of others is sent again, also while they are on their way.
@@ -214,7 +219,9 @@ impl Client {
         let path = format!("/v1/admin/wallets/{wallet}/top-ups");
         let order = Order { amount: Some(amount.clone()), ..self.order("top_up", path, &wallet, body) };
         let answer = self.settle(&order).await;
-        assert_eq!(answer.status, 201, "{answer:?}");
+        if !self.expect(&order, &answer, &[201]) {
+            return;
+        }
         let top_up = answer.json()["top_up_id"].as_str().unwrap().to_owned();
         let payment = format!("pi_{}", order.key);
         let body = json!({ "payment": payment, "amount_usd": amount });
@@ -232,7 +239,7 @@ impl Client {
         };
         for order in [Some(credit), others].into_iter().flatten() {
             let answer = self.settle(&order).await;
-            assert_eq!(answer.status, 200, "a credit: {answer:?}");
+            self.expect(&order, &answer, &[200]);
         }
     }
 
@@ -244,7 +251,7 @@ impl Client {
         let path = format!("/v1/admin/wallets/{wallet}/adjustments");
         let order = Order { amount: Some(amount), ..self.order("adjust", path, &wallet, body) };
         let answer = self.settle(&order).await;
-        assert!([201, 402].contains(&answer.status), "{answer:?}");
+        self.expect(&order, &answer, &[201, 402]);
     }
 
     /// Reads a wallet at or behind the last position that this client was told. Nothing is repeated: a read has no effect.
@@ -264,8 +271,9 @@ impl Client {
     async fn repeat(&mut self) {
         let Some((order, first)) = self.earlier() else { return };
         let again = self.settle(&order).await;
-        assert_eq!((again.status, &again.body), (first.status, &first.body), "{}", order.key);
-        assert_eq!(again.header("idempotent-replayed"), Some("true"), "{}", order.key);
+        if (again.status, &again.body) != (first.status, &first.body) || again.header("idempotent-replayed").is_none() {
+            self.tally.odd.push(format!("{} was answered {first:?}, then {again:?}", order.key));
+        }
         self.tally.repeats += 1;
     }
 
@@ -274,7 +282,16 @@ impl Client {
         let Some((order, _)) = self.earlier() else { return };
         let Some(other) = order.changed() else { return };
         let answer = self.settle(&other).await;
-        assert_eq!((answer.status, answer.code().as_str()), (422, "idempotency_key_reused"), "{}", order.key);
+        self.expect(&other, &answer, &[422]);
+    }
+
+    /// Is the answer one of those that it can be?
+    fn expect(&mut self, order: &Order, answer: &Answer, statuses: &[u16]) -> bool {
+        let expected = statuses.contains(&answer.status);
+        if !expected {
+            self.tally.odd.push(format!("{} was answered {} {}", order.key, answer.status, answer.code()));
+        }
+        expected
     }
 
     fn earlier(&mut self) -> Option<(Order, Answer)> {
@@ -414,7 +431,9 @@ enum Fault {
 
 /// Makes a fault, proves that it happened, and waits until a command is answered ok again. Returns how long that took.
 async fn make(fault: Fault, up: &mut Up, shared: &Shared) -> Duration {
-    let server = up.postmaster().expect("PostgreSQL runs before the fault");
+    // A service that has stopped by itself says why in its log, which this shows.
+    up.wait_until_ready(PATIENCE).await;
+    let server = up.postmaster().expect("a ready service has a server");
     let began = Instant::now();
     match fault {
         Fault::Kill => {
@@ -435,6 +454,7 @@ async fn make(fault: Fault, up: &mut Up, shared: &Shared) -> Duration {
         assert!(began.elapsed() < PATIENCE, "no new server; the log:\n{}", up.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    up.wait_until_ready(PATIENCE).await;
     let before = shared.ok.load(Ordering::Relaxed);
     while shared.ok.load(Ordering::Relaxed) == before {
         assert!(began.elapsed() < PATIENCE, "no command is answered after {fault:?}; the log:\n{}", up.log());
@@ -511,9 +531,12 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
     shared.stop.store(true, Ordering::Relaxed);
     let mut tally = Tally::default();
     for client in clients {
-        tally.add(&client.await.unwrap());
+        tally.add(client.await.unwrap());
     }
 
+    let events = check(&up, folder.path(), CLIENTS).await;
+    assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
+    audit(&up).await;
     // The traces of the faults in the service's own log.
     let log = up.log();
     let traces = |text: &str| log.matches(text).count();
@@ -523,9 +546,6 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
         tally.ok > 500 && tally.in_doubt > 0 && tally.repeats > 0 && tally.refused > 0 && tally.reads > 0,
         "{tally:?}"
     );
-
-    audit(&up).await;
-    let events = check(&up, folder.path(), CLIENTS).await;
     println!(
         "{KILLS} kills, {SERVER_CRASHES} server crashes, longest recovery {longest:.2?}, {events} events, {tally:.2?}"
     );
