@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{Head, LogReader, ReadError};
+use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail};
 use modelfaucet_schema::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
@@ -85,6 +85,7 @@ pub struct Projector {
     shards: Vec<ShardId>,
     projections: Catalogue,
     on_progress: Option<OnProgress>,
+    tail: Option<(ShardId, Arc<Tail>)>,
 }
 
 impl Projector {
@@ -95,13 +96,20 @@ impl Projector {
     pub async fn connect(config: Config, shards: Vec<ShardId>) -> Result<Self, tokio_postgres::Error> {
         describe();
         connect(&config).await?;
-        Ok(Self { config, shards, projections: Arc::new(all), on_progress: None })
+        Ok(Self { config, shards, projections: Arc::new(all), on_progress: None, tail: None })
     }
 
     /// Runs these projections instead of all.
     #[must_use]
     pub fn with_projections(mut self, projections: Catalogue) -> Self {
         self.projections = projections;
+        self
+    }
+
+    /// Takes what the writer of a shard has appended from its memory; the writer must be in this process.
+    #[must_use]
+    pub fn with_tail(mut self, shard: ShardId, tail: Arc<Tail>) -> Self {
+        self.tail = Some((shard, tail));
         self
     }
 
@@ -370,7 +378,8 @@ impl<'a> Run<'a> {
             return self.halt(vec![Halt { name, version, reason }]).await;
         }
         let folder = Folder::new(shard, log_id, saved.at, vec![saved.unit]);
-        let feed = Feed::new(self.reader.clone(), shard, saved.at);
+        let tail = self.task.projector.tail.as_ref().filter(|(of, _)| *of == shard).map(|(_, tail)| Arc::clone(tail));
+        let feed = Feed::new(self.reader.clone(), shard, saved.at, tail);
         self.lanes.push(Lane { folder, feed, series: vec![shown], broken: None });
         Ok(())
     }
