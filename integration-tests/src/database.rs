@@ -40,6 +40,15 @@ impl TestDatabase {
         Some(Self::copy_of(template, &server).await)
     }
 
+    /// A new one on this server, whatever the environment says.
+    ///
+    /// # Panics
+    /// If the server fails.
+    pub async fn create_on(server: Config) -> Self {
+        let template = TEMPLATE.get_or_init(|| make_template(&server)).await;
+        Self::copy_of(template, &server).await
+    }
+
     /// A copy. Nobody may be connected to this one meanwhile.
     ///
     /// # Panics

@@ -92,13 +92,15 @@ async fn a_log_that_was_written_anew_contradicts_those_who_have_seen_it() {
     let reader = LogReader::prepare(Arc::clone(&superuser)).await.unwrap();
     let (log_id, _) = reader.head(ShardId(0)).await.unwrap();
     let mut head = Head::genesis(log_id, ShardId(0));
-    let mut page = reader.stored_page(ShardId(0), head, 100_000).await.unwrap();
-    page.events[200].request_id.push('!');
+    let raw = reader.raw_page(ShardId(0), head, 100_000).await.unwrap();
+    let page = raw.check().unwrap();
+    let mut stored: Vec<_> = page.events.iter().map(|event| event.to_stored()).collect();
+    stored[200].request_id.push('!');
     let ids = superuser.query("SELECT batch_id FROM ledger.batch ORDER BY last_pos", &[]).await.unwrap();
     let mut sql = "UPDATE ledger.event SET request_id = request_id || '!' WHERE position = 201;".to_owned();
     for (link, id) in page.links.iter().zip(ids) {
         let at = |position: i64| usize::try_from(position).unwrap();
-        let events = &page.events[at(head.position.0)..at(link.position.0)];
+        let events = &stored[at(head.position.0)..at(link.position.0)];
         let batch = BatchId(id.get::<_, Uuid>(0));
         let mut hasher =
             BatchHasher::new(head.hash, ShardId(0), head.position.next(), link.position, batch, events[0].recorded_at);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use modelfaucet_schema::event::{DecodeError, Recorded};
 use modelfaucet_schema::ids::{LogId, Position, ShardId, StreamId};
-use modelfaucet_schema::log::read::StoredPage;
+use modelfaucet_schema::log::read::CheckedPage;
 use modelfaucet_schema::log::{Head, TailBatch};
 
 use crate::changes::Changes;
@@ -63,7 +63,8 @@ pub struct Undecodable {
 impl Span {
     /// Decodes a page. At an event that does not decode the span ends, behind the last whole batch before it: nobody can fold
     /// such an event, so everybody stops there.
-    pub fn decode(after: Head, page: &StoredPage) -> (Self, Option<Undecodable>) {
+    pub fn decode(page: &CheckedPage<'_>) -> (Self, Option<Undecodable>) {
+        let after = page.after;
         let mut events = Vec::with_capacity(page.events.len());
         for stored in &page.events {
             match stored.decode() {

@@ -94,8 +94,8 @@ impl Bed {
         let mut store = MemoryStore::new(&all(), log_id, Head::genesis(log_id, SHARD));
         let mut folder = Folder::beginning(SHARD, log_id, all());
         while folder.at != end {
-            let page = reader.stored_page(SHARD, folder.at, 1).await.unwrap();
-            let (span, broken) = modelfaucet_projector::fold::Span::decode(folder.at, &page);
+            let page = reader.raw_page(SHARD, folder.at, 1).await.unwrap();
+            let (span, broken) = modelfaucet_projector::fold::Span::decode(&page.check().unwrap());
             assert!(broken.is_none());
             let Outcome::Folded { batch, halts } = folder.offer(&span) else { panic!() };
             assert_eq!(halts, []);
@@ -222,8 +222,8 @@ async fn a_stale_batch_is_refused() {
     bed.append(&[50, 50]).await;
     let reader = bed.reader().await;
     let (log_id, _) = reader.head(SHARD).await.unwrap();
-    let page = reader.stored_page(SHARD, Head::genesis(log_id, SHARD), 1).await.unwrap();
-    let (span, _) = modelfaucet_projector::fold::Span::decode(Head::genesis(log_id, SHARD), &page);
+    let page = reader.raw_page(SHARD, Head::genesis(log_id, SHARD), 1).await.unwrap();
+    let (span, _) = modelfaucet_projector::fold::Span::decode(&page.check().unwrap());
     let mut folder = Folder::beginning(SHARD, log_id, all());
     let Outcome::Folded { batch, .. } = folder.offer(&span) else { panic!() };
     let commit = Commit::new(SHARD, log_id, batch);
