@@ -87,8 +87,9 @@ impl Order {
     fn changed(&self) -> Option<Self> {
         let mut other = self.clone();
         match self.operation {
-            "hold" | "adjust" => other.body["amount_usd"] = "0.00000007".into(),
-            "capture" | "usage" => other.body["usage"]["output_text"] = 7.into(),
+            // Nothing that the dice give.
+            "hold" | "adjust" => other.body["amount_usd"] = "0.00200000".into(),
+            "capture" | "usage" => other.body["usage"]["output_text"] = 1_000.into(),
             "top_up" => other.body["amount_usd"] = "77.00".into(),
             _ => return None,
         }
