@@ -153,7 +153,7 @@ impl Up {
     pub async fn wait_until_ready(&mut self, limit: Duration) {
         let began = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+            if let Some(status) = self.ended() {
                 panic!("modelfaucet ended with {status}; its log:\n{}", self.log());
             }
             if let Ok(mut connection) = self.connect("").await
@@ -164,6 +164,14 @@ impl Up {
             assert!(began.elapsed() < limit, "modelfaucet does not get ready; its log:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// How it ended, if it did so by itself.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// What it has written so far.

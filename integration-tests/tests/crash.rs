@@ -32,18 +32,34 @@ enum Fault {
     ServerCrash,
 }
 
+/// Waits until a command is answered ok again.
+///
+/// # Errors
+/// What the service says that has stopped by itself, or answers nobody.
+async fn going_on(up: &mut Up, traffic: &Traffic) -> Result<(), String> {
+    let (began, before) = (Instant::now(), traffic.ok());
+    while traffic.ok() == before {
+        let ended = up.ended();
+        if ended.is_some() || began.elapsed() > PATIENCE / 2 {
+            let log = up.log();
+            let last: Vec<&str> = log.lines().rev().take(5).collect();
+            return Err(format!("the service does not go on ({ended:?}); its last words, backwards: {last:#?}"));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
 /// Makes a fault, proves that it happened, and waits until a command is answered ok again. Returns how long that took.
-async fn make(fault: Fault, up: &mut Up, traffic: &Traffic) -> Duration {
-    // A service that has stopped by itself says why in its log, which this shows.
-    up.wait_until_ready(PATIENCE).await;
-    let server = up.postmaster().expect("a ready service has a server");
+async fn make(fault: Fault, up: &mut Up, traffic: &Traffic) -> Result<Duration, String> {
+    going_on(up, traffic).await?;
+    let server = up.postmaster().ok_or("a ready service has a server")?;
     let began = Instant::now();
     match fault {
         Fault::Kill => {
             up.kill();
             assert!(up.connect("").await.is_err(), "the killed service still answers");
             up.start_again();
-            up.wait_until_ready(PATIENCE).await;
         }
         Fault::ServerCrash => {
             assert!(up.crash_postgres(), "there was no server to crash");
@@ -54,12 +70,14 @@ async fn make(fault: Fault, up: &mut Up, traffic: &Traffic) -> Duration {
         }
     }
     while up.postmaster().is_none_or(|pid| pid == server) {
+        if let Some(ended) = up.ended() {
+            return Err(format!("the service has stopped by itself ({ended})"));
+        }
         assert!(began.elapsed() < PATIENCE, "no new server; the log:\n{}", up.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    up.wait_until_ready(PATIENCE).await;
-    traffic.more(1).await;
-    began.elapsed()
+    going_on(up, traffic).await?;
+    Ok(began.elapsed())
 }
 
 /// Twelve kills and eight crashes in an order that the dice give.
@@ -77,7 +95,7 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
     let mut dice = Dice::of_run();
     let mut up = Up::start().await;
     let mut traffic = Traffic::start(Plan::of("crash", &up, &dice).await);
-    let mut longest = BTreeMap::new();
+    let (mut longest, mut stopped) = (BTreeMap::new(), None);
     for fault in faults(&mut dice) {
         tokio::time::sleep(Duration::from_millis(dice.between(500, 2_000))).await;
         let (name, role, act) = match fault {
@@ -85,12 +103,24 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
             Fault::ServerCrash => ("F4", "postgres", "immediate stop"),
         };
         traffic.fault(name, role, act);
-        let recovery = make(fault, &mut up, &traffic).await;
-        let slot = longest.entry(name).or_insert(recovery);
-        *slot = recovery.max(*slot);
+        match make(fault, &mut up, &traffic).await {
+            Ok(recovery) => {
+                let slot = longest.entry(name).or_insert(recovery);
+                *slot = recovery.max(*slot);
+            }
+            Err(problem) => {
+                // The checker is to say what it came from, so everybody gets home first.
+                stopped = Some(problem);
+                up.kill();
+                up.start_again();
+                up.wait_until_ready(PATIENCE).await;
+                break;
+            }
+        }
     }
     let (tally, histories) = traffic.stop().await;
     let events = check(&up.database("ledger_audit"), &histories).await;
+    assert!(stopped.is_none(), "{}", stopped.unwrap_or_default());
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
     audit_up(&up).await;
     // The traces of the faults in the service's own log.
