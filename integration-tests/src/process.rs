@@ -391,42 +391,54 @@ pub enum Volume {
 }
 
 impl Volume {
-    /// May this process mount anything? If not, says why and returns false; fails where `MODELFAUCET_REQUIRE` names root.
+    /// So many MiB of memory; `None`, with the reason printed, where this process may not mount it.
     ///
     /// # Panics
-    /// If root is required.
-    pub fn is_possible() -> bool {
-        let script = "mount -t tmpfs -o size=1m none /mnt";
-        let tried = Command::new("unshare").args(["-m", "sh", "-c", script]).output();
-        let problem = match tried {
-            Ok(output) if output.status.success() => return true,
-            Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            Err(error) => error.to_string(),
-        };
-        skip("root", &format!("a file system cannot be mounted: {problem}"));
-        false
+    /// If `MODELFAUCET_REQUIRE` names root.
+    pub fn memory(mebibytes: u32) -> Option<Self> {
+        Self::Memory(mebibytes).tried()
     }
 
-    /// A new image of so many MiB that takes no more space than what is in it.
+    /// A new image of so many MiB that takes no more space than what is in it; `None`, with the reason printed, where it cannot be
+    /// made or mounted.
     ///
     /// # Panics
-    /// If it cannot be made.
-    pub fn image(path: &Path, mebibytes: u32) -> Self {
+    /// If `MODELFAUCET_REQUIRE` names root.
+    pub fn image(path: &Path, mebibytes: u32) -> Option<Self> {
         let file = std::fs::File::create(path).expect("an image");
         file.set_len(u64::from(mebibytes) << 20).expect("an image");
-        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).output().expect("mkfs.ext4 runs");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        Self::Image(path.to_owned())
+        match Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).output() {
+            Ok(made) if made.status.success() => Self::Image(path.to_owned()).tried(),
+            Ok(made) => Self::impossible(&String::from_utf8_lossy(&made.stderr)),
+            Err(error) => Self::impossible(&format!("mkfs.ext4: {error}")),
+        }
+    }
+
+    fn tried(self) -> Option<Self> {
+        let script = format!("{} /mnt", self.mount());
+        match Command::new("unshare").args(["-m", "sh", "-c", &script]).output() {
+            Ok(output) if output.status.success() => Some(self),
+            Ok(output) => Self::impossible(&String::from_utf8_lossy(&output.stderr)),
+            Err(error) => Self::impossible(&format!("unshare: {error}")),
+        }
+    }
+
+    fn impossible(problem: &str) -> Option<Self> {
+        skip("root", &format!("a file system cannot be mounted: {}", problem.trim()));
+        None
+    }
+
+    fn mount(&self) -> String {
+        match self {
+            Self::Memory(mebibytes) => format!("mount -t tmpfs -o mode=755,size={mebibytes}m none"),
+            Self::Image(path) => format!("mount -t ext4 -o loop '{}'", path.display()),
+        }
     }
 
     /// What mounts it at `data` in a mount namespace of its own, and becomes the program whose words follow.
     fn command(&self) -> Command {
         let mut command = Command::new("unshare");
-        let mount = match self {
-            Self::Memory(mebibytes) => format!("mount -t tmpfs -o mode=755,size={mebibytes}m none data"),
-            Self::Image(path) => format!("mount -t ext4 -o loop '{}' data", path.display()),
-        };
-        command.args(["-m", "sh", "-c", &format!("mkdir -p data && {mount} && exec \"$@\""), "sh"]);
+        command.args(["-m", "sh", "-c", &format!("mkdir -p data && {} data && exec \"$@\"", self.mount()), "sh"]);
         command
     }
 }

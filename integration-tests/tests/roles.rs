@@ -13,7 +13,7 @@ use modelfaucet_integration_tests::process::{Role, Setting, Up};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
 
-/// How often each of the four dies.
+/// How often each of the four dies, unless `MODELFAUCET_DEATHS` says otherwise.
 const DEATHS: usize = 3;
 /// Commands that must be answered while one is dead.
 const MEANWHILE: u64 = 20;
@@ -35,6 +35,7 @@ async fn level(database: &TestDatabase) {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_role_may_die_at_any_time() {
     let Some(database) = TestDatabase::durable().await else { return };
+    let deaths = std::env::var("MODELFAUCET_DEATHS").ok().and_then(|deaths| deaths.parse().ok()).unwrap_or(DEATHS);
     let mut dice = Dice::of_run();
     // `up` sets up the database and the sandbox, opens the wallets, and leaves.
     let setting = Setting { database: Some(database.superuser()), ..Setting::default() };
@@ -50,7 +51,7 @@ async fn any_role_may_die_at_any_time() {
     let commands = roles[..2].iter().map(Role::address).collect();
     let (reads, token) = (roles[3].address(), plan.token.clone());
     let mut traffic = Traffic::start(Plan { commands, reads: reads.clone(), ..plan });
-    let mut victims = [0, 1, 2, 3].repeat(DEATHS);
+    let mut victims = [0, 1, 2, 3].repeat(deaths);
     dice.shuffle(&mut victims);
     let mut longest = BTreeMap::<&str, Duration>::new();
     for victim in victims {
@@ -73,7 +74,7 @@ async fn any_role_may_die_at_any_time() {
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
     audit(&auditor, &reads, &token).await;
     // The traces in the log of all roles: two starts, and one more for each death.
-    assert_eq!(up.log().matches("the writer's state is folded").count() - 1, 2 + 2 * DEATHS);
+    assert_eq!(up.log().matches("the writer's state is folded").count() - 1, 2 + 2 * deaths);
     assert!(tally.ok > 200 && tally.in_doubt > 0 && tally.repeats > 0 && tally.reads > 0, "{tally:?}");
-    println!("{} deaths, {MEANWHILE} commands meanwhile took {longest:.2?}, {events} events, {tally:.2?}", 4 * DEATHS);
+    println!("{} deaths, {MEANWHILE} commands meanwhile took {longest:.2?}, {events} events, {tally:.2?}", 4 * deaths);
 }
