@@ -12,7 +12,7 @@ use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Setting, Up, Volume, has_postgres};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio_postgres::{Client, NoTls};
 
 /// How often the power is cut, unless `MODELFAUCET_POWER_CUTS` says otherwise.
@@ -39,6 +39,24 @@ fn fill(ballast: &mut File) {
     }
 }
 
+/// Fills the disk until the ledger says that it is not ready; returns the ballast and how long that took.
+async fn fill_until_not_ready(up: &Up) -> (PathBuf, Duration) {
+    let path = up.data_dir().join("ballast");
+    let (mut ballast, began) = (File::create(&path).unwrap(), Instant::now());
+    fill(&mut ballast);
+    while is_ready(up).await {
+        assert!(began.elapsed() < PATIENCE, "the disk is full and the ledger says that it is ready:\n{}", up.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        // What the server gives back is taken, too.
+        fill(&mut ballast);
+    }
+    (path, began.elapsed())
+}
+
+fn server_log(up: &Up) -> String {
+    std::fs::read_to_string(up.data_dir().join("postgres.log")).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_stops_the_ledger_and_loses_nothing() {
     if !has_postgres() {
@@ -48,34 +66,44 @@ async fn a_full_disk_stops_the_ledger_and_loses_nothing() {
     let mut up = on(volume).await;
     let mut traffic = Traffic::start(Plan::of("disk-full", &up, &Dice::of_run()).await);
     traffic.more(100).await;
+    // Tables cannot grow: the server refuses.
     traffic.fault("F10", "postgres", "disk full");
-    let path = up.data_dir().join("ballast");
-    let (mut ballast, began) = (File::create(&path).unwrap(), Instant::now());
-    fill(&mut ballast);
-    while is_ready(&up).await {
-        assert!(began.elapsed() < PATIENCE, "the disk is full and the ledger says that it is ready:\n{}", up.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        // What the server gives back is taken, too.
-        fill(&mut ballast);
-    }
-    let deaf = began.elapsed();
-    let server = std::fs::read_to_string(up.data_dir().join("postgres.log")).unwrap();
-    assert!((up.log() + &server).contains("No space left on device"), "the fault is real:\n{}{server}", up.log());
+    let (ballast, deaf) = fill_until_not_ready(&up).await;
+    let logs = up.log() + &server_log(&up);
+    assert!(logs.contains("No space left on device"), "the fault is real:\n{logs}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!is_ready(&up).await, "ready again without any space");
-
     let began = Instant::now();
-    std::fs::remove_file(&path).unwrap();
-    drop(ballast);
+    std::fs::remove_file(ballast).unwrap();
     up.wait_until_ready(PATIENCE).await;
     traffic.more(50).await;
     let served = began.elapsed();
+
+    // Its write-ahead log cannot grow: it panics, and cannot start again.
+    traffic.fault("F10", "postgres", "disk full, server panics");
+    let (ballast, _) = fill_until_not_ready(&up).await;
+    let server = up.postmaster().unwrap();
+    let superuser = connect(&up, "postgres").await;
+    let began = Instant::now();
+    // Its last words have no space either, but it is gone.
+    while test_kill_process(server).is_ok() {
+        assert!(began.elapsed() < PATIENCE, "the server does not panic:\n{}", server_log(&up));
+        let _broken = superuser.batch_execute("SELECT pg_switch_wal()").await;
+        let _broken = superuser.batch_execute("SELECT txid_current()").await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    std::fs::remove_file(ballast).unwrap();
+    up.wait_until_ready(PATIENCE).await;
+    traffic.more(50).await;
+    let recovered = began.elapsed();
     let (tally, histories) = traffic.stop().await;
     let events = check(&up.database("ledger_audit"), &histories).await;
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
     audit_up(&up).await;
     println!(
-        "not ready {deaf:.2?} after the disk was full, serving {served:.2?} after there was space, {events} events, {tally:.2?}"
+        "not ready {deaf:.2?} after the disk was full; serving {served:.2?} after there was space, {recovered:.2?} after a panic; {events} events, {tally:.2?}"
     );
 }
 
