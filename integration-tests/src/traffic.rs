@@ -101,6 +101,8 @@ impl Order {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// The run has failed: nobody waits long any more.
+    failed: AtomicBool,
     /// Commands that were answered ok.
     ok: AtomicU64,
     /// The highest position that anybody was told.
@@ -332,7 +334,7 @@ impl Client {
         if known == 0 { None } else { self.done.get(usize::try_from(self.dice.between(0, known)).unwrap()).cloned() }
     }
 
-    /// Sends a command, and again with the same key, until it is known what became of it.
+    /// Sends a command, and again with the same key, until it is known what became of it. An answer without a status: nobody says.
     async fn settle(&mut self, order: &Order) -> Answer {
         let body = order.body.to_string().into_bytes();
         let asked = Asked {
@@ -342,7 +344,7 @@ impl Client {
             amount: order.amount.as_deref(),
             body: &body,
         };
-        let (began, mut pause) = (Instant::now(), Duration::from_millis(10));
+        let (began, mut failed, mut pause) = (Instant::now(), None, Duration::from_millis(10));
         loop {
             if self.connect().await {
                 self.history.invoke(&asked).unwrap();
@@ -374,7 +376,13 @@ impl Client {
                     }
                 }
             }
-            assert!(began.elapsed() < PATIENCE, "nobody says what became of {}", order.key);
+            if self.shared.failed.load(Ordering::Relaxed) && failed.is_none() {
+                failed = Some(Instant::now());
+            }
+            if began.elapsed() > PATIENCE || failed.is_some_and(|failed| failed.elapsed() > PATIENCE / 12) {
+                self.tally.odd.push(format!("nobody says what became of {}", order.key));
+                return Answer::default();
+            }
             self.tally.retries += 1;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
@@ -557,6 +565,11 @@ impl Traffic {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         began.elapsed()
+    }
+
+    /// The run has failed: from now on a client waits five seconds at most for what it has begun.
+    pub fn give_up(&self) {
+        self.shared.failed.store(true, Ordering::Relaxed);
     }
 
     /// Lets every client bring home what it has begun.

@@ -114,6 +114,7 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
                 up.kill();
                 up.start_again();
                 up.wait_until_ready(PATIENCE).await;
+                traffic.give_up();
                 break;
             }
         }
