@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_schema::event::{KeyUse, Recorded};
 use modelfaucet_schema::ids::{BatchId, Position, ShardId};
-use modelfaucet_schema::log::{AppendBatch, AppendError, Head, LogAppender, LogReader, ReadError};
+use modelfaucet_schema::log::{AppendBatch, AppendError, Head, LogAppender, LogReader, ReadError, Tail, TailBatch};
 use modelfaucet_schema::time::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use self::core::{Core, Outcome, Step, Submission, Verdict};
 use crate::directory::Directory;
-use crate::domain::{Caller, Command, Rejection};
+use crate::domain::{Caller, Command, Rejection, State};
 use crate::snapshot::{self, SnapshotError};
 
 /// How long a command may wait before it is decided.
@@ -30,6 +30,8 @@ pub const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 const UNREADY_AFTER: Duration = Duration::from_secs(5);
 /// How often an idle writer looks whether others have appended.
 const IDLE_POLL: Duration = Duration::from_millis(50);
+/// Rows of the state up to which it is copied for a snapshot: a few milliseconds.
+const COPIED_ROWS: usize = 20_000;
 /// How many commands may wait.
 pub const DEFAULT_QUEUE: usize = 65_536;
 
@@ -115,6 +117,7 @@ pub struct Ledger {
     capacity: usize,
     directory: Arc<Directory>,
     head: watch::Receiver<Position>,
+    tail: Arc<Tail>,
     ready: watch::Receiver<bool>,
 }
 
@@ -176,6 +179,11 @@ impl Ledger {
     /// The last position, as it moves.
     pub fn head(&self) -> watch::Receiver<Position> {
         self.head.clone()
+    }
+
+    /// What it has appended lately, for readers in this process.
+    pub fn tail(&self) -> Arc<Tail> {
+        Arc::clone(&self.tail)
     }
 
     /// Is the writer in step with the log?
@@ -306,8 +314,11 @@ pub async fn start(
     directory.reset(&state);
     let (messages, inbox) = mpsc::unbounded_channel();
     let waiting = Arc::new(AtomicUsize::new(0));
+    let tail = Arc::new(Tail::default());
     let (head_sender, head_receiver) = watch::channel(head.position);
     let (ready_sender, ready) = watch::channel(true);
+    let (snapshots, due) = mpsc::channel(1);
+    tokio::spawn(keep_snapshots(options.clone(), due));
     connection.appender.ensure_partition(shard, head.position.next()).await?;
     let writer = Writer {
         core: Core::new(shard, log_id, state, head),
@@ -319,35 +330,42 @@ pub async fn start(
         waiting: Arc::clone(&waiting),
         directory: Arc::clone(&directory),
         head: head_sender,
+        tail: Arc::clone(&tail),
         ready: ready_sender,
         refused: None,
         partition_checked: head.position,
+        snapshots,
+        snapshot_every: options.snapshot_every,
+        snapshot_at: snapshot_head.position,
     };
     let task = tokio::spawn(writer.run());
-    tokio::spawn(keep_snapshots(options.clone(), head_receiver.clone(), snapshot_head.position));
-    let ledger = Ledger { messages, waiting, capacity: options.queue, directory, head: head_receiver, ready };
+    let ledger = Ledger { messages, waiting, capacity: options.queue, directory, head: head_receiver, tail, ready };
     Ok((ledger, task))
 }
 
-/// Takes a snapshot whenever the log has grown enough, on a connection of its own.
-async fn keep_snapshots(options: WriterOptions, mut head: watch::Receiver<Position>, mut last: Position) {
-    while head.changed().await.is_ok() {
-        if head.borrow().0 - last.0 < options.snapshot_every {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
-        }
+/// The log has grown enough for a snapshot.
+enum SnapshotDue {
+    /// This one.
+    Copy(Box<State>, Head),
+    /// The state is too large to be copied: fold it beside the writer.
+    Fold,
+}
+
+/// Takes snapshots on a connection of its own, as long as there is a writer.
+async fn keep_snapshots(options: WriterOptions, mut due: mpsc::Receiver<SnapshotDue>) {
+    while let Some(due) = due.recv().await {
         let taken = async {
             let client = connect(&options.database).await?;
-            let reader = LogReader::prepare(Arc::clone(&client)).await?;
-            snapshot::refresh(&client, &reader, options.shard, options.snapshot_every).await
-        };
-        match taken.await {
-            Ok(Some(position)) => last = position,
-            Ok(None) => last = *head.borrow(),
-            Err(error) => {
-                tracing::warn!(%error, "no snapshot was taken; the next cold start takes longer");
-                tokio::time::sleep(Duration::from_secs(30)).await;
+            match due {
+                SnapshotDue::Copy(state, head) => snapshot::save(&client, options.shard, *state, head).await,
+                SnapshotDue::Fold => {
+                    let reader = LogReader::prepare(Arc::clone(&client)).await?;
+                    snapshot::refresh(&client, &reader, options.shard, options.snapshot_every).await.map(drop)
+                }
             }
+        };
+        if let Err(error) = taken.await {
+            tracing::warn!(%error, "no snapshot was taken; the next cold start takes longer");
         }
     }
 }
@@ -362,10 +380,14 @@ struct Writer {
     waiting: Arc<AtomicUsize>,
     directory: Arc<Directory>,
     head: watch::Sender<Position>,
+    tail: Arc<Tail>,
     ready: watch::Sender<bool>,
     /// When the database first refused to append, and when it last did, if it has not appended since.
     refused: Option<(Instant, Instant)>,
     partition_checked: Position,
+    snapshots: mpsc::Sender<SnapshotDue>,
+    snapshot_every: i64,
+    snapshot_at: Position,
 }
 
 impl Writer {
@@ -559,8 +581,9 @@ impl Writer {
     }
 
     fn finish(&mut self) {
+        let after = self.core.head();
         let (replies, events) = self.core.appended();
-        self.publish(&events);
+        self.publish(after, events);
         let mut outcomes: HashMap<&'static str, u64> = HashMap::new();
         self.waiting.fetch_sub(replies.len(), Ordering::AcqRel);
         for (reply, verdict) in replies {
@@ -578,15 +601,17 @@ impl Writer {
         #[expect(clippy::cast_precision_loss, reason = "a gauge for people")]
         metrics::gauge!("modelfaucet_writer_queue_depth", "shard" => self.shard.to_string())
             .set(self.waiting.load(Ordering::Relaxed) as f64);
+        self.offer_snapshot();
     }
 
-    fn publish(&self, events: &[Arc<Recorded>]) {
+    fn publish(&self, after: Head, events: Vec<Arc<Recorded>>) {
         if events.is_empty() {
             return;
         }
         self.directory.take_in(events.iter().map(|recorded| &recorded.event));
-        self.show_head();
         metrics::counter!("modelfaucet_events_appended_total").increment(u64::try_from(events.len()).unwrap_or(0));
+        self.tail.push(TailBatch { after, head: self.core.head(), events: events.into() });
+        self.show_head();
     }
 
     fn show_head(&self) {
@@ -594,6 +619,23 @@ impl Writer {
         self.head.send_replace(position);
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 events")]
         metrics::gauge!("modelfaucet_log_head_position", "shard" => self.shard.to_string()).set(position.0 as f64);
+    }
+
+    /// Has a snapshot taken if the log has grown enough. Only between batches, when the state is that of the head.
+    fn offer_snapshot(&mut self) {
+        let head = self.core.head();
+        if head.position.0 - self.snapshot_at.0 < self.snapshot_every {
+            return;
+        }
+        // Busy with the last one: the next batch offers again.
+        let Ok(permit) = self.snapshots.try_reserve() else { return };
+        let state = self.core.state();
+        permit.send(if state.size() <= COPIED_ROWS {
+            SnapshotDue::Copy(Box::new(state.clone()), head)
+        } else {
+            SnapshotDue::Fold
+        });
+        self.snapshot_at = head.position;
     }
 
     /// Puts the commands of a failed append back in front of the queue, in their order.

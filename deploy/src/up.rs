@@ -93,7 +93,7 @@ impl Process<'_> {
         };
         let (ledger, mut writer_task) = writer::start(options).await?;
         let (stop, stopped) = watch::channel(false);
-        let projector = Projector::connect(projector, vec![ShardId(0)]).await?;
+        let projector = Projector::connect(projector, vec![ShardId(0)]).await?.with_tail(ShardId(0), ledger.tail());
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
         let developer = seed::seed(&ledger, self.secrets).await?;
         let gateway_base_url = config.gateway_base_url(self.listen)?;
@@ -107,9 +107,9 @@ impl Process<'_> {
         let api = Api {
             ledger: ledger.clone(),
             admin_token: TokenHash::of(&admin),
-            user_key,
+            user_key: user_key.into(),
             session_ttl: config.session_ttl()?,
-            gateway_base_url,
+            gateway_base_url: gateway_base_url.into(),
         };
         let routes = modelfaucet_command::http::router(api).merge(modelfaucet_query::router(query.clone()));
         let checks = app::Checks { ledger: Some(ledger.clone()), query: Some(query) };

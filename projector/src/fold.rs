@@ -5,11 +5,12 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use modelfaucet_schema::event::{DecodeError, Recorded};
 use modelfaucet_schema::ids::{LogId, Position, ShardId, StreamId};
-use modelfaucet_schema::log::Head;
 use modelfaucet_schema::log::read::StoredPage;
+use modelfaucet_schema::log::{Head, TailBatch};
 
 use crate::changes::Changes;
 use crate::projection::{ApplyError, Projection};
@@ -22,13 +23,22 @@ pub struct Span {
     /// The heads behind the batches, in order.
     pub links: Vec<Head>,
     /// The events.
-    pub events: Vec<Recorded>,
+    pub events: Vec<Arc<Recorded>>,
 }
 
 impl Span {
     /// The head behind the last event.
     pub fn head(&self) -> Head {
         self.links.last().copied().unwrap_or(self.after)
+    }
+
+    /// Of batches that follow each other; `None` if there are none.
+    pub fn of_tail(batches: &[TailBatch]) -> Option<Self> {
+        Some(Self {
+            after: batches.first()?.after,
+            links: batches.iter().map(|batch| batch.head).collect(),
+            events: batches.iter().flat_map(|batch| batch.events.iter().cloned()).collect(),
+        })
     }
 
     /// Without the batches behind `position`.
@@ -58,7 +68,7 @@ impl Span {
         let mut events = Vec::with_capacity(page.events.len());
         for stored in &page.events {
             match stored.decode() {
-                Ok(event) => events.push(event),
+                Ok(event) => events.push(Arc::new(event)),
                 Err(source) => {
                     let position = stored.position;
                     let mut span = Self { after, links: page.links.clone(), events };
@@ -206,7 +216,7 @@ impl Folder {
         self.fold(events, head)
     }
 
-    fn gap(&self, events: &[Recorded], end: Position) -> Option<Outcome> {
+    fn gap(&self, events: &[Arc<Recorded>], end: Position) -> Option<Outcome> {
         let mut expected = self.at.position;
         for event in events {
             expected = expected.next();
@@ -217,7 +227,7 @@ impl Folder {
         (expected != end).then(|| Outcome::Gap { expected: expected.next(), found: end })
     }
 
-    fn fold(&mut self, events: &[Recorded], to: Head) -> Outcome {
+    fn fold(&mut self, events: &[Arc<Recorded>], to: Head) -> Outcome {
         let mut parts = Vec::with_capacity(self.units.len());
         let mut halts = Vec::new();
         self.units.retain_mut(|unit| match unit.fold_or_halt(events) {
@@ -239,7 +249,7 @@ impl Folder {
 impl Unit {
     /// As [`Unit::fold`]. A projection that panics halts, whatever it is of: what it has in memory cannot be trusted any more, and
     /// the others must not end with it.
-    fn fold_or_halt(&mut self, events: &[Recorded]) -> Result<Part, Halt> {
+    fn fold_or_halt(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
         let mut reached = Position::START;
         let folded = catch_unwind(AssertUnwindSafe(|| self.fold(events, &mut reached)));
         folded.unwrap_or_else(|panic| {
@@ -250,7 +260,7 @@ impl Unit {
     }
 
     /// `reached` is where it was when it did not return.
-    fn fold(&mut self, events: &[Recorded], reached: &mut Position) -> Result<Part, Halt> {
+    fn fold(&mut self, events: &[Arc<Recorded>], reached: &mut Position) -> Result<Part, Halt> {
         let (name, version) = (self.projection.name(), self.projection.version());
         let mut changes = Changes::new(self.projection.tables());
         let mut letters = Vec::new();
