@@ -1,6 +1,7 @@
 //! Writes a plausible log: balances, entries and holds agree with each other as the writer's would.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelfaucet_projector::fold::Span;
