@@ -92,9 +92,7 @@ impl Rows {
     }
 
     async fn insert(&self, client: &Client, statement: &Statement) -> Result<u64, tokio_postgres::Error> {
-        client
-            .execute(statement, &[&self.positions, &self.streams, &self.seqs, &self.keys, &self.payloads])
-            .await
+        client.execute(statement, &[&self.positions, &self.streams, &self.seqs, &self.keys, &self.payloads]).await
     }
 }
 
@@ -123,7 +121,8 @@ async fn append(database: &str, rows: usize, seconds: f64) -> Result<(), Error> 
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = position as f64 / begun.elapsed().as_secs_f64();
-    let line = serde_json::json!({ "rows_per_batch": rows, "rows_per_second": rate.round(), "longest_ms": most.as_millis() });
+    let line =
+        serde_json::json!({ "rows_per_batch": rows, "rows_per_second": rate.round(), "longest_ms": most.as_millis() });
     println!("{line}");
     Ok(())
 }
