@@ -120,6 +120,25 @@ async fn a_log_that_was_written_anew_contradicts_those_who_have_seen_it() {
     assert!(covers(&result, 201, 201), "{result:#}");
 }
 
+/// The end of the log, cut off cleanly: what is left is sound, but projections and snapshots have seen more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_end_contradicts_those_who_have_seen_it() {
+    let Some(honest) = ledger_with(6, 200, 8).await else { return };
+    let sql = "SELECT first_pos FROM ledger.batch ORDER BY last_pos DESC LIMIT 3";
+    let rows = honest.connect().await.query(sql, &[]).await.unwrap();
+    for first in rows.iter().map(|row| row.get::<_, i64>(0)) {
+        let copy = honest.copy().await;
+        let cut = format!(
+            "DELETE FROM ledger.event WHERE position >= {first}; DELETE FROM ledger.batch WHERE first_pos >= {first};
+             DELETE FROM ledger.idempotency WHERE position >= {first};"
+        );
+        unguarded(&copy.connect().await, &cut).await;
+        let (exit, result) = verify(&copy, &[]);
+        assert!(exit == 6 && covers(&result, first, first), "I7: a log cut before {first} passes: {result:#}");
+        copy.remove().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_folded_from_the_log_is_compared_row_by_row() {
     let Some(honest) = ledger_with(2, 300, 8).await else { return };

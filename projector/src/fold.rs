@@ -4,6 +4,7 @@
 //! shows: the shell drops it and makes a new one from the store.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use modelfaucet_schema::event::{DecodeError, Recorded};
@@ -230,7 +231,7 @@ impl Folder {
     fn fold(&mut self, events: &[Arc<Recorded>], to: Head) -> Outcome {
         let mut parts = Vec::with_capacity(self.units.len());
         let mut halts = Vec::new();
-        self.units.retain_mut(|unit| match unit.fold(events) {
+        self.units.retain_mut(|unit| match unit.fold_or_halt(events) {
             Ok(part) => {
                 parts.push(part);
                 true
@@ -247,7 +248,20 @@ impl Folder {
 }
 
 impl Unit {
-    fn fold(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
+    /// As [`Unit::fold`]. A projection that panics halts, whatever it is of: what it has in memory cannot be trusted any more, and
+    /// the others must not end with it.
+    fn fold_or_halt(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
+        let mut reached = Position::START;
+        let folded = catch_unwind(AssertUnwindSafe(|| self.fold(events, &mut reached)));
+        folded.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+            let reason = format!("position {reached}: it panicked: {}", text.unwrap_or("without a word"));
+            Err(Halt { name: self.projection.name(), version: self.projection.version(), reason })
+        })
+    }
+
+    /// `reached` is where it was when it did not return.
+    fn fold(&mut self, events: &[Arc<Recorded>], reached: &mut Position) -> Result<Part, Halt> {
         let (name, version) = (self.projection.name(), self.projection.version());
         let mut changes = Changes::new(self.projection.tables());
         let mut letters = Vec::new();
@@ -257,6 +271,7 @@ impl Unit {
             reason: format!("position {position}: {cause}"),
         };
         for event in events {
+            *reached = event.position;
             if !self.quarantined.is_empty() && self.quarantined.contains(&event.stream) {
                 let cause = "waits behind an earlier event of its stream".to_owned();
                 letters.push(DeadLetter { stream: event.stream, position: event.position, cause });
