@@ -4,7 +4,9 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
 use modelfaucet_schema::account::Name;
-use modelfaucet_schema::event::{Balance, Call, Event, RateCardId, Rating, Recorded, ReleaseReason, Route};
+use modelfaucet_schema::event::{
+    Balance, Call, Event, RateCardId, Rating, Recorded, ReleaseReason, Route, ServiceTier,
+};
 use modelfaucet_schema::http::{ApiError, IDEMPOTENT_REPLAYED, LEDGER_POSITION};
 use modelfaucet_schema::ids::{Position, WalletId};
 use modelfaucet_schema::money::Money;
@@ -150,6 +152,9 @@ pub(super) struct UsageReply {
     feature_key: Option<String>,
     /// What was used.
     usage: Usage,
+    /// The service tier that priced it, if another than `standard`.
+    #[serde(skip_serializing_if = "ServiceTier::is_standard")]
+    service_tier: ServiceTier,
     /// What the customer pays.
     charged_usd: Money,
     /// The part of the charge that became a receivable.
@@ -194,6 +199,7 @@ pub(super) fn usage_reply(event: &Event, caller: Caller) -> Option<UsageReply> {
         model: call.model.clone(),
         feature_key: call.feature_key.clone(),
         usage: rating.usage,
+        service_tier: rating.service_tier,
         charged_usd: rating.charge,
         receivable_usd: rating.receivable,
         over_hold,
