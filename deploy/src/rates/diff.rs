@@ -59,9 +59,10 @@ impl<'a> Diff<'a> {
         line(&mut text, "changed", &format!("{}", self.changed.len()));
         for (model, lines) in self.changed.iter().take(few(self.changed.len())) {
             line(&mut text, "", &title(model));
-            for change in lines {
+            for change in lines.iter().take(few(lines.len())) {
                 line(&mut text, "", &format!("  {change}"));
             }
+            more(&mut text, lines.len(), few(lines.len()));
         }
         more(&mut text, self.changed.len(), few(self.changed.len()));
         line(&mut text, "same", &format!("{}", self.same));
@@ -88,6 +89,15 @@ pub(super) fn refusals(map: &Map, all: bool) -> String {
         if *elsewhere {
             line(&mut text, "", &format!("{:>5}  {reason}", models.len()));
         }
+    }
+    let mut by_reason: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for (model, dropped) in &map.dropped {
+        by_reason.entry(*dropped).or_default().push(model);
+    }
+    line(&mut text, "tiers", &format!("{} service tiers not priced", map.dropped.len()));
+    for (dropped, models) in &by_reason {
+        let (tier, why) = (dropped.tier.name(), dropped.why);
+        line(&mut text, "", &format!("{:>5}  {tier}: {why}: {}", models.len(), some(models, all)));
     }
     line(&mut text, "cut", &format!("{} prices to 12 digits", map.cuts.len()));
     let few = if all { map.cuts.len() } else { map.cuts.len().min(FEW) };
@@ -151,17 +161,19 @@ fn changes(was: &ModelRates, is: &ModelRates) -> Vec<String> {
     let mut places: Vec<Place> = before.keys().chain(after.keys()).copied().collect();
     places.sort_unstable();
     places.dedup();
-    let mut lines = Vec::new();
+    let (mut lines, mut added) = (Vec::new(), Vec::new());
     for place in places {
-        let text = match (before.get(&place), after.get(&place)) {
-            (Some(old), Some(new)) if old == new => continue,
-            (Some(old), Some(new)) => format!("{old} → {new} ({})", percent(*old, *new)),
-            (Some(old), None) => format!("{old} → no price"),
-            (None, Some(new)) => format!("no price → {new}"),
-            (None, None) => continue,
-        };
-        lines.push(format!("{}: {text}", name(place)));
+        match (before.get(&place), after.get(&place)) {
+            (Some(old), Some(new)) if old != new => {
+                lines.push(format!("{}: {old} → {new} ({})", name(place), percent(*old, *new)));
+            }
+            (Some(old), None) => lines.push(format!("{}: {old} → no price", name(place))),
+            (None, Some(new)) => added.push(format!("{}: no price → {new}", name(place))),
+            _ => {}
+        }
     }
+    // What moved comes before what is only new.
+    lines.append(&mut added);
     let facts = [
         ("most input", was.max_input_tokens, is.max_input_tokens),
         ("most output", was.max_output_tokens, is.max_output_tokens),

@@ -9,7 +9,7 @@ use super::Choices;
 use super::entry::{Cut, Entry};
 use super::json::Members;
 use super::refusal::Refusal;
-use super::tables::tables;
+use super::tables::{Dropped, tables};
 
 /// The largest file that is read: 64 MiB.
 const MAX_FILE: u64 = 64 << 20;
@@ -25,6 +25,8 @@ pub(super) struct Map {
     pub(super) models: Vec<ModelRates>,
     /// The others, and why.
     pub(super) refused: Vec<(String, Refusal)>,
+    /// Service tiers of priced models that have no price.
+    pub(super) dropped: Vec<(String, Dropped)>,
     /// Prices that were cut.
     pub(super) cuts: Vec<Cut>,
 }
@@ -61,17 +63,18 @@ impl Map {
     pub(super) fn read(bytes: &[u8], choices: &Choices) -> Result<Self, NotAMap> {
         let entries: Members<'_> = serde_json::from_slice(bytes)?;
         let digest = digest(bytes);
-        let mut map = Self { digest, models: Vec::new(), refused: Vec::new(), cuts: Vec::new() };
+        let mut map = Self { digest, models: Vec::new(), refused: Vec::new(), dropped: Vec::new(), cuts: Vec::new() };
         for (model, raw) in entries.0 {
             if model == SAMPLE {
                 continue;
             }
             let read = Entry::read(&model, raw, choices).and_then(|mut entry| {
                 let cuts = std::mem::take(&mut entry.cuts);
-                tables(entry).map(|rates| (rates, cuts))
+                tables(entry).map(|(rates, dropped)| (rates, dropped, cuts))
             });
             match read {
-                Ok((rates, cuts)) => {
+                Ok((rates, dropped, cuts)) => {
+                    map.dropped.extend(dropped.into_iter().map(|dropped| (model.clone(), dropped)));
                     map.models.push(rates);
                     map.cuts.extend(cuts);
                 }

@@ -24,25 +24,30 @@ const INCLUSIVE: [&str; 1] = ["xai"];
 /// The longest name of a model.
 const MAX_NAME: usize = 256;
 
-/// The tables of an entry.
+/// A service tier that the map names and the card does not price, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Dropped {
+    pub(super) tier: ServiceTier,
+    pub(super) why: &'static str,
+}
+
+/// The tables of an entry, and the service tiers that have none.
 ///
 /// # Errors
 /// [`Refusal`]: why it is not priced.
-pub(super) fn tables(mut entry: Entry) -> Result<ModelRates, Refusal> {
+pub(super) fn tables(mut entry: Entry) -> Result<(ModelRates, Vec<Dropped>), Refusal> {
     if entry.model.is_empty() || entry.model.chars().count() > MAX_NAME {
         return Err(Refusal::Name);
     }
     if entry.provider.as_str() == "perplexity" && !entry.searches.is_empty() {
         return Err(Refusal::SearchFee);
     }
-    if !entry.tiers.is_empty() {
-        by_range(&mut entry);
-    }
+    let mut dropped = if entry.tiers.is_empty() { Vec::new() } else { by_range(&mut entry) };
     let standard = entry.prices.get(&(ServiceTier::Standard, 0)).cloned().unwrap_or_default();
     check(&standard, &entry)?;
     let thresholds: BTreeSet<u64> = entry.thresholds(ServiceTier::Standard);
     let (rates, contexts) = entry.tier(ServiceTier::Standard, &standard, &thresholds).ok_or(Refusal::Falling)?;
-    let service_tiers = entry.service_tiers(&standard, &thresholds);
+    let service_tiers = entry.service_tiers(&standard, &thresholds, &mut dropped);
     let model = ModelRates {
         contexts,
         service_tiers,
@@ -51,7 +56,7 @@ pub(super) fn tables(mut entry: Entry) -> Result<ModelRates, Refusal> {
         max_output_tokens: entry.max_output_tokens,
         ..ModelRates::flat(entry.provider, entry.model, rates)
     };
-    if model.is_valid() { Ok(model) } else { Err(Refusal::Falling) }
+    if model.is_valid() { Ok((model, dropped)) } else { Err(Refusal::Falling) }
 }
 
 /// What a model of its kind needs.
@@ -67,7 +72,9 @@ fn check(standard: &Prices, entry: &Entry) -> Result<(), Refusal> {
 
 /// Tables by range replace the standard prices; the output price stays where a range does not name it. Service tiers beside them
 /// cannot be told apart by range, so they are dropped.
-fn by_range(entry: &mut Entry) {
+fn by_range(entry: &mut Entry) -> Vec<Dropped> {
+    let named = ServiceTier::ALL.into_iter().filter(|tier| !tier.is_standard() && entry.names(*tier));
+    let dropped = named.map(|tier| Dropped { tier, why: "the standard tier is priced by ranges" }).collect();
     let flat =
         entry.prices.get(&(ServiceTier::Standard, 0)).and_then(|prices| prices.get(&Component::OutputText)).copied();
     entry.prices.clear();
@@ -77,6 +84,7 @@ fn by_range(entry: &mut Entry) {
         }
         entry.prices.insert((ServiceTier::Standard, from), prices);
     }
+    dropped
 }
 
 impl Entry {
@@ -84,22 +92,43 @@ impl Entry {
         self.prices.keys().filter(|(of, above)| *of == tier && *above > 0).map(|(_, above)| *above).collect()
     }
 
-    fn service_tiers(&self, standard: &Prices, thresholds: &BTreeSet<u64>) -> BTreeMap<ServiceTier, TierRates> {
-        let tiers = ServiceTier::ALL.into_iter().filter(|tier| !tier.is_standard());
+    fn names(&self, tier: ServiceTier) -> bool {
+        self.prices.keys().any(|(of, _)| *of == tier)
+    }
+
+    fn service_tiers(
+        &self,
+        standard: &Prices,
+        thresholds: &BTreeSet<u64>,
+        dropped: &mut Vec<Dropped>,
+    ) -> BTreeMap<ServiceTier, TierRates> {
+        let mut tiers = BTreeMap::new();
+        for tier in ServiceTier::ALL.into_iter().filter(|tier| !tier.is_standard() && self.names(*tier)) {
+            match self.service_tier(tier, standard, thresholds) {
+                Ok(rates) => drop(tiers.insert(tier, rates)),
+                Err(why) => dropped.push(Dropped { tier, why }),
+            }
+        }
         tiers
-            .filter_map(|tier| {
-                let own = self.prices.get(&(tier, 0)).filter(|own| self.is_whole(own))?;
-                let all: BTreeSet<u64> = thresholds.union(&self.thresholds(tier)).copied().collect();
-                let mut own = own.clone();
-                for component in [Component::Requests] {
-                    if let Some(rate) = standard.get(&component) {
-                        own.entry(component).or_insert(*rate);
-                    }
-                }
-                let (rates, contexts) = self.tier(tier, &own, &all)?;
-                Some((tier, TierRates { rates, contexts }))
-            })
-            .collect()
+    }
+
+    fn service_tier(
+        &self,
+        tier: ServiceTier,
+        standard: &Prices,
+        thresholds: &BTreeSet<u64>,
+    ) -> Result<TierRates, &'static str> {
+        let falls = "a price falls as inputs get longer";
+        let own =
+            self.prices.get(&(tier, 0)).filter(|own| self.is_whole(own)).ok_or("no price of input or of output")?;
+        let all: BTreeSet<u64> = thresholds.union(&self.thresholds(tier)).copied().collect();
+        let mut own = own.clone();
+        if let Some(fee) = standard.get(&Component::Requests) {
+            own.entry(Component::Requests).or_insert(*fee);
+        }
+        let (rates, contexts) = self.tier(tier, &own, &all).ok_or(falls)?;
+        let rates = TierRates { rates, contexts };
+        if rates.is_valid() { Ok(rates) } else { Err(falls) }
     }
 
     /// Input, and output unless there is none.

@@ -122,8 +122,17 @@ fn context_and_service_tiers_have_whole_tables() {
         ("requests", "1000000"),
     ];
     assert_eq!(table(&map, ServiceTier::Flex, 200_001), shows(flex));
-    // A tier without an output price is no tier.
+    // A tier without an output price is no tier, nor is one whose price of cached input is known for long inputs only.
     assert_eq!(read(&map).unwrap().table(ServiceTier::Batch, 0), None);
+    let odd = map.replace(
+        r#""cache_read_input_token_cost_flex":5e-08"#,
+        r#""cache_read_input_token_cost_above_200k_tokens_flex":5e-08"#,
+    );
+    assert_eq!(read(&odd).unwrap().table(ServiceTier::Flex, 0), None);
+    let dropped: Vec<_> = Map::read(odd.as_bytes(), &Choices::default()).unwrap().dropped;
+    let dropped: Vec<_> = dropped.iter().map(|(_, dropped)| (dropped.tier, dropped.why)).collect();
+    let (falls, none) = ("a price falls as inputs get longer", "no price of input or of output");
+    assert_eq!(dropped, [(ServiceTier::Flex, falls), (ServiceTier::Batch, none)]);
     let xai = map.replace("acme", "xai");
     assert_eq!(table(&xai, ServiceTier::Standard, 200_000), shows(long));
 }

@@ -204,16 +204,27 @@ impl ModelRates {
     pub fn is_valid(&self) -> bool {
         !self.model.is_empty()
             && !self.service_tiers.contains_key(&ServiceTier::Standard)
-            && ServiceTier::ALL.iter().filter_map(|tier| self.tables(*tier)).all(|(rates, contexts)| {
-                let mut below = (0, rates);
-                !rates.is_empty()
-                    && contexts.iter().all(|context| {
-                        let rises = context.above > below.0 && no_rate_falls(below.1, &context.rates);
-                        below = (context.above, &context.rates);
-                        rises
-                    })
-            })
+            && rises(&self.rates, &self.contexts)
+            && self.service_tiers.values().all(TierRates::is_valid)
     }
+}
+
+impl TierRates {
+    /// May it stand on a rate card? It has rates, thresholds rise, and no rate falls with them.
+    pub fn is_valid(&self) -> bool {
+        rises(&self.rates, &self.contexts)
+    }
+}
+
+/// Are there rates, thresholds that rise, and no rate that falls with them?
+fn rises(rates: &Rates, contexts: &[ContextRates]) -> bool {
+    let mut below = (0, rates);
+    !rates.is_empty()
+        && contexts.iter().all(|context| {
+            let rises = context.above > below.0 && no_rate_falls(below.1, &context.rates);
+            below = (context.above, &context.rates);
+            rises
+        })
 }
 
 /// Does every component keep its rate or pay a higher one? One that is missing on either side is refused there, so it cannot
