@@ -161,7 +161,7 @@ fn by_hand(model: &ModelRates, usage: &Usage) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     #[test]
     fn the_sum_is_exact(model in any_model(), usage in any_usage()) {
