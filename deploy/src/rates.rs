@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use modelfaucet_schema::event::{Mode, ModelRates, RateCardPublished};
@@ -23,10 +24,15 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::client::{Call, Client, ClientError, LedgerArgs};
+use crate::client::{Call, Client, ClientError, LedgerArgs, Patience};
 use crate::exit::{Exit, Failure};
 use diff::Diff;
 use map::Map;
+
+/// How long temporary failures are borne. A repeat is safe: a card is its content, and is activated once.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The longest text about where prices come from.
+const MAX_SOURCE: usize = 256;
 
 /// What to do with rate cards.
 #[derive(Subcommand)]
@@ -48,6 +54,26 @@ struct Choices {
     /// This model is free: both of its prices may be 0; may be given several times
     #[arg(long, value_name = "MODEL")]
     free: Vec<String>,
+}
+
+impl Choices {
+    /// Where a card's prices come from, and what an operator said about them: it stays on the event.
+    fn source(&self, map: &Map, models: usize) -> String {
+        let mut text = format!("price map, sha256 {}", map.digest);
+        let kept = models.saturating_sub(map.models.len());
+        if kept > 0 {
+            text = format!("{text}; {kept} models kept");
+        }
+        for (what, names) in [("ignored", &self.ignore), ("free", &self.free)] {
+            if !names.is_empty() {
+                text = format!("{text}; {what}: {}", names.join(", "));
+            }
+        }
+        match text.char_indices().nth(MAX_SOURCE - 1) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    }
 }
 
 /// A map, and how to read it.
@@ -150,8 +176,8 @@ async fn import(args: &ImportArgs, map: Map, client: &Client, token: &SecretStri
         let kept = before.iter().filter(|model| !priced.contains(&(model.provider.clone(), model.model.clone())));
         models.extend(kept.cloned().collect::<Vec<_>>());
     }
-    let source = format!("price map, sha256 {}", map.digest);
-    let card = RateCardPublished::of(source, models).map_err(|error| Failure::new(Exit::Config, error))?;
+    let card = RateCardPublished::of(args.choices.source(&map, models.len()), models)
+        .map_err(|error| Failure::new(Exit::Config, error))?;
     let body = json!({"source": card.source, "models": card.models});
     let size = serde_json::to_vec(&body).map_or(0, |bytes| bytes.len());
     print!("{}", summary(args, &map, &card, size));
@@ -168,9 +194,10 @@ async fn import(args: &ImportArgs, map: Map, client: &Client, token: &SecretStri
         println!("nothing was changed; without --dry-run this is card {}", card.rate_card_id);
         return Ok(Exit::Ok);
     }
-    match client.send(&Call::post("/v1/admin/rate-cards", &body).token(token)).await {
+    let call = Call::post("/v1/admin/rate-cards", &body).token(token);
+    match client.send_patiently(&call, &Patience::of(PATIENCE)).await {
         Ok(_) => println!("card {} is active: new holds and usage are priced by it", card.rate_card_id),
-        // Another import of the same map was faster, or an answer was lost.
+        // Another import of the same map was faster, or the answer to our first request was lost.
         Err(ClientError::Refused { detail, .. }) if detail.code == "already_exists" => {
             println!("card {} is active already; nothing to do", card.rate_card_id);
         }

@@ -251,6 +251,9 @@ pub(super) struct HoldReply {
     /// The feature that prices it.
     #[serde(skip_serializing_if = "Option::is_none")]
     feature_key: Option<String>,
+    /// The service tier that it was placed for, if another than `standard`.
+    #[serde(skip_serializing_if = "ServiceTier::is_standard")]
+    service_tier: ServiceTier,
     /// The card that will price it.
     rate_card_id: RateCardId,
     /// When it expires.
@@ -270,6 +273,7 @@ pub(super) fn hold_reply(event: &Event) -> Option<HoldReply> {
         provider: event.call.provider.clone(),
         model: event.call.model.clone(),
         feature_key: event.call.feature_key.clone(),
+        service_tier: event.call.service_tier,
         rate_card_id: event.rate_card_id,
         expires_at: ApiTime(event.expires_at),
         wallet: WalletFigures::new(event.wallet_id, event.balance),

@@ -128,6 +128,8 @@ impl fmt::Display for Number {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn number(text: &str) -> Number {
@@ -161,6 +163,46 @@ mod tests {
             (number("256000.0").whole(), number("0.5").whole(), number("1e30").whole()),
             (Some(256_000), None, None)
         );
+    }
+
+    /// The first digits and the power of ten, for numbers of at most 30 digits.
+    fn parts(number: &Number) -> (u128, i32) {
+        (number.digits.iter().fold(0, |sum, digit| sum * 10 + u128::from(*digit)), number.exponent)
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_survives_its_text(digits in "[0-9]{1,25}", decimals in 0_usize..25, power in -20_i32..20) {
+            let (whole, part) = digits.split_at(digits.len().saturating_sub(decimals).max(1));
+            let dot = if part.is_empty() { "" } else { "." };
+            let read = number(&format!("{whole}{dot}{part}e{power}"));
+            prop_assert_eq!(number(&read.to_string()), read.clone());
+            // The digits are those that were written, and the point is where it was.
+            let written: u128 = digits.parse().unwrap();
+            let (value, exponent) = parts(&read);
+            let shift = u32::try_from(exponent - (power - i32::try_from(part.len()).unwrap())).unwrap_or_default();
+            prop_assert_eq!(value * 10_u128.pow(if written == 0 { 0 } else { shift }), written);
+        }
+
+        #[test]
+        fn a_cut_moves_by_half_of_the_last_digit_at_most(digits in "[1-9][0-9]{0,24}", power in -40_i32..0) {
+            let full = number(&format!("{digits}e{power}"));
+            let clean = full.without_dust();
+            prop_assert!(clean.digits.len() <= SIGNIFICANT);
+            let value: u128 = digits.parse().unwrap();
+            let (kept, exponent) = parts(&clean);
+            let unit = 10_u128.pow(u32::try_from(digits.len().saturating_sub(SIGNIFICANT)).unwrap());
+            let scaled = kept * 10_u128.pow(u32::try_from(exponent - power).unwrap());
+            prop_assert!(scaled.abs_diff(value) * 2 <= unit);
+            prop_assert_eq!(clean.without_dust(), clean.clone());
+        }
+
+        #[test]
+        fn no_text_is_too_odd_to_be_refused(text in r"[0-9eE.+\-]{0,20}|\PC{0,80}") {
+            if let Ok(number) = text.parse::<Number>() {
+                prop_assert_eq!(number.to_string().parse::<Number>(), Ok(number));
+            }
+        }
     }
 
     #[test]

@@ -284,6 +284,34 @@ fn cut_prices_are_listed() {
     }
 }
 
+proptest::proptest! {
+    /// Whatever a file holds, it becomes a valid card or a refusal; a field that is not known never makes a price.
+    #[test]
+    fn any_map_is_priced_or_refused(
+        fields in proptest::collection::vec(("[a-z_]{0,12}|(input|output)_cost_per_(token|image)(_above_[0-9]k_tokens)?(_flex|_x)?",
+            "[1-9][0-9]{0,2}e-[0-9]{1,2}|-?[1-9][0-9]{0,3}|0|true|null|\"[a-z0-9.]{0,4}\"|\\[1\\]|\\{\"a\":1\\}"), 0..6),
+    ) {
+        let members: Vec<_> = fields.iter().map(|(name, value)| format!(r#","{name}":{value}"#)).collect();
+        let members = members.concat();
+        let map = format!(r#"{{"ok":{{"litellm_provider":"a","mode":"embedding","input_cost_per_token":1}},"m":{{"litellm_provider":"acme","mode":"chat","input_cost_per_token":1e-06,"output_cost_per_token":2e-06{members}}}}}"#);
+        let map = Map::read(map.as_bytes(), &Choices::default()).unwrap();
+        proptest::prop_assert_eq!(map.models.len() + map.refused.len(), 2);
+        proptest::prop_assert!(map.models.iter().all(ModelRates::is_valid));
+        let odd = fields.iter().any(|(name, value)| name.ends_with("_x") && value.starts_with(|c: char| c.is_ascii_digit()));
+        proptest::prop_assert!(!odd || map.refused.len() == 1);
+    }
+}
+
+#[test]
+fn what_an_operator_says_stays_on_the_card() {
+    let map = Map::read(entry("").as_bytes(), &Choices::default()).unwrap();
+    let choices = Choices { ignore: vec!["off_peak_pricing".into()], free: vec!["a".into(), "b".into()] };
+    let text = choices.source(&map, 3);
+    assert!(text.ends_with("; 2 models kept; ignored: off_peak_pricing; free: a, b"), "{text}");
+    let long = Choices { free: vec!["€".repeat(300)], ..Choices::default() }.source(&map, 1);
+    assert_eq!((long.chars().count(), long.ends_with('…')), (MAX_SOURCE, true));
+}
+
 /// Both conventions of cached tokens give the same vector, so the same cost: docs/ACCOUNTING.md, worked example.
 #[test]
 fn cached_tokens_are_priced_once() {
