@@ -42,8 +42,9 @@ fn crates_know_only_what_they_may() {
         let name = package["name"].as_str().unwrap();
         let allowed: &[&str] = match name {
             "modelfaucet-schema" => &[],
-            "modelfaucet-gateway" => &["modelfaucet-schema"],
-            "modelfaucet-command" | "modelfaucet-projector" | "modelfaucet-query" => &["modelfaucet-schema"],
+            "modelfaucet-command" | "modelfaucet-projector" | "modelfaucet-query" | "modelfaucet-gateway" => {
+                &["modelfaucet-schema"]
+            }
             "modelfaucet-deploy" | "modelfaucet-integration-tests" => {
                 &["modelfaucet-schema", "modelfaucet-command", "modelfaucet-projector", "modelfaucet-query"]
             }
