@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod freeze;
+mod model_rates;
 mod money;
 mod recorded;
 mod session;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use catalogue::*;
 pub use freeze::*;
+pub use model_rates::*;
 pub use money::*;
 pub use recorded::*;
 pub use session::*;

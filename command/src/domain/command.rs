@@ -5,8 +5,8 @@ use std::time::Duration;
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, SessionOpening,
-    Status,
+    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, ServiceTier,
+    SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
@@ -115,6 +115,8 @@ pub struct CallRequest {
     pub provider: Option<Name>,
     /// The model.
     pub model: String,
+    /// The provider's service tier that is asked for.
+    pub service_tier: ServiceTier,
 }
 
 /// What somebody wants.
@@ -229,9 +231,11 @@ pub enum Command {
         min_amount: Option<Money>,
         expires_in: Duration,
     },
+    /// The service tier that served the call; absent: the one that the hold was placed for.
     CaptureHold {
         hold_id: HoldId,
         usage: Usage,
+        service_tier: Option<ServiceTier>,
         provider_request_id: Option<String>,
         occurred_at: Option<Timestamp>,
     },
