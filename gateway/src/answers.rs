@@ -13,17 +13,17 @@ use parking_lot::Mutex;
 /// How long an answer is kept at most.
 const LIFE: Duration = Duration::from_secs(24 * 3_600);
 /// The largest answer that is kept.
-pub const MAX_ANSWER: usize = 4 << 20;
+pub(crate) const MAX_ANSWER: usize = 4 << 20;
 
 /// An answer as it went out.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub(crate) struct Stored {
     /// Its headers.
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// The pieces of a stream, or the one piece of another answer.
-    pub pieces: Vec<Bytes>,
+    pub(crate) pieces: Vec<Bytes>,
     /// Was it a stream?
-    pub stream: bool,
+    pub(crate) stream: bool,
 }
 
 impl Stored {
@@ -41,19 +41,19 @@ struct Shelf {
 
 /// The answers of this process.
 #[derive(Debug)]
-pub struct Answers {
+pub(crate) struct Answers {
     shelf: Mutex<Shelf>,
     limit: usize,
 }
 
 impl Answers {
     /// Room for so many bytes.
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { shelf: Mutex::default(), limit }
     }
 
     /// Keeps the answer of a call; the oldest make room.
-    pub fn put(&self, call: HoldId, stored: Stored) {
+    pub(crate) fn put(&self, call: HoldId, stored: Stored) {
         let size = stored.size();
         if size > MAX_ANSWER.min(self.limit) {
             return;
@@ -73,7 +73,7 @@ impl Answers {
     }
 
     /// The answer of a call, if it is still here.
-    pub fn get(&self, call: HoldId) -> Option<Arc<Stored>> {
+    pub(crate) fn get(&self, call: HoldId) -> Option<Arc<Stored>> {
         let shelf = self.shelf.lock();
         let (stored, since) = shelf.answers.get(&call)?;
         (since.elapsed() < LIFE).then(|| Arc::clone(stored))
@@ -82,7 +82,7 @@ impl Answers {
 
 /// Gathers an answer while it passes, if it is to be kept.
 #[derive(Debug, Default)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     pieces: Vec<Bytes>,
     bytes: usize,
     on: bool,
@@ -90,12 +90,12 @@ pub struct Recorder {
 
 impl Recorder {
     /// One that gathers, or one that does not.
-    pub fn new(on: bool) -> Self {
+    pub(crate) fn new(on: bool) -> Self {
         Self { pieces: Vec::new(), bytes: 0, on }
     }
 
     /// A piece passes.
-    pub fn add(&mut self, piece: &Bytes) {
+    pub(crate) fn add(&mut self, piece: &Bytes) {
         if !self.on {
             return;
         }
@@ -108,7 +108,7 @@ impl Recorder {
     }
 
     /// What was gathered, if all of it was.
-    pub fn finish(self) -> Option<Vec<Bytes>> {
+    pub(crate) fn finish(self) -> Option<Vec<Bytes>> {
         self.on.then_some(self.pieces)
     }
 }

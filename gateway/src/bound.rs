@@ -7,19 +7,19 @@ use modelfaucet_schema::usage::{Component, Usage};
 use crate::usage::dearest;
 
 /// With less output than this a shortened answer is of no use: the least that is held for.
-pub const MIN_OUTPUT_TOKENS: u64 = 256;
+pub(crate) const MIN_OUTPUT_TOKENS: u64 = 256;
 /// The most tokens that one image can come to, for models whose rate card does not say.
-pub const IMAGE_TOKENS: u64 = 48_000;
+pub(crate) const IMAGE_TOKENS: u64 = 48_000;
 
 /// The most that a request can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub(crate) struct Ask {
     /// Input tokens.
-    pub input: u64,
+    pub(crate) input: u64,
     /// How many answers.
-    pub answers: u64,
+    pub(crate) answers: u64,
     /// Output tokens of each answer.
-    pub cap: u64,
+    pub(crate) cap: u64,
 }
 
 /// Input is billed as one of these; a discount for cached input is never assumed.
@@ -30,7 +30,7 @@ const OUTPUT: [Component; 2] = [Component::OutputText, Component::OutputReasonin
 impl Ask {
     /// The usage vector with every token at its dearest. Components without a price stand where the plain ones are, so that the
     /// ledger names them when it refuses.
-    pub fn bound(self, offer: &ModelRates) -> Usage {
+    pub(crate) fn bound(self, offer: &ModelRates) -> Usage {
         let mut usage = Usage::default();
         let input = if offer.rates.contains_key(&Component::InputUncached) { dearest(offer, &INPUT) } else { None };
         let output = if offer.rates.contains_key(&Component::OutputText) { dearest(offer, &OUTPUT) } else { None };
@@ -44,13 +44,14 @@ impl Ask {
 
     /// The same with the least output that is of use.
     #[must_use]
-    pub fn least(self) -> Self {
+    pub(crate) fn least(self) -> Self {
         Self { cap: self.cap.min(MIN_OUTPUT_TOKENS), ..self }
     }
 
     /// The largest cap, at most the asked one, whose price `granted` covers.
-    pub fn affordable(self, granted: Money, offer: &ModelRates, rule: &PriceRule) -> u64 {
-        let covered = |cap| price(&Self { cap, ..self }.bound(offer), offer, rule).is_some_and(|price| price <= granted);
+    pub(crate) fn affordable(self, granted: Money, offer: &ModelRates, rule: &PriceRule) -> u64 {
+        let covered =
+            |cap| price(&Self { cap, ..self }.bound(offer), offer, rule).is_some_and(|price| price <= granted);
         if covered(self.cap) {
             return self.cap;
         }
@@ -69,7 +70,7 @@ impl Ask {
 }
 
 /// What is held for a usage; `None` for a component without a price, or a sum out of range.
-pub fn price(usage: &Usage, offer: &ModelRates, rule: &PriceRule) -> Option<Money> {
+pub(crate) fn price(usage: &Usage, offer: &ModelRates, rule: &PriceRule) -> Option<Money> {
     rule.retail(offer.exact_cost(usage).ok()?.round_up()?)
 }
 

@@ -14,7 +14,7 @@ use crate::error::CallError;
 
 /// What a client gets first.
 #[derive(Debug)]
-pub enum Head {
+pub(crate) enum Head {
     /// A failure.
     Failed(CallError),
     /// An answer in one piece.
@@ -42,7 +42,7 @@ enum Piece {
 
 /// The sending side. After the client has gone it takes everything and keeps nothing.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     head: Option<oneshot::Sender<Head>>,
     stream: Option<mpsc::UnboundedSender<Piece>>,
     room: Arc<Semaphore>,
@@ -52,7 +52,7 @@ pub struct Client {
 }
 
 /// A client and where its first answer comes out.
-pub fn listen(relay: usize, stall: Duration) -> (Client, oneshot::Receiver<Head>) {
+pub(crate) fn listen(relay: usize, stall: Duration) -> (Client, oneshot::Receiver<Head>) {
     let (head, answer) = oneshot::channel();
     let room = Arc::new(Semaphore::new(relay));
     (Client { head: Some(head), stream: None, room, relay, stall, gone: false }, answer)
@@ -60,29 +60,29 @@ pub fn listen(relay: usize, stall: Duration) -> (Client, oneshot::Receiver<Head>
 
 impl Client {
     /// Has it gone?
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.gone
             || self.head.as_ref().is_some_and(oneshot::Sender::is_closed)
             || self.stream.as_ref().is_some_and(mpsc::UnboundedSender::is_closed)
     }
 
     /// Has nothing been answered yet?
-    pub fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.head.is_some()
     }
 
     /// Answers with a failure, if nothing was answered yet.
-    pub fn fail(&mut self, error: CallError) {
+    pub(crate) fn fail(&mut self, error: CallError) {
         self.answer(Head::Failed(error));
     }
 
     /// Answers in one piece.
-    pub fn whole(&mut self, headers: HeaderMap, body: Bytes) {
+    pub(crate) fn whole(&mut self, headers: HeaderMap, body: Bytes) {
         self.answer(Head::Whole { headers, body });
     }
 
     /// Begins a stream.
-    pub fn begin_stream(&mut self, headers: HeaderMap) {
+    pub(crate) fn begin_stream(&mut self, headers: HeaderMap) {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.stream = Some(sender);
         self.answer(Head::Stream { headers, body: StreamBody { receiver, ended: false } });
@@ -95,7 +95,7 @@ impl Client {
     }
 
     /// Sends a piece of the stream. Waits while too much is on its way; a client that takes nothing for long counts as gone.
-    pub async fn send(&mut self, bytes: Bytes) {
+    pub(crate) async fn send(&mut self, bytes: Bytes) {
         let Some(stream) = &self.stream else { return };
         if self.gone || bytes.is_empty() {
             return;
@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// Ends the stream well. Without it the client sees a connection that broke.
-    pub fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         if let Some(stream) = self.stream.take() {
             self.gone |= stream.send(Piece::End).is_err();
         }
@@ -123,7 +123,7 @@ impl Client {
 
 /// The receiving side of a stream.
 #[derive(Debug)]
-pub struct StreamBody {
+pub(crate) struct StreamBody {
     receiver: mpsc::UnboundedReceiver<Piece>,
     ended: bool,
 }
@@ -131,13 +131,16 @@ pub struct StreamBody {
 /// A stream whose sender was lost.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the stream broke off")]
-pub struct BrokenOff;
+pub(crate) struct BrokenOff;
 
 impl Body for StreamBody {
     type Data = Bytes;
     type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if self.ended {
             return Poll::Ready(None);
         }

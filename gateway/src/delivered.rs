@@ -5,7 +5,7 @@ use memchr::memmem;
 
 /// What was generated so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Delivered {
+pub(crate) struct Delivered {
     characters: u64,
 }
 
@@ -18,7 +18,7 @@ const RESPONSE: [&[u8]; 2] = [b"\"text\"", b"\"arguments\""];
 
 /// Where to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// Chat completions, whole or in chunks.
     Chat,
     /// Events of a response.
@@ -29,17 +29,18 @@ pub enum Shape {
 
 impl Delivered {
     /// So many characters.
-    pub const fn of_characters(characters: u64) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn of_characters(characters: u64) -> Self {
         Self { characters }
     }
 
     /// The tokens that so many characters come to: a quarter of them, rounded up, as ModelFaucet 1.2 estimates.
-    pub const fn tokens(self) -> u64 {
+    pub(crate) const fn tokens(self) -> u64 {
         self.characters.div_ceil(4)
     }
 
     /// Adds what is generated in a piece of JSON. Member names inside texts are quoted there, so they are not taken for members.
-    pub fn add(&mut self, json: &[u8], shape: Shape) {
+    pub(crate) fn add(&mut self, json: &[u8], shape: Shape) {
         let members = match shape {
             Shape::Chat => CHAT.as_slice(),
             Shape::ResponseEvents => &RESPONSES,
@@ -91,7 +92,11 @@ mod tests {
         for (json, shape, characters) in [
             (r#"{"delta":{"content":"Hi"}}"#, Shape::Chat, 2),
             (r#"{"delta":{"content" : "a\"\u00e9\\ä€"}}"#, Shape::Chat, 6),
-            (r#"{"delta":{"content":"","tool_calls":[{"function":{"arguments":"{\"content\":\"abc\"}"}}]}}"#, Shape::Chat, 17),
+            (
+                r#"{"delta":{"content":"","tool_calls":[{"function":{"arguments":"{\"content\":\"abc\"}"}}]}}"#,
+                Shape::Chat,
+                17,
+            ),
             (r#"{"content":null,"reasoning_content":"abc"}"#, Shape::Chat, 3),
             (r#"{"type":"response.output_text.delta","delta":"abcd"}"#, Shape::ResponseEvents, 4),
             (r#"{"content":[{"type":"output_text","text":"abc"}]}"#, Shape::Response, 3),

@@ -84,7 +84,8 @@ impl CallError {
 
     /// 503 `capture_pending`: the call was made and its charge is on its way.
     pub fn capture_pending() -> Self {
-        let message = "The call was made, but its charge could not be recorded yet; it will be. The answer is withheld.";
+        let message =
+            "The call was made, but its charge could not be recorded yet; it will be. The answer is withheld.";
         Self::new(503, "capture_pending", "server_error", message).should_retry(false)
     }
 

@@ -101,7 +101,9 @@ impl Gateway {
             match self.end("recovery", end).await {
                 Ok(Ended::Released(..)) => recovered += 1,
                 Ok(_) => {}
-                Err(error) => tracing::error!(hold = %hold.hold_id, %error, "a hold could not be given back; it will expire"),
+                Err(error) => {
+                    tracing::error!(hold = %hold.hold_id, %error, "a hold could not be given back; it will expire")
+                }
             }
         }
         if recovered > 0 {

@@ -3,12 +3,25 @@
 //!
 //! The gateway prepares from memory ([`read_model`]) and asks the command side for every cent ([`port`]). It touches no database.
 
-pub mod bound;
-pub mod delivered;
+mod answers;
+mod bound;
+mod call;
+mod client;
+mod delivered;
 pub mod error;
-pub mod members;
+mod gateway;
+pub mod http;
+mod limit;
+mod members;
+pub mod options;
 pub mod port;
 pub mod read_model;
-pub mod request;
-pub mod sse;
-pub mod usage;
+mod relay;
+mod request;
+pub mod sandbox_provider;
+mod sse;
+mod upstream;
+mod usage;
+
+pub use gateway::{Gateway, LeftHold};
+pub use upstream::UpstreamError;

@@ -12,27 +12,27 @@ const MAX_SESSIONS: usize = 100_000;
 
 /// What a request is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowance {
+pub(crate) struct Allowance {
     /// Requests per minute.
-    pub limit: u32,
+    pub(crate) limit: u32,
     /// Requests that may come at once from now on.
-    pub remaining: u32,
+    pub(crate) remaining: u32,
     /// Until all of them may.
-    pub reset: Duration,
+    pub(crate) reset: Duration,
     /// Until one may; zero if this one may.
-    pub retry_after: Duration,
+    pub(crate) retry_after: Duration,
 }
 
 impl Allowance {
     /// May it?
-    pub fn is_granted(&self) -> bool {
+    pub(crate) fn is_granted(&self) -> bool {
         self.retry_after.is_zero()
     }
 }
 
 /// Requests per session and minute.
 #[derive(Debug)]
-pub struct RateLimits {
+pub(crate) struct RateLimits {
     limit: u32,
     /// When the last granted request of a session would have come, had they come evenly.
     arrivals: Mutex<HashMap<SessionId, Instant>>,
@@ -42,12 +42,12 @@ const WINDOW: Duration = Duration::from_secs(60);
 
 impl RateLimits {
     /// So many requests per minute, all of them at once if need be; 0: no limit.
-    pub fn new(limit: u32) -> Self {
+    pub(crate) fn new(limit: u32) -> Self {
         Self { limit, arrivals: Mutex::default() }
     }
 
     /// A request of a session comes at `now`; `None` without a limit.
-    pub fn take(&self, session: SessionId, now: Instant) -> Option<Allowance> {
+    pub(crate) fn take(&self, session: SessionId, now: Instant) -> Option<Allowance> {
         let interval = WINDOW.checked_div(self.limit)?;
         let mut arrivals = self.arrivals.lock();
         if arrivals.len() >= MAX_SESSIONS {
@@ -66,7 +66,7 @@ impl RateLimits {
             limit: self.limit,
             remaining: u32::try_from(free.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX),
             reset: backlog,
-            retry_after: if granted { Duration::ZERO } else { behind - WINDOW },
+            retry_after: if granted { Duration::ZERO } else { behind.saturating_sub(WINDOW) },
         })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 /// The members of an object in their order. Of members with one name the last is kept, as most readers do.
 #[derive(Clone, Debug)]
-pub struct Members<'a>(Vec<(String, Raw<'a>)>);
+pub(crate) struct Members<'a>(Vec<(String, Raw<'a>)>);
 
 #[derive(Clone, Debug)]
 enum Raw<'a> {
@@ -58,17 +58,17 @@ impl<'a> Members<'a> {
     ///
     /// # Errors
     /// The parser's, for what is no JSON object.
-    pub fn parse(bytes: &'a [u8]) -> serde_json::Result<Self> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(bytes)
     }
 
     /// The JSON text of a member.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.text())
     }
 
     /// The JSON text of a member that is there and not null.
-    pub fn present(&self, name: &str) -> Option<&str> {
+    pub(crate) fn present(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|text| *text != "null")
     }
 
@@ -76,17 +76,17 @@ impl<'a> Members<'a> {
     ///
     /// # Errors
     /// The parser's, for a member of another type.
-    pub fn read<'s, T: Deserialize<'s>>(&'s self, name: &str) -> serde_json::Result<Option<T>> {
+    pub(crate) fn read<'s, T: Deserialize<'s>>(&'s self, name: &str) -> serde_json::Result<Option<T>> {
         self.present(name).map(serde_json::from_str).transpose()
     }
 
     /// The names.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }
 
     /// Sets a member to a JSON text.
-    pub fn set_raw(&mut self, name: &str, text: String) {
+    pub(crate) fn set_raw(&mut self, name: &str, text: String) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, value)) => *value = Raw::Own(text),
             None => self.0.push((name.to_owned(), Raw::Own(text))),
@@ -94,7 +94,7 @@ impl<'a> Members<'a> {
     }
 
     /// Sets a member.
-    pub fn set(&mut self, name: &str, value: &impl Serialize) {
+    pub(crate) fn set(&mut self, name: &str, value: &impl Serialize) {
         // The values are texts, numbers and structures of ours, which always serialize.
         if let Ok(text) = serde_json::to_string(value) {
             self.set_raw(name, text);
@@ -102,12 +102,12 @@ impl<'a> Members<'a> {
     }
 
     /// Takes a member away.
-    pub fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         self.0.retain(|(known, _)| known != name);
     }
 
     /// The object as JSON.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let length = self.0.iter().map(|(name, value)| name.len() + value.text().len() + 8).sum();
         let mut bytes = Vec::with_capacity(length);
         for (index, (name, value)) in self.0.iter().enumerate() {

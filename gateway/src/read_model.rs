@@ -1,7 +1,7 @@
 //! What the gateway knows by heart: sessions, features, rate cards, as of the last committed event. It may refuse early; only the
 //! command side grants.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
@@ -92,7 +92,7 @@ impl RateCard {
 struct Facts {
     sessions: HashMap<TokenHash, Session>,
     tokens: HashMap<SessionId, TokenHash>,
-    inactive_apps: HashMap<AppId, ()>,
+    inactive_apps: HashSet<AppId>,
     features: HashMap<AppId, HashMap<String, (FeatureId, Arc<Policy>)>>,
     cards: HashMap<RateCardId, Arc<RateCard>>,
     active: Option<(RateCardId, Timestamp)>,
@@ -109,7 +109,7 @@ impl ReadModel {
     pub fn session(&self, token: &TokenHash) -> Option<Session> {
         let facts = self.facts.read();
         let session = facts.sessions.get(token)?;
-        (!facts.inactive_apps.contains_key(&session.app_id)).then(|| session.clone())
+        (!facts.inactive_apps.contains(&session.app_id)).then(|| session.clone())
     }
 
     /// What a feature says; `None` if the app has no such feature.
@@ -148,7 +148,7 @@ impl ReadModel {
         if active {
             facts.inactive_apps.remove(&app);
         } else {
-            facts.inactive_apps.insert(app, ());
+            facts.inactive_apps.insert(app);
         }
     }
 

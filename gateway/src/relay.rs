@@ -16,13 +16,13 @@ use crate::sse::Frame;
 
 /// What the provider says of the call in passing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub(crate) struct Said {
     /// Its id of the call.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
     /// The model that answers.
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// The last usage object, as JSON.
-    pub usage: Option<String>,
+    pub(crate) usage: Option<String>,
 }
 
 /// A frame that waits.
@@ -36,7 +36,7 @@ enum Waiting {
 
 /// One stream.
 #[derive(Debug)]
-pub struct Relay {
+pub(crate) struct Relay {
     endpoint: Endpoint,
     /// Did the client ask for the usage? If not, what we caused is taken out again.
     usage_wanted: bool,
@@ -51,7 +51,7 @@ pub struct Relay {
 
 impl Relay {
     /// A stream that begins.
-    pub fn new(endpoint: Endpoint, usage_wanted: bool) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, usage_wanted: bool) -> Self {
         Self {
             endpoint,
             usage_wanted,
@@ -64,39 +64,31 @@ impl Relay {
     }
 
     /// Takes in a frame and adds what may go on now to `out`.
-    pub fn take(&mut self, frame: Frame, out: &mut Vec<Bytes>) {
-        let Some(data) = frame.data() else {
+    pub(crate) fn take(&mut self, frame: Frame, out: &mut Vec<Bytes>) {
+        let verdict = match frame.data() {
             // Comments keep the place that they came in.
-            if self.tail.is_empty() { out.push(frame.into_bytes()) } else { self.tail.push_back(Waiting::Ready(frame.into_bytes())) }
-            return;
+            None => Verdict::Keep,
+            Some(data) if data.as_ref() == b"[DONE]" => {
+                self.ended = true;
+                Verdict::Hold
+            }
+            Some(data) => self.read(&data),
         };
-        if data.as_ref() == b"[DONE]" {
-            self.ended = true;
-            self.tail.push_back(Waiting::Ready(frame.into_bytes()));
-            return;
-        }
-        let shape = if self.endpoint == Endpoint::Responses { Shape::ResponseEvents } else { Shape::Chat };
-        self.delivered.add(&data, shape);
+        self.place(frame, verdict, out);
+    }
+
+    fn read(&mut self, data: &[u8]) -> Verdict {
+        let responses = self.endpoint == Endpoint::Responses;
+        self.delivered.add(data, if responses { Shape::ResponseEvents } else { Shape::Chat });
+        // Most frames are content and pass unread.
         let interesting = self.said.id.is_none()
-            || memmem::find(&data, b"\"usage\"").is_some()
-            || memmem::find(&data, b"\"error\"").is_some()
-            || memmem::find(&data, b"\"response.").is_some() && self.endpoint == Endpoint::Responses;
-        let parsed = if interesting { Members::parse(&data).ok() } else { None };
-        let Some(members) = parsed else {
-            drop(data);
-            return self.pass(frame, out);
-        };
-        match self.endpoint {
-            Endpoint::Responses => {
-                let verdict = self.read_response_event(&members);
-                drop((members, data));
-                self.place(frame, verdict, out);
-            }
-            Endpoint::ChatCompletions | Endpoint::Embeddings => {
-                let verdict = self.read_chunk(members);
-                drop(data);
-                self.place(frame, verdict, out);
-            }
+            || memmem::find(data, b"\"usage\"").is_some()
+            || memmem::find(data, b"\"error\"").is_some()
+            || responses && memmem::find(data, b"\"response\"").is_some();
+        match if interesting { Members::parse(data).ok() } else { None } {
+            None => Verdict::Pass,
+            Some(members) if responses => self.read_response_event(&members),
+            Some(members) => self.read_chunk(members),
         }
     }
 
@@ -116,6 +108,8 @@ impl Relay {
     fn place(&mut self, frame: Frame, verdict: Verdict, out: &mut Vec<Bytes>) {
         match verdict {
             Verdict::Pass => self.pass(frame, out),
+            Verdict::Keep if self.tail.is_empty() => out.push(frame.into_bytes()),
+            Verdict::Keep | Verdict::Hold => self.tail.push_back(Waiting::Ready(frame.into_bytes())),
             Verdict::Changed(json) => {
                 self.flush(out);
                 out.push(frame.with_data(&json));
@@ -138,7 +132,7 @@ impl Relay {
             return Verdict::Failed;
         }
         self.learn(&members);
-        let no_choices = members.present("choices").is_some_and(|choices| is_empty_list(choices));
+        let no_choices = members.present("choices").is_some_and(is_empty_list);
         let usage = match members.get("usage") {
             Some("null") if !self.usage_wanted => {
                 members.remove("usage");
@@ -181,33 +175,34 @@ impl Relay {
             self.said.id = members.read("id").ok().flatten().filter(|id: &String| (1..=256).contains(&id.len()));
         }
         if self.said.model.is_none() {
-            self.said.model = members.read("model").ok().flatten().filter(|model: &String| (1..=256).contains(&model.len()));
+            self.said.model =
+                members.read("model").ok().flatten().filter(|model: &String| (1..=256).contains(&model.len()));
         }
     }
 
     /// What the provider said of the call.
-    pub fn said(&self) -> &Said {
+    pub(crate) fn said(&self) -> &Said {
         &self.said
     }
 
     /// What was generated so far.
-    pub fn delivered(&self) -> Delivered {
+    pub(crate) fn delivered(&self) -> Delivered {
         self.delivered
     }
 
     /// Did the stream come to its marked end?
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.ended
     }
 
     /// Did the provider report an error inside the stream?
-    pub fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.failed
     }
 
     /// The frames that waited, with ours: as a member beside a usage that the client wants, else as a comment, which clients
     /// skip.
-    pub fn finish(&mut self, ours: &Value) -> Vec<Bytes> {
+    pub(crate) fn finish(&mut self, ours: &Value) -> Vec<Bytes> {
         let mut added = false;
         let waiting: Vec<Waiting> = self.tail.drain(..).collect();
         let mut frames: Vec<Bytes> = Vec::with_capacity(waiting.len() + 1);
@@ -229,12 +224,23 @@ impl Relay {
     }
 }
 
+/// What becomes of a frame.
 enum Verdict {
+    /// It goes on, and what waited before it.
     Pass,
+    /// It goes on where it stands.
+    Keep,
+    /// It waits as it is.
+    Hold,
+    /// It goes on with other data, and what waited before it.
     Changed(Vec<u8>),
+    /// It goes nowhere.
     Drop,
+    /// It reports an error: the stream is over.
     Failed,
+    /// It waits with other data.
     Wait(Vec<u8>),
+    /// It waits for our member.
     WaitForOurs(String),
 }
 
@@ -243,7 +249,7 @@ fn is_empty_list(json: &str) -> bool {
 }
 
 /// An answer with our member.
-pub fn with_member(json: &[u8], ours: &Value) -> Vec<u8> {
+pub(crate) fn with_member(json: &[u8], ours: &Value) -> Vec<u8> {
     match Members::parse(json) {
         Ok(mut members) => {
             members.set("modelfaucet", ours);
@@ -254,7 +260,7 @@ pub fn with_member(json: &[u8], ours: &Value) -> Vec<u8> {
 }
 
 /// What an answer in one piece says of its call.
-pub fn read_answer(endpoint: Endpoint, body: &[u8]) -> Option<(Said, Delivered)> {
+pub(crate) fn read_answer(endpoint: Endpoint, body: &[u8]) -> Option<(Said, Delivered)> {
     let members = Members::parse(body).ok()?;
     let mut relay = Relay::new(endpoint, true);
     relay.learn(&members);
@@ -294,7 +300,8 @@ mod tests {
 
     const CONTENT: &str = "data: {\"id\":\"c1\",\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\"Hi\"},\"finish_reason\":null}]}\n\n";
     const FINISH: &str = "data: {\"id\":\"c1\",\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-    const USAGE: &str = "data: {\"id\":\"c1\",\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\n";
+    const USAGE: &str =
+        "data: {\"id\":\"c1\",\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
     const OURS: &str = ": modelfaucet {\"request_id\":\"r\"}\n\n";
 
@@ -324,10 +331,9 @@ mod tests {
             [([&beside, &beside, DONE].concat(), false), ([&beside, USAGE, USAGE, DONE].concat(), false)]
         {
             let (at_once, waited, relay) = relay(&stream, usage_wanted, 5);
-            let content = CONTENT.replace(": {\"id\"", ": {\"id\"");
             let whole = at_once + &waited;
             assert!(!whole.contains("usage") && whole.ends_with(DONE), "{whole}");
-            assert!(whole.starts_with(&content), "{whole}");
+            assert!(whole.starts_with(CONTENT), "{whole}");
             assert!(relay.said().usage.is_some());
         }
         let nulls = CONTENT.replace("]}\n", "],\"usage\":null}\n");
@@ -345,7 +351,8 @@ mod tests {
     fn a_response_ends_with_its_terminal_event() {
         let mut relay = Relay::new(Endpoint::Responses, true);
         let mut splitter = Splitter::default();
-        let delta = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hi\"}\n\n";
+        let delta =
+            "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hi\"}\n\n";
         let created = "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_1\",\"model\":\"m\",\"usage\":null}}\n\n";
         let completed = "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_1\",\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\n";
         splitter.push([created, delta, completed].concat().as_bytes());
@@ -357,12 +364,16 @@ mod tests {
         assert_eq!(relay.said().usage.as_deref(), Some("{\"input_tokens\":3,\"output_tokens\":1}"));
         assert_eq!((relay.said().id.as_deref(), relay.delivered().tokens(), relay.ended()), (Some("resp_1"), 1, true));
         let tail = String::from_utf8(relay.finish(&json!(1)).concat()).unwrap();
-        assert!(tail.starts_with("event: response.completed\ndata: {") && tail.ends_with(",\"modelfaucet\":1}\n\n"), "{tail}");
+        assert!(
+            tail.starts_with("event: response.completed\ndata: {") && tail.ends_with(",\"modelfaucet\":1}\n\n"),
+            "{tail}"
+        );
     }
 
     #[test]
     fn an_answer_in_one_piece_is_read() {
-        let body = br#"{"id":"c1","model":"m","choices":[{"message":{"content":"Hello"}}],"usage":{"prompt_tokens":1}}"#;
+        let body =
+            br#"{"id":"c1","model":"m","choices":[{"message":{"content":"Hello"}}],"usage":{"prompt_tokens":1}}"#;
         let (said, delivered) = read_answer(Endpoint::ChatCompletions, body).unwrap();
         assert_eq!((said.usage.as_deref(), delivered.tokens()), (Some(r#"{"prompt_tokens":1}"#), 2));
         assert_eq!(read_answer(Endpoint::ChatCompletions, b"{}"), None);

@@ -22,14 +22,61 @@ const PER_REQUEST: u64 = 64;
 
 /// Members by which a router can be turned to other endpoints, keys, prices or calls.
 const ROUTER_CONTROLS: &[&str] = &[
-    "api_base", "api_key", "api_type", "api_version", "base_url", "caching", "cache", "client", "client_id",
-    "client_secret", "configurable_clientside_auth_params", "context_window_fallback_dict",
-    "context_window_fallbacks", "custom_llm_provider", "default_fallbacks", "deployment_id", "disable_fallbacks",
-    "extra_body", "extra_headers", "fallbacks", "guardrails", "headers", "hosted_vllm", "max_retries", "mock_delay",
-    "mock_response", "mock_timeout", "mock_tool_calls", "model_info", "model_list", "models", "no-log", "num_retries",
-    "organization", "plugins", "prompt_id", "prompt_label", "prompt_variables", "prompt_version", "provider",
-    "proxy_server_request", "region_name", "request_timeout", "route", "router", "secret_fields", "ssl_verify",
-    "tags", "tenant_id", "timeout", "tpm", "rpm", "transforms", "use_in_pass_through", "user_config",
+    "api_base",
+    "api_key",
+    "api_type",
+    "api_version",
+    "base_url",
+    "caching",
+    "cache",
+    "client",
+    "client_id",
+    "client_secret",
+    "configurable_clientside_auth_params",
+    "context_window_fallback_dict",
+    "context_window_fallbacks",
+    "custom_llm_provider",
+    "default_fallbacks",
+    "deployment_id",
+    "disable_fallbacks",
+    "extra_body",
+    "extra_headers",
+    "fallbacks",
+    "guardrails",
+    "headers",
+    "hosted_vllm",
+    "max_retries",
+    "mock_delay",
+    "mock_response",
+    "mock_timeout",
+    "mock_tool_calls",
+    "model_info",
+    "model_list",
+    "models",
+    "no-log",
+    "num_retries",
+    "organization",
+    "plugins",
+    "prompt_id",
+    "prompt_label",
+    "prompt_variables",
+    "prompt_version",
+    "provider",
+    "proxy_server_request",
+    "region_name",
+    "request_timeout",
+    "route",
+    "router",
+    "secret_fields",
+    "ssl_verify",
+    "tags",
+    "tenant_id",
+    "timeout",
+    "tpm",
+    "rpm",
+    "transforms",
+    "use_in_pass_through",
+    "user_config",
 ];
 /// The same by their beginning.
 const ROUTER_PREFIXES: &[&str] = &["aws_", "azure_", "litellm_", "vertex_", "watsonx_", "cost_per_"];
@@ -41,21 +88,21 @@ const HIDDEN_INPUT: &[&str] = &["conversation", "context_management", "previous_
 
 /// A request that was read.
 #[derive(Clone, Debug)]
-pub struct CallRequest {
+pub(crate) struct CallRequest {
     /// What was called.
-    pub endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     /// The model as the client named it.
-    pub model: String,
+    pub(crate) model: String,
     /// Does the client want a stream?
-    pub stream: bool,
+    pub(crate) stream: bool,
     /// Does the client want the usage in its stream?
-    pub usage_wanted: bool,
+    pub(crate) usage_wanted: bool,
     /// The feature that the request names.
-    pub feature_key: Option<String>,
+    pub(crate) feature_key: Option<String>,
     /// The most input tokens that it can come to.
-    pub input_bound: u64,
+    pub(crate) input_bound: u64,
     /// What the input probably comes to: for estimates.
-    pub input_estimate: u64,
+    pub(crate) input_estimate: u64,
     answers: u64,
     cap: Option<u64>,
 }
@@ -70,9 +117,13 @@ struct Metadata {
 ///
 /// # Errors
 /// 400 with the member that is wrong, not supported, or of unbounded cost.
-pub fn read(endpoint: Endpoint, body: &[u8]) -> Result<CallRequest, CallError> {
+pub(crate) fn read(endpoint: Endpoint, body: &[u8]) -> Result<CallRequest, CallError> {
     if !depth_within(body, MAX_DEPTH) {
-        return Err(CallError::invalid(400, "invalid_request", format!("The JSON nests deeper than {MAX_DEPTH} levels.")));
+        return Err(CallError::invalid(
+            400,
+            "invalid_request",
+            format!("The JSON nests deeper than {MAX_DEPTH} levels."),
+        ));
     }
     let members = Members::parse(body)
         .map_err(|_| CallError::invalid(400, "invalid_request", "The request body is not a JSON object."))?;
@@ -229,9 +280,8 @@ struct Input {
 }
 
 /// Members that become input, beside the main one.
-const INPUT_MEMBERS: &[&str] = &[
-    "functions", "function_call", "instructions", "reasoning", "response_format", "text", "tool_choice", "tools",
-];
+const INPUT_MEMBERS: &[&str] =
+    &["functions", "function_call", "instructions", "reasoning", "response_format", "text", "tool_choice", "tools"];
 
 impl Input {
     fn of(endpoint: Endpoint, members: &Members<'_>) -> Result<Self, CallError> {
@@ -301,19 +351,14 @@ fn length_of<T>(list: &[T]) -> u64 {
 
 impl CallRequest {
     /// The most that it can use, if `default_cap` bounds requests that name no cap.
-    pub fn ask(&self, default_cap: u64) -> Ask {
+    pub(crate) fn ask(&self, default_cap: u64) -> Ask {
         let cap = if self.endpoint == Endpoint::Embeddings { 0 } else { self.cap.unwrap_or(default_cap) };
         Ask { input: self.input_bound, answers: self.answers, cap }
     }
 
-    /// The output cap that the request names.
-    pub fn cap(&self) -> Option<u64> {
-        self.cap
-    }
-
     /// The body that goes upstream, made of the one that came: the model that it resolves to, the cap always there, the usage
     /// always asked for; what is ours stays here. `None` for a body that is not the one that was read.
-    pub fn upstream_body(&self, body: &[u8], model: &str, cap: u64) -> Option<Vec<u8>> {
+    pub(crate) fn upstream_body(&self, body: &[u8], model: &str, cap: u64) -> Option<Vec<u8>> {
         let mut members = Members::parse(body).ok()?;
         members.set("model", &model);
         members.remove("metadata");
@@ -384,7 +429,11 @@ mod tests {
             ("modalities", json!(["text", "audio"]), "unsupported_parameter modalities"),
             ("web_search_options", json!({}), "unsupported_parameter web_search_options"),
             ("tools", json!([{ "type": "web_search" }]), "unsupported_parameter tools[0].type"),
-            ("messages", json!([{ "role": "user", "content": [{ "type": "input_audio" }] }]), "unbounded_cost messages"),
+            (
+                "messages",
+                json!([{ "role": "user", "content": [{ "type": "input_audio" }] }]),
+                "unbounded_cost messages",
+            ),
             ("messages", json!([{ "role": "user", "content": [{ "type": "file" }] }]), "unbounded_cost messages"),
         ] {
             assert_eq!(chat(&with(name, value)), Err(expected.to_owned()), "{name}");
@@ -412,7 +461,8 @@ mod tests {
         let request = read(Endpoint::ChatCompletions, text.as_bytes()).unwrap();
         let bytes = r#"[{"content":"Hi","role":"user"}]"#.len() + r#"[{"type":"function"}]"#.len();
         assert_eq!(request.input_bound, u64::try_from(bytes).unwrap() + 16 + 64);
-        let image = json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "https://x" } }] }]);
+        let image =
+            json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "https://x" } }] }]);
         let text = with("messages", image).to_string();
         assert!(read(Endpoint::ChatCompletions, text.as_bytes()).unwrap().input_bound > IMAGE_TOKENS);
     }
@@ -425,7 +475,10 @@ mod tests {
             serde_json::from_slice(&request.upstream_body(text.as_bytes(), "other", cap).unwrap()).unwrap()
         };
         let body = upstream(with("metadata", json!({ "feature_key": "reply", "trace": "1" })), 9);
-        assert_eq!(body, json!({ "model": "other", "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 9 }));
+        assert_eq!(
+            body,
+            json!({ "model": "other", "messages": [{ "role": "user", "content": "Hi" }], "max_tokens": 9 })
+        );
         let body = upstream(with("max_completion_tokens", json!(50)), 9);
         assert_eq!((&body["max_completion_tokens"], &body["max_tokens"]), (&json!(9), &Value::Null));
         let mut streamed = with("stream_options", json!({ "include_obfuscation": false }));

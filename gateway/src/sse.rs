@@ -7,26 +7,26 @@ use bytes::{Bytes, BytesMut};
 use memchr::memchr2;
 
 /// The largest event: 4 MiB (previews of images are that large).
-pub const MAX_EVENT: usize = 4 << 20;
+pub(crate) const MAX_EVENT: usize = 4 << 20;
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// An event that is larger than any should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event of the stream is larger than {MAX_EVENT} bytes")]
-pub struct EventTooLarge;
+pub(crate) struct EventTooLarge;
 
 /// One event (or a run of comments) with its closing blank line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame(Bytes);
+pub(crate) struct Frame(Bytes);
 
 impl Frame {
     /// The bytes as they came.
-    pub fn into_bytes(self) -> Bytes {
+    pub(crate) fn into_bytes(self) -> Bytes {
         self.0
     }
 
     /// The `data` lines, joined by line feeds; `None` for a frame without any.
-    pub fn data(&self) -> Option<Cow<'_, [u8]>> {
+    pub(crate) fn data(&self) -> Option<Cow<'_, [u8]>> {
         let mut values = lines(&self.0).filter_map(|line| field(line, b"data"));
         let first = values.next()?;
         let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
@@ -39,7 +39,7 @@ impl Frame {
     }
 
     /// The same frame with other data: further fields stay, comments go.
-    pub fn with_data(&self, data: &[u8]) -> Bytes {
+    pub(crate) fn with_data(&self, data: &[u8]) -> Bytes {
         let mut bytes = Vec::with_capacity(data.len() + 64);
         for name in [b"event".as_slice(), b"id", b"retry"] {
             for value in lines(&self.0).filter_map(|line| field(line, name)) {
@@ -73,7 +73,7 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 /// Cuts a stream into frames. Cuts depend on the bytes only, never on the pieces that they come in: a carriage return at the end
 /// of a piece waits for the next byte, which may belong to it.
 #[derive(Debug, Default)]
-pub struct Splitter {
+pub(crate) struct Splitter {
     buffer: BytesMut,
     /// How far the buffer was looked through.
     scanned: usize,
@@ -87,7 +87,7 @@ pub struct Splitter {
 
 impl Splitter {
     /// Takes in the next piece.
-    pub fn push(&mut self, piece: &[u8]) {
+    pub(crate) fn push(&mut self, piece: &[u8]) {
         self.buffer.extend_from_slice(piece);
     }
 
@@ -95,7 +95,7 @@ impl Splitter {
     ///
     /// # Errors
     /// [`EventTooLarge`]; the stream cannot be read any further.
-    pub fn next(&mut self) -> Result<Option<Frame>, EventTooLarge> {
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, EventTooLarge> {
         while let Some(byte) = self.buffer.get(self.scanned).copied() {
             if self.after_return {
                 self.after_return = false;
@@ -140,7 +140,7 @@ impl Splitter {
     }
 
     /// What is left at the end of the stream: some servers leave the last blank line out. It is added here.
-    pub fn finish(self) -> Option<Frame> {
+    pub(crate) fn finish(self) -> Option<Frame> {
         if !self.in_line && !self.in_event {
             return None;
         }

@@ -17,7 +17,7 @@ use crate::options::{Platform, Timeouts};
 
 /// A client of the operator's own router or provider. Its address comes from configuration only.
 #[derive(Debug)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     client: reqwest::Client,
     base: String,
     authorization: Option<HeaderValue>,
@@ -36,7 +36,7 @@ pub enum UpstreamError {
 
 /// What may be tried after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
+pub(crate) enum Retry {
     /// Nothing: it would fail again.
     Never,
     /// Another try; at the earliest after so long, if the provider said so.
@@ -47,30 +47,30 @@ pub enum Retry {
 
 /// An attempt without an answer, before any byte went to the client.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The HTTP status, if there was one.
-    pub status: Option<u16>,
+    pub(crate) status: Option<u16>,
     /// What happened.
-    pub error: AttemptError,
+    pub(crate) error: AttemptError,
     /// Does the provider bill it?
-    pub billed: Billed,
+    pub(crate) billed: Billed,
     /// May another try help?
-    pub retry: Retry,
+    pub(crate) retry: Retry,
     /// Why the hold is given back, if this was the last try.
-    pub release: ReleaseReason,
+    pub(crate) release: ReleaseReason,
     /// What the client is told then.
-    pub answer: CallError,
+    pub(crate) answer: CallError,
 }
 
 /// The head of a good answer, and the first bytes behind it.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     response: reqwest::Response,
     first: Option<Bytes>,
     /// The status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Is it a stream of events?
-    pub is_stream: bool,
+    pub(crate) is_stream: bool,
 }
 
 impl Answer {
@@ -78,7 +78,7 @@ impl Answer {
     ///
     /// # Errors
     /// If the connection breaks.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, reqwest::Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, reqwest::Error> {
         match self.first.take() {
             Some(first) => Ok(Some(first)),
             None => self.response.chunk().await,
@@ -89,7 +89,7 @@ impl Answer {
     ///
     /// # Errors
     /// [`Failure`] if it breaks off, is larger than `limit`, or does not come in time.
-    pub async fn whole(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, Failure> {
+    pub(crate) async fn whole(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, Failure> {
         let mut body = BytesMut::new();
         loop {
             match timeout_at(deadline, self.next()).await {
@@ -110,7 +110,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub fn new(platform: &Platform, timeouts: &Timeouts) -> Result<Self, UpstreamError> {
+    pub(crate) fn new(platform: &Platform, timeouts: &Timeouts) -> Result<Self, UpstreamError> {
         // An earlier client of this process may have done so.
         let _set_already = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
@@ -136,7 +136,7 @@ impl Upstream {
     }
 
     /// Scheme, host and port of an address, without path or anything secret.
-    pub fn origin(base: &Url) -> String {
+    pub(crate) fn origin(base: &Url) -> String {
         base.origin().ascii_serialization()
     }
 
@@ -153,7 +153,7 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Failure`].
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         endpoint: Endpoint,
         body: Vec<u8>,
@@ -196,7 +196,7 @@ impl Upstream {
     }
 
     /// Is the provider there? LiteLLM is asked for its readiness: its health check makes real calls, which cost money.
-    pub async fn probe(&self, limit: Duration) -> (Option<u16>, Option<&'static str>) {
+    pub(crate) async fn probe(&self, limit: Duration) -> (Option<u16>, Option<&'static str>) {
         let request = self.client.get(format!("{}/health/readiness", self.base)).timeout(limit);
         match request.send().await {
             Ok(response) => (Some(response.status().as_u16()), None),
@@ -236,7 +236,9 @@ fn message_of(body: &[u8]) -> Option<String> {
     let message: String = error.read("message").ok()??;
     let line = message.lines().next().unwrap_or_default();
     let words = line.split(' ').map(|word| {
-        let hidden = ["sk-", "key-", "Bearer"].iter().any(|prefix| word.trim_start_matches(['\'', '"', '`']).starts_with(prefix));
+        let hidden = ["sk-", "key-", "Bearer"]
+            .iter()
+            .any(|prefix| word.trim_start_matches(['\'', '"', '`']).starts_with(prefix));
         if hidden { "…" } else { word }
     });
     let text: String = words.collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).take(300).collect();
@@ -280,7 +282,7 @@ impl Failure {
     }
 
     /// A success that is none.
-    pub fn malformed(status: u16, message: &str) -> Self {
+    pub(crate) fn malformed(status: u16, message: &str) -> Self {
         Self {
             status: Some(status),
             error: AttemptError::Malformed,
@@ -294,21 +296,25 @@ impl Failure {
     /// A status that is no success.
     fn of_status(status: StatusCode, body: &[u8], wait: Option<Duration>) -> Self {
         let number = status.as_u16();
-        let message = || {
-            message_of(body).unwrap_or_else(|| format!("Provider request failed with status {number}."))
-        };
+        let message = || message_of(body).unwrap_or_else(|| format!("Provider request failed with status {number}."));
         let failed = format!("Provider request failed with status {number}.");
         let (retry, release, billed, answer) = match number {
-            400 | 422 => {
-                (Retry::Never, ReleaseReason::Rejected, Billed::No, CallError::invalid(number, "invalid_request", message()))
-            }
+            400 | 422 => (
+                Retry::Never,
+                ReleaseReason::Rejected,
+                Billed::No,
+                CallError::invalid(number, "invalid_request", message()),
+            ),
             404 => {
                 let answer = CallError::invalid(404, "model_not_found", message()).param("model");
                 (Retry::Never, ReleaseReason::Rejected, Billed::No, answer)
             }
-            413 => {
-                (Retry::Never, ReleaseReason::Rejected, Billed::No, CallError::invalid(413, "request_too_large", message()))
-            }
+            413 => (
+                Retry::Never,
+                ReleaseReason::Rejected,
+                Billed::No,
+                CallError::invalid(413, "request_too_large", message()),
+            ),
             401 | 403 => {
                 let answer = CallError::new(
                     502,
@@ -320,8 +326,12 @@ impl Failure {
             }
             429 | 503 | 529 => {
                 let seconds = wait.map_or(1, |wait| u32::try_from(wait.as_secs()).unwrap_or(60).max(1));
-                let answer =
-                    CallError::new(503, "provider_overloaded", "upstream_error", "The provider is overloaded; try again.");
+                let answer = CallError::new(
+                    503,
+                    "provider_overloaded",
+                    "upstream_error",
+                    "The provider is overloaded; try again.",
+                );
                 (Retry::After(wait), ReleaseReason::Rejected, Billed::No, answer.retry_after(seconds))
             }
             408 | 504 => (Retry::After(None), ReleaseReason::Failed, Billed::Unknown, CallError::provider_timed_out()),

@@ -12,20 +12,21 @@ const LARGEST: u64 = 10_000_000;
 
 /// How a provider counts cached input. A fact of the provider, never guessed from the members that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Convention {
+pub(crate) enum Convention {
     /// As OpenAI and LiteLLM: the input contains the cached tokens, the output contains reasoning.
     Inclusive,
     /// As Anthropic's own API: cached and uncached input stand side by side.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for routes to Anthropic's own API"))]
     Exclusive,
 }
 
 /// Counts and what was strange about them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub(crate) struct Reading {
     /// The counts.
-    pub usage: Usage,
+    pub(crate) usage: Usage,
     /// In order, each once.
-    pub anomalies: Vec<Anomaly>,
+    pub(crate) anomalies: Vec<Anomaly>,
 }
 
 impl Reading {
@@ -67,7 +68,7 @@ fn whole(value: &Value) -> Option<u64> {
 }
 
 /// Reads a provider's usage object. `None` if it names no counts at all.
-pub fn read(text: &str, convention: Convention) -> Option<Reading> {
+pub(crate) fn read(text: &str, convention: Convention) -> Option<Reading> {
     let object: Value = serde_json::from_str(text).ok()?;
     let names_counts = ["prompt_tokens", "input_tokens", "completion_tokens", "output_tokens"];
     if !names_counts.iter().any(|name| object.get(name).is_some_and(|value| !value.is_null())) {
@@ -133,18 +134,18 @@ fn exclusive(object: &Value, reading: &mut Reading) {
 
 /// What a call is charged by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judged {
+pub(crate) struct Judged {
     /// The counts.
-    pub usage: Usage,
+    pub(crate) usage: Usage,
     /// Where they come from.
-    pub source: UsageSource,
+    pub(crate) source: UsageSource,
     /// What was strange.
-    pub anomalies: Vec<Anomaly>,
+    pub(crate) anomalies: Vec<Anomaly>,
 }
 
 /// How the answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// As the provider meant it to.
     Clean,
     /// It broke off.
@@ -153,7 +154,7 @@ pub enum Ending {
 
 /// Decides what a call is charged by: the provider's counts, unless there are none or they deny what was delivered. `input` is
 /// the estimate of the input; `output_cap` bounds what is estimated of the output.
-pub fn judge(reading: Option<Reading>, delivered: Delivered, input: u64, ending: Ending) -> Judged {
+pub(crate) fn judge(reading: Option<Reading>, delivered: Delivered, input: u64, ending: Ending) -> Judged {
     let estimate = Usage::text(input, delivered.tokens());
     match reading {
         None => {
@@ -168,9 +169,7 @@ pub fn judge(reading: Option<Reading>, delivered: Delivered, input: u64, ending:
             reading.usage.output_text = estimate.output_text;
             Judged { usage: reading.usage, source: UsageSource::Estimated, anomalies: reading.anomalies }
         }
-        Some(reading) => {
-            Judged { usage: reading.usage, source: UsageSource::Provider, anomalies: reading.anomalies }
-        }
+        Some(reading) => Judged { usage: reading.usage, source: UsageSource::Provider, anomalies: reading.anomalies },
     }
 }
 
@@ -187,7 +186,7 @@ const OUTPUT: [Component; 4] =
 
 /// Moves counts that the offer has no price for to the dearest component of their side that has one, so that a capture cannot
 /// be refused for a count that the hold did not foresee. What has no price on its whole side stays as it is.
-pub fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
+pub(crate) fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
     let mut judged = judged;
     let mut moved = false;
     for side in [INPUT.as_slice(), &OUTPUT] {
@@ -208,7 +207,7 @@ pub fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
 }
 
 /// The component with the highest rate of those that have one; of equals the first.
-pub fn dearest(offer: &ModelRates, components: &[Component]) -> Option<Component> {
+pub(crate) fn dearest(offer: &ModelRates, components: &[Component]) -> Option<Component> {
     let priced = components.iter().filter_map(|component| Some((*component, *offer.rates.get(component)?)));
     priced.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(component, _)| component)
 }
@@ -259,11 +258,7 @@ mod tests {
                 Usage { cache_read: 5, ..Usage::text(0, 2) },
                 Anomaly::PartAboveWhole,
             ),
-            (
-                r#"{"prompt_tokens":5,"completion_tokens":2,"total_tokens":8}"#,
-                Usage::text(5, 2),
-                Anomaly::TotalDiffers,
-            ),
+            (r#"{"prompt_tokens":5,"completion_tokens":2,"total_tokens":8}"#, Usage::text(5, 2), Anomaly::TotalDiffers),
         ] {
             assert_eq!(inclusive(text), Reading { usage, anomalies: vec![anomaly] }, "{text}");
         }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use modelfaucet_schema::event::{
-    Balance, CallOutcome, Dispatch, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured, Rating, ReleaseReason,
-    Route,
+    Balance, CallOutcome, Dispatch, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured,
+    Rating, ReleaseReason, Route,
 };
 use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
@@ -34,6 +34,7 @@ pub(super) fn place(context: Context<'_>, command: &Command) -> Result<Vec<Event
 }
 
 /// The hold that somebody wants.
+#[derive(Clone, Copy)]
 pub(super) struct Wish {
     pub(super) hold_id: HoldId,
     pub(super) requested: Money,

@@ -88,6 +88,11 @@ impl RateCard {
         Self { models }
     }
 
+    /// Every offer, by model and provider.
+    pub fn models(&self) -> &[ModelRates] {
+        &self.models
+    }
+
     /// The offers of a model, by provider.
     pub fn offers(&self, model: &str) -> &[ModelRates] {
         let start = self.models.partition_point(|rates| rates.model.as_str() < model);
