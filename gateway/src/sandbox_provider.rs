@@ -88,7 +88,8 @@ async fn run(book: Arc<Book>, request: Request, kind: Kind) -> Response {
     let model = value["model"].as_str().unwrap_or_default().to_owned();
     let script = Script::read(&bytes, &parts.headers);
     let number = book.received(&model, &value, &parts.headers, bytes.len());
-    let bill = book.bill(number, &script, prompt_tokens(&value, kind), cap(&value));
+    let cap = if kind == Kind::Embeddings { Some(0) } else { cap(&value) };
+    let bill = book.bill(number, &script, prompt_tokens(&value, kind), cap);
     let work = Work {
         kind,
         id: format!("{}-sandbox-{number}", if kind == Kind::Responses { "resp" } else { "chatcmpl" }),

@@ -64,6 +64,7 @@ pub struct Up {
     child: Child,
     port: u16,
     dir: tempfile::TempDir,
+    settings: Vec<(&'static str, String)>,
 }
 
 impl Up {
@@ -72,10 +73,19 @@ impl Up {
     /// # Panics
     /// If it does not get ready.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with settings from the environment, also for later starts.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub async fn start_with(settings: &[(&'static str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("modelfaucet-test-").tempdir().expect("a temporary directory");
         let port = free_port();
-        let child = spawn(&["up"], dir.path(), port, &[]);
-        let mut up = Self { child, port, dir };
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let child = spawn(&["up"], dir.path(), port, &borrowed(&settings));
+        let mut up = Self { child, port, dir, settings };
         up.wait_until_ready(Duration::from_secs(60)).await;
         up
     }
@@ -145,7 +155,7 @@ impl Up {
 
     /// Starts the same data directory again. Does not wait.
     pub fn start_again(&mut self) {
-        self.child = spawn(&["up"], self.dir.path(), self.port, &[]);
+        self.child = spawn(&["up"], self.dir.path(), self.port, &borrowed(&self.settings));
     }
 
     /// The private server's postmaster, as its pid file names it.
@@ -193,6 +203,11 @@ impl Up {
 
     /// Starts another role of the binary over the same database. It ends with the returned value.
     pub fn role(&self, verb: &str, role: &str) -> Role {
+        self.role_with(&[verb], role, &[])
+    }
+
+    /// The same with further arguments and settings.
+    pub fn role_with(&self, verb: &[&str], role: &str, settings: &[(&str, &str)]) -> Role {
         let port = free_port();
         let config = self.database(role);
         let socket = config.get_hosts().iter().find_map(|host| match host {
@@ -202,7 +217,12 @@ impl Up {
         let url = format!("host={} port=5432 user={role} dbname=modelfaucet", socket.unwrap_or_default());
         let (admin, key) = (self.admin(), self.secret("user_id_hmac_key"));
         let secrets = [("DATABASE_URL", url.as_str()), ("ADMIN_TOKEN", &admin), ("USER_ID_HMAC_KEY", &key)];
-        Role { child: spawn(&[verb], self.dir.path(), port, &secrets), port }
+        Role { child: spawn(verb, self.dir.path(), port, &[&secrets, settings].concat()), port }
+    }
+
+    /// What the sandbox provider of this process writes down.
+    pub fn provider_book(&self) -> PathBuf {
+        self.data_dir().join("sandbox-provider.jsonl")
     }
 
     /// Opens a session for a user of the sandbox app: its token and wallet.
@@ -303,10 +323,19 @@ impl Drop for Role {
     }
 }
 
+fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
 fn spawn(verb: &[&str], dir: &Path, port: u16, secrets: &[(&str, &str)]) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log file");
     let mut command = Command::new(binary());
-    command.args(verb).args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir", "data"]).current_dir(dir);
+    let (verb, further) = verb.split_first().expect("a verb");
+    command
+        .arg(verb)
+        .args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir", "data"])
+        .args(further)
+        .current_dir(dir);
     // Nothing of the tester's environment: a DATABASE_URL there must not be written to.
     command.env_clear().envs(secrets.iter().copied());
     if let Some(path) = std::env::var_os("PATH") {
