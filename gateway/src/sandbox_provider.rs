@@ -222,6 +222,8 @@ fn frames(work: Work) -> impl Stream<Item = Item> + Send {
             && sent >= end
         {
             work.bill.close(sent, true, "disconnected");
+            // A server that breaks off discards what it has not written yet.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             return Some((
                 Err(std::io::Error::other("scripted end")),
                 (Vec::new().into_iter().enumerate(), work, sent),
