@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_schema::event::{KeyUse, Recorded};
 use modelfaucet_schema::ids::{BatchId, Position, ShardId};
-use modelfaucet_schema::log::{AppendBatch, AppendError, Head, LogAppender, LogReader, ReadError};
+use modelfaucet_schema::log::{AppendBatch, AppendError, Head, LogAppender, LogReader, ReadError, Tail, TailBatch};
 use modelfaucet_schema::time::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -113,6 +113,7 @@ pub struct Ledger {
     capacity: usize,
     directory: Arc<Directory>,
     head: watch::Receiver<Position>,
+    tail: Arc<Tail>,
     ready: watch::Receiver<bool>,
 }
 
@@ -174,6 +175,11 @@ impl Ledger {
     /// The last position, as it moves.
     pub fn head(&self) -> watch::Receiver<Position> {
         self.head.clone()
+    }
+
+    /// What it has appended lately, for readers in this process.
+    pub fn tail(&self) -> Arc<Tail> {
+        Arc::clone(&self.tail)
     }
 
     /// Is the writer in step with the log?
@@ -306,6 +312,7 @@ pub async fn start(
     directory.reset(&state);
     let (messages, inbox) = mpsc::unbounded_channel();
     let waiting = Arc::new(AtomicUsize::new(0));
+    let tail = Arc::new(Tail::default());
     let (head_sender, head_receiver) = watch::channel(head.position);
     let (ready_sender, ready) = watch::channel(true);
     connection.appender.ensure_partition(shard, head.position.next()).await?;
@@ -319,12 +326,13 @@ pub async fn start(
         waiting: Arc::clone(&waiting),
         directory: Arc::clone(&directory),
         head: head_sender,
+        tail: Arc::clone(&tail),
         ready: ready_sender,
         partition_checked: head.position,
     };
     let task = tokio::spawn(writer.run());
     tokio::spawn(keep_snapshots(options.clone(), head_receiver.clone(), snapshot_head.position));
-    let ledger = Ledger { messages, waiting, capacity: options.queue, directory, head: head_receiver, ready };
+    let ledger = Ledger { messages, waiting, capacity: options.queue, directory, head: head_receiver, tail, ready };
     Ok((ledger, task))
 }
 
@@ -361,6 +369,7 @@ struct Writer {
     waiting: Arc<AtomicUsize>,
     directory: Arc<Directory>,
     head: watch::Sender<Position>,
+    tail: Arc<Tail>,
     ready: watch::Sender<bool>,
     partition_checked: Position,
 }
@@ -529,8 +538,9 @@ impl Writer {
     }
 
     fn finish(&mut self) {
+        let after = self.core.head();
         let (replies, events) = self.core.appended();
-        self.publish(&events);
+        self.publish(after, events);
         let mut outcomes: HashMap<&'static str, u64> = HashMap::new();
         self.waiting.fetch_sub(replies.len(), Ordering::AcqRel);
         for (reply, verdict) in replies {
@@ -550,13 +560,14 @@ impl Writer {
             .set(self.waiting.load(Ordering::Relaxed) as f64);
     }
 
-    fn publish(&self, events: &[Arc<Recorded>]) {
+    fn publish(&self, after: Head, events: Vec<Arc<Recorded>>) {
         if events.is_empty() {
             return;
         }
         self.directory.take_in(events.iter().map(|recorded| &recorded.event));
-        self.show_head();
         metrics::counter!("modelfaucet_events_appended_total").increment(u64::try_from(events.len()).unwrap_or(0));
+        self.tail.push(TailBatch { after, head: self.core.head(), events: events.into() });
+        self.show_head();
     }
 
     fn show_head(&self) {

@@ -96,7 +96,7 @@ impl Process<'_> {
         };
         let (ledger, mut writer_task) = writer::start(options).await?;
         let (stop, stopped) = watch::channel(false);
-        let projector = Projector::connect(projector, vec![ShardId(0)]).await?;
+        let projector = Projector::connect(projector, vec![ShardId(0)]).await?.with_tail(ShardId(0), ledger.tail());
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
         let developer = seed::seed(&ledger, self.secrets).await?;
         let gateway_base_url = config.gateway_base_url(self.listen)?;

@@ -71,13 +71,13 @@ impl Order {
         if self.operation == "credit" { String::new() } else { format!("idempotency-key: {}\r\n", self.key) }
     }
 
-    /// The same key for something else.
+    /// The same key for something else: no first request has these figures.
     fn changed(&self) -> Option<Self> {
         let mut other = self.clone();
         match self.operation {
             "hold" | "adjust" => other.body["amount_usd"] = "0.00000007".into(),
-            "capture" | "usage" => other.body["usage"]["output_text"] = 7.into(),
-            "top_up" => other.body["amount_usd"] = "77.00".into(),
+            "capture" | "usage" => other.body["usage"]["output_text"] = 1_000.into(),
+            "top_up" => other.body["amount_usd"] = "77.77".into(),
             _ => return None,
         }
         Some(other)

@@ -1,7 +1,10 @@
-//! Reading ahead: while one span is folded and written, the next ones are read and decoded.
+//! Where spans come from: the writer's memory, if it is in this process and knows the place; else the log. Far behind, the next
+//! spans are read and decoded while one is folded and written.
+
+use std::sync::Arc;
 
 use modelfaucet_schema::ids::ShardId;
-use modelfaucet_schema::log::{Head, LogReader, ReadError};
+use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -24,12 +27,13 @@ pub(crate) struct Feed {
     reader: LogReader,
     shard: ShardId,
     at: Head,
+    tail: Option<Arc<Tail>>,
     ahead: Option<mpsc::Receiver<Result<JoinHandle<Decoded>, ReadError>>>,
 }
 
 impl Feed {
-    pub(crate) fn new(reader: LogReader, shard: ShardId, at: Head) -> Self {
-        Self { reader, shard, at, ahead: None }
+    pub(crate) fn new(reader: LogReader, shard: ShardId, at: Head, tail: Option<Arc<Tail>>) -> Self {
+        Self { reader, shard, at, tail, ahead: None }
     }
 
     /// Goes on behind `at`, whatever was read ahead.
@@ -41,6 +45,11 @@ impl Feed {
 
     /// The next span; an empty one at the end of the log.
     pub(crate) async fn next(&mut self) -> Result<Decoded, ReadError> {
+        let tail = self.tail.as_ref().filter(|_| self.ahead.is_none());
+        if let Some(span) = tail.and_then(|tail| Span::of_tail(&tail.behind(self.at))) {
+            self.at = span.head();
+            return Ok((span, None));
+        }
         let decoded = match &mut self.ahead {
             Some(ahead) => {
                 if let Some(decoding) = ahead.recv().await {

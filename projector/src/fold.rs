@@ -4,11 +4,12 @@
 //! shows: the shell drops it and makes a new one from the store.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use modelfaucet_schema::event::{DecodeError, Recorded};
 use modelfaucet_schema::ids::{LogId, Position, ShardId, StreamId};
-use modelfaucet_schema::log::Head;
 use modelfaucet_schema::log::read::StoredPage;
+use modelfaucet_schema::log::{Head, TailBatch};
 
 use crate::changes::Changes;
 use crate::projection::{ApplyError, Projection};
@@ -21,13 +22,22 @@ pub struct Span {
     /// The heads behind the batches, in order.
     pub links: Vec<Head>,
     /// The events.
-    pub events: Vec<Recorded>,
+    pub events: Vec<Arc<Recorded>>,
 }
 
 impl Span {
     /// The head behind the last event.
     pub fn head(&self) -> Head {
         self.links.last().copied().unwrap_or(self.after)
+    }
+
+    /// Of batches that follow each other; `None` if there are none.
+    pub fn of_tail(batches: &[TailBatch]) -> Option<Self> {
+        Some(Self {
+            after: batches.first()?.after,
+            links: batches.iter().map(|batch| batch.head).collect(),
+            events: batches.iter().flat_map(|batch| batch.events.iter().cloned()).collect(),
+        })
     }
 
     /// Without the batches behind `position`.
@@ -57,7 +67,7 @@ impl Span {
         let mut events = Vec::with_capacity(page.events.len());
         for stored in &page.events {
             match stored.decode() {
-                Ok(event) => events.push(event),
+                Ok(event) => events.push(Arc::new(event)),
                 Err(source) => {
                     let position = stored.position;
                     let mut span = Self { after, links: page.links.clone(), events };
@@ -205,7 +215,7 @@ impl Folder {
         self.fold(events, head)
     }
 
-    fn gap(&self, events: &[Recorded], end: Position) -> Option<Outcome> {
+    fn gap(&self, events: &[Arc<Recorded>], end: Position) -> Option<Outcome> {
         let mut expected = self.at.position;
         for event in events {
             expected = expected.next();
@@ -216,7 +226,7 @@ impl Folder {
         (expected != end).then(|| Outcome::Gap { expected: expected.next(), found: end })
     }
 
-    fn fold(&mut self, events: &[Recorded], to: Head) -> Outcome {
+    fn fold(&mut self, events: &[Arc<Recorded>], to: Head) -> Outcome {
         let mut parts = Vec::with_capacity(self.units.len());
         let mut halts = Vec::new();
         self.units.retain_mut(|unit| match unit.fold(events) {
@@ -236,7 +246,7 @@ impl Folder {
 }
 
 impl Unit {
-    fn fold(&mut self, events: &[Recorded]) -> Result<Part, Halt> {
+    fn fold(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
         let (name, version) = (self.projection.name(), self.projection.version());
         let mut changes = Changes::new(self.projection.tables());
         let mut letters = Vec::new();

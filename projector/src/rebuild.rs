@@ -78,7 +78,7 @@ impl Build<'_> {
         let (log_id, end) = self.reader.head(shard).await?;
         let mut folder = Folder::beginning(shard, log_id, vec![self.projection.fresh()]);
         let mut tables: Vec<MemoryTable> = self.projection.tables().iter().map(|_| MemoryTable::default()).collect();
-        let mut feed = Feed::new(self.reader.clone(), shard, folder.at);
+        let mut feed = Feed::new(self.reader.clone(), shard, folder.at, None);
         let first = self.events;
         while folder.at.position < end.position {
             let (span, broken) = feed.next().await?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{Head, LogReader, ReadError};
+use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail};
 use modelfaucet_schema::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
@@ -26,6 +26,11 @@ use crate::store::{Commit, LoadError, Saved, Store};
 
 /// How often an idle projector looks at the log although nobody woke it.
 const POLL: Duration = Duration::from_millis(20);
+/// How long it waits from one commit to the next where little comes, so that a busy log is written in fewer, larger commits. The
+/// first event after a pause is not kept waiting.
+const PACE: Duration = Duration::from_millis(20);
+/// A span with so many events need not wait for more.
+const LARGE: usize = 1_024;
 /// How often it looks whether an operator has changed what to follow.
 const REVIEW: Duration = Duration::from_secs(2);
 /// Waits between attempts while the database is away.
@@ -80,6 +85,7 @@ pub struct Projector {
     shards: Vec<ShardId>,
     projections: Catalogue,
     on_progress: Option<OnProgress>,
+    tail: Option<(ShardId, Arc<Tail>)>,
 }
 
 impl Projector {
@@ -90,13 +96,20 @@ impl Projector {
     pub async fn connect(config: Config, shards: Vec<ShardId>) -> Result<Self, tokio_postgres::Error> {
         describe();
         connect(&config).await?;
-        Ok(Self { config, shards, projections: Arc::new(all), on_progress: None })
+        Ok(Self { config, shards, projections: Arc::new(all), on_progress: None, tail: None })
     }
 
     /// Runs these projections instead of all.
     #[must_use]
     pub fn with_projections(mut self, projections: Catalogue) -> Self {
         self.projections = projections;
+        self
+    }
+
+    /// Takes what the writer of a shard has appended from its memory; the writer must be in this process.
+    #[must_use]
+    pub fn with_tail(mut self, shard: ShardId, tail: Arc<Tail>) -> Self {
+        self.tail = Some((shard, tail));
         self
     }
 
@@ -312,6 +325,8 @@ struct Run<'a> {
     following: String,
     reviewed: Instant,
     head: Position,
+    /// When something was read last, unless it was so much that the next may follow at once.
+    paced: Option<Instant>,
 }
 
 impl<'a> Run<'a> {
@@ -334,6 +349,7 @@ impl<'a> Run<'a> {
             following,
             reviewed: Instant::now(),
             head: head.position,
+            paced: None,
         };
         for saved in saved {
             run.admit(saved, log_id, head).await?;
@@ -362,7 +378,8 @@ impl<'a> Run<'a> {
             return self.halt(vec![Halt { name, version, reason }]).await;
         }
         let folder = Folder::new(shard, log_id, saved.at, vec![saved.unit]);
-        let feed = Feed::new(self.reader.clone(), shard, saved.at);
+        let tail = self.task.projector.tail.as_ref().filter(|(of, _)| *of == shard).map(|(_, tail)| Arc::clone(tail));
+        let feed = Feed::new(self.reader.clone(), shard, saved.at, tail);
         self.lanes.push(Lane { folder, feed, series: vec![shown], broken: None });
         Ok(())
     }
@@ -416,6 +433,7 @@ impl<'a> Run<'a> {
             if signals.stopping() {
                 return self.settle().await;
             }
+            self.pace(signals).await;
             let mut moved = false;
             for lane in 0..self.lanes.len() {
                 moved |= self.step(lane).await?;
@@ -436,6 +454,14 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Lets some events gather, unless there are many already.
+    async fn pace(&mut self, signals: &Signals) {
+        if let Some(last) = self.paced.take().filter(|_| !self.task.catch_up) {
+            let rest = PACE.saturating_sub(last.elapsed());
+            Signals { wake: None, shutdown: signals.shutdown.clone() }.wait(rest).await;
+        }
+    }
+
     /// Moves a lane on by one span; false if there was none.
     async fn step(&mut self, lane: usize) -> Result<bool, Ended> {
         if self.lanes[lane].folder.units.is_empty() {
@@ -443,6 +469,9 @@ impl<'a> Run<'a> {
         }
         let Some(span) = self.read(lane).await? else { return Ok(false) };
         self.watch_lag(lane, &span).await?;
+        if span.events.len() < LARGE {
+            self.paced.get_or_insert_with(Instant::now);
+        }
         let alone = self.lanes.len() == 1;
         let begun = Instant::now();
         match self.fold(lane, span).await {

@@ -17,8 +17,10 @@ use crate::projection::{ApplyError, Projection};
 use crate::sql::{self, Write};
 use crate::table::{ContentDigest, Table, TableDigest};
 
-/// What a writing connection runs with. Generic plans know no row counts, which is right: keys are looked up one by one.
-const SESSION: &str = "SET jit = off; SET plan_cache_mode = force_generic_plan";
+/// What a writing connection runs with. Generic plans know no row counts, which is right: keys are looked up one by one. Commits
+/// do not wait for the disk: the log is there before a projector reads it, and rows go together with their checkpoint, so after a
+/// crash of the server the last moments are folded again (docs/decisions/0008).
+const SESSION: &str = "SET jit = off; SET plan_cache_mode = force_generic_plan; SET synchronous_commit = off";
 
 /// A projection as it was saved.
 pub struct Saved {

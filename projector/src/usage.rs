@@ -46,7 +46,7 @@ static TABLES: [Table; 2] = [
             set("recorded_at", Kind::Time),
         ],
         writing: Writing::Append,
-        indexes: &["shard, app_id, position", "shard, wallet_id, position"],
+        indexes: &["shard, app_id, position"],
     },
     Table {
         name: "usage_daily",

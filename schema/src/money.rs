@@ -6,6 +6,8 @@ use std::str::FromStr;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::text;
+
 /// Units in one dollar.
 pub const UNITS_PER_USD: i64 = 100_000_000;
 /// Units in one cent; what leaves or enters through a bank or card comes in whole cents.
@@ -250,10 +252,17 @@ impl<'de> Deserialize<'de> for Money {
 #[schema(value_type = String, example = "10.00", pattern = r"^(0|[1-9]\d*)(\.\d{1,8})?$")]
 pub struct RequestMoney(pub Money);
 
+impl FromStr for RequestMoney {
+    type Err = InvalidMoney;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Money::parse_request(text).map(Self)
+    }
+}
+
 impl<'de> Deserialize<'de> for RequestMoney {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        Money::parse_request(&text).map(Self).map_err(|error| de::Error::custom(format!("amount {error}")))
+        text::parse(deserializer, "amount")
     }
 }
 

@@ -6,9 +6,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use rust_decimal::Decimal;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::money::Money;
+use crate::text;
 
 /// Decimals of a rate.
 const RATE_DECIMALS: u32 = 15;
@@ -93,15 +94,14 @@ pub enum InvalidRate {
 
 impl Serialize for Rate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_i64(self.0) }
+        if serializer.is_human_readable() { text::write(self, serializer) } else { serializer.serialize_i64(self.0) }
     }
 }
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
-            let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-            text.parse().map_err(|error: InvalidRate| de::Error::custom(format!("rate {error}")))
+            text::parse(deserializer, "rate")
         } else {
             i64::deserialize(deserializer).map(Self)
         }
@@ -172,20 +172,21 @@ impl FromStr for ExactCost {
         if whole.is_empty() || !whole.bytes().chain(part.bytes()).all(|byte| byte.is_ascii_digit()) {
             return Err(InvalidRate::Form);
         }
-        format!("{whole}{part:0<15}").parse().map(Self).map_err(|_| InvalidRate::TooLarge)
+        let digits = whole.bytes().chain(part.bytes()).chain(std::iter::repeat_n(b'0', 15 - part.len()));
+        let femto = digits.map(|digit| i128::from(digit - b'0')).try_fold(0_i128, |sum, digit| sum.checked_mul(10)?.checked_add(digit));
+        femto.map(Self).ok_or(InvalidRate::TooLarge)
     }
 }
 
 impl Serialize for ExactCost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        text::write(self, serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for ExactCost {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(|error: InvalidRate| de::Error::custom(format!("exact cost {error}")))
+        text::parse(deserializer, "exact cost")
     }
 }
 

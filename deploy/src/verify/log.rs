@@ -1,6 +1,7 @@
 //! One shard's log from end to end, in one pass: the database sends rows, pages are decoded side by side, one thread checks them
 //! in order, and another folds what is sound once more. Memory holds a few pages and the state that the checks need.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use modelfaucet_projector::fold::Span;
@@ -306,7 +307,7 @@ impl ShardCheck {
                 self.event(event, event.recorded.and_then(|at| page.recorded.get(at)));
             }
             if self.spans.is_some() {
-                self.span.events.append(&mut page.recorded);
+                self.span.events.extend(page.recorded.drain(..).map(Arc::new));
             }
             self.batches_ended();
             self.hand_on();

@@ -57,6 +57,9 @@ struct Args {
     /// Items per batch request.
     #[arg(long, default_value_t = 1_000)]
     items: usize,
+    /// The address is the bare server of `yardstick serve`: nobody needs a token, any wallet will do.
+    #[arg(long)]
+    bare: bool,
 }
 
 /// A keep-alive connection that sends one request at a time.
@@ -226,9 +229,13 @@ async fn one_request(
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let args = Args::parse();
-    let admin = std::fs::read_to_string(args.data_dir.join("secrets/admin_token"))?.trim().to_owned();
-    let wallets =
-        Arc::new(if args.mode == Mode::Health { vec![String::new()] } else { prepare(&args, &admin).await? });
+    let token = args.data_dir.join("secrets/admin_token");
+    let admin = if args.bare { "none".to_owned() } else { std::fs::read_to_string(token)?.trim().to_owned() };
+    let wallets = Arc::new(if args.bare || args.mode == Mode::Health {
+        (0..args.wallets.max(1)).map(|_| Uuid::now_v7().to_string()).collect()
+    } else {
+        prepare(&args, &admin).await?
+    });
     let planned = Arc::new(AtomicU64::new(0));
     let start = Instant::now() + Duration::from_millis(50);
     let counted_from = start + Duration::from_secs_f64(args.warm_up);

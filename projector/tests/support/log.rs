@@ -625,7 +625,7 @@ impl MemoryLog {
         Span {
             after,
             links: self.links[from + 1..=to].to_vec(),
-            events: self.events[index(after)..index(head)].to_vec(),
+            events: self.events[index(after)..index(head)].iter().cloned().map(Arc::new).collect(),
         }
     }
 
