@@ -294,7 +294,7 @@ impl Call<'_> {
         match self.gateway.end(&self.job.request_id, end).await {
             Ok(_) | Err(PortError::Refused { .. }) => {}
             Err(error) => {
-                tracing::error!(hold = %hold_id, %error, "an unused hold could not be given back; it will expire")
+                tracing::error!(hold = %hold_id, %error, "an unused hold could not be given back; it will expire");
             }
         }
     }

@@ -102,7 +102,7 @@ impl Gateway {
                 Ok(Ended::Released(..)) => recovered += 1,
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::error!(hold = %hold.hold_id, %error, "a hold could not be given back; it will expire")
+                    tracing::error!(hold = %hold.hold_id, %error, "a hold could not be given back; it will expire");
                 }
             }
         }

@@ -483,8 +483,7 @@ async fn after_many_mixed_calls_nothing_is_held() {
         let complete = served.is_some_and(|served| served.iter().any(|served| served.end == "complete"));
         let billed =
             served.is_some_and(|served| served.iter().any(|s| s.bill.is_some_and(|bill| bill[3] + bill[2] > 0)));
-        if complete && billed && call.rating().is_none_or(|rating| rating.usage == Usage::default()) {
-            panic!("a whole answer was free: {call:?} {served:?}");
-        }
+        let free = call.rating().is_none_or(|rating| rating.usage == Usage::default());
+        assert!(!(complete && billed && free), "a whole answer was free: {call:?} {served:?}");
     }
 }
