@@ -29,6 +29,7 @@ use tokio::sync::oneshot;
 
 use crate::answers::{Recorder, Stored};
 use crate::bound::Ask;
+use crate::breaker::Verdict;
 use crate::client::{Client, Head, listen};
 use crate::delivered::Delivered;
 use crate::error::CallError;
@@ -392,6 +393,8 @@ impl Call<'_> {
             exposure: None,
         };
         let result = self.request(held, deadline, &mut attempt, started).await;
+        let verdict = result.as_ref().map_or_else(Failure::verdict, |_| Verdict::Good);
+        shared.breakers.record(&attempt.model, verdict, Instant::now());
         if let Err(failure) = &result {
             attempt.total_ms = Some(milliseconds(started.elapsed()));
             attempt.status = failure.status;

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::answers::Answers;
+use crate::breaker::Breakers;
 use crate::limit::RateLimits;
 use crate::options::Options;
 use crate::port::{EndCall, Ended, Ending, Ledger, PortError};
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) origin: String,
     pub(crate) answers: Answers,
     pub(crate) limits: RateLimits,
+    pub(crate) breakers: Breakers,
     running: Mutex<HashSet<HoldId>>,
     calls: AtomicUsize,
     all_ended: Notify,
@@ -64,6 +66,7 @@ impl Gateway {
         let shared = Shared {
             answers: Answers::new(options.limits.stored_answers),
             limits: RateLimits::new(options.limits.requests_per_minute),
+            breakers: Breakers::default(),
             options,
             ledger,
             model,

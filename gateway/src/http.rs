@@ -126,6 +126,7 @@ async fn prepare(
         Some(key) => feature(gateway, &session, key)?,
     };
     let offer = offer(gateway, &session, &policy, &request.model)?;
+    gateway.shared.breakers.admit(&offer.model, began).map_err(resting)?;
     let place = gateway.enter().ok_or_else(CallError::overloaded)?;
     Ok(Job {
         key: key.map(|key| ClientKey::new(key, &body)),
@@ -192,6 +193,13 @@ fn offer(gateway: &Gateway, session: &Session, policy: &Policy, model: &str) -> 
         [offer] => Ok(offer.clone()),
         _ => Err(CallError::malformed("model", "Several providers offer this model under one name.")),
     }
+}
+
+/// The provider of this model has failed too often of late.
+fn resting(wait: Duration) -> CallError {
+    let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+    let message = "The provider has failed too often of late; try again.";
+    CallError::new(503, "provider_overloaded", "upstream_error", message).retry_after(seconds)
 }
 
 fn rate_limited(allowance: Allowance) -> CallError {

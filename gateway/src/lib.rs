@@ -5,6 +5,7 @@
 
 mod answers;
 mod bound;
+mod breaker;
 mod call;
 mod client;
 mod delivered;

@@ -11,6 +11,7 @@ use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use crate::breaker::Verdict;
 use crate::error::CallError;
 use crate::members::Members;
 use crate::options::{Platform, Timeouts};
@@ -246,6 +247,16 @@ fn message_of(body: &[u8]) -> Option<String> {
 }
 
 impl Failure {
+    /// What a breaker makes of it. What the request itself caused says nothing about the provider.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match (self.status, self.retry) {
+            (Some(401 | 403), _) => Verdict::KeyRefused,
+            (Some(429), Retry::After(Some(wait))) => Verdict::Cool(wait),
+            (_, Retry::Never) if self.error == AttemptError::Status => Verdict::Good,
+            _ => Verdict::Bad,
+        }
+    }
+
     fn not_sent() -> Self {
         let answer = CallError::provider_failed("Provider request failed before a response was received.");
         Self {

@@ -340,6 +340,8 @@ async fn what_fails_is_told_in_openais_shape_and_gives_the_hold_back() {
     }
     let up = Up::start_with(&[("PROVIDER_MAX_RETRIES", "0"), ("PROVIDER_TIMEOUT_MS", "400")]).await;
     let (token, wallet) = up.wallet_with("failures", "5.00").await;
+    // A breaker rests the model whose key or patience is used up, so each of these has a model of its own.
+    let mut models = ["gpt-4o", "gpt-4.1", "gpt-4.1-mini"].iter();
     for (script, status, code, reason) in [
         ("status=400", 400, "invalid_request", ReleaseReason::Rejected),
         ("status=404", 404, "model_not_found", ReleaseReason::Rejected),
@@ -352,7 +354,11 @@ async fn what_fails_is_told_in_openais_shape_and_gives_the_hold_back() {
         ("status=504", 504, "provider_error", ReleaseReason::Failed),
         ("delay_ms=2000", 504, "provider_error", ReleaseReason::TimedOut),
     ] {
-        let answer = call(&up, &token, &chat(script)).await;
+        let mut body = chat(script);
+        if ["401", "403", "429"].iter().any(|status| script.contains(status)) {
+            body["model"] = json!(models.next().unwrap());
+        }
+        let answer = call(&up, &token, &body).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{script}");
         assert_eq!(answer.json()["error"]["request_id"].as_str(), answer.header("x-request-id"), "{script}");
         if script.contains("retry_after") {
@@ -361,7 +367,12 @@ async fn what_fails_is_told_in_openais_shape_and_gives_the_hold_back() {
         let Event::HoldReleased(released) = last(&up).await.ending().clone() else { panic!("{script}") };
         assert_eq!(released.reason, reason, "{script}");
     }
+    let mut resting = chat("tokens=1");
+    resting["model"] = json!("gpt-4o");
     let before = booked(&up.database("ledger_audit")).await.len();
+    let answer = call(&up, &token, &resting).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "provider_overloaded"));
+    assert!(answer.header("retry-after").is_some());
     // Refused before the hold: nothing is recorded, nothing is sent.
     let with = |name: &str, value: Value| {
         let mut body = chat("tokens=1");
