@@ -99,6 +99,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "4096",
         "Output cap of requests that name none, where the feature names none either.",
     ),
+    setting(
+        "GATEWAY_TAKEOVER_MS",
+        "milliseconds",
+        "30000",
+        "How long another gateway must have been away before this one ends its holds.",
+    ),
     setting("GATEWAY_MAX_CALLS", "calls", "10000", "Calls at once; more are refused with 503."),
     setting(
         "GATEWAY_STORED_ANSWERS_BYTES",
@@ -296,6 +302,10 @@ impl Config {
         })
     }
 
+    pub(crate) fn takeover_after(&self) -> Result<Duration, ConfigError> {
+        self.number("GATEWAY_TAKEOVER_MS", 1..=86_400_000).map(Duration::from_millis)
+    }
+
     /// How much and how large things may be in the gateway.
     pub(crate) fn gateway_limits(&self) -> Result<GatewayLimits, ConfigError> {
         let retries = self.number("PROVIDER_MAX_RETRIES", 0..=2)?;
@@ -360,6 +370,7 @@ impl Config {
         self.platform()?;
         self.gateway_timeouts()?;
         self.gateway_limits()?;
+        self.takeover_after()?;
         self.session_ttl()?;
         self.queue()?;
         self.snapshot_every()?;

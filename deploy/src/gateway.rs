@@ -1,5 +1,8 @@
 //! The gateway in a process: its port to the writer, its feed, who it is, and the sandbox provider for those who have none.
 
+mod takeover;
+
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
@@ -150,12 +153,28 @@ fn refused(error: CommandError) -> PortError {
 pub(crate) struct Feed {
     gateway: GatewayId,
     model: Arc<ReadModel>,
+    /// Holds of our own earlier life.
     left: Mutex<Vec<LeftHold>>,
+    /// Open holds of other gateways.
+    foreign: Mutex<HashMap<HoldId, (GatewayId, LeftHold)>>,
 }
 
 impl Feed {
     pub(crate) fn new(gateway: GatewayId) -> Arc<Self> {
-        Arc::new(Self { gateway, model: Arc::default(), left: Mutex::default() })
+        Arc::new(Self { gateway, model: Arc::default(), left: Mutex::default(), foreign: Mutex::default() })
+    }
+
+    /// The open holds of other gateways, by gateway.
+    fn foreign_holds(&self) -> HashMap<GatewayId, Vec<LeftHold>> {
+        let mut holds: HashMap<_, Vec<_>> = HashMap::new();
+        for (gateway, hold) in self.foreign.lock().values() {
+            holds.entry(*gateway).or_default().push(hold.clone());
+        }
+        holds
+    }
+
+    fn forget(&self, hold: HoldId) {
+        self.foreign.lock().remove(&hold);
     }
 }
 
@@ -184,22 +203,39 @@ impl Follower for Feed {
             };
             self.model.open_session(session.token_hash, known);
         }
-        let own = state.holds.iter().filter(|(_, hold)| hold.gateway == Some(self.gateway));
-        *self.left.lock() = own
-            .filter_map(|(id, hold)| {
-                Some(LeftHold {
-                    hold_id: *id,
-                    session_id: hold.call.session_id?,
-                    amount: hold.amount,
-                    provider: hold.call.provider.clone(),
-                    model: hold.call.model.clone(),
-                })
-            })
-            .collect();
+        let (mut left, mut foreign) = (self.left.lock(), self.foreign.lock());
+        left.clear();
+        foreign.clear();
+        for (id, hold) in state.holds.iter() {
+            let (Some(gateway), Some(session_id)) = (hold.gateway, hold.call.session_id) else { continue };
+            let hold = LeftHold {
+                hold_id: *id,
+                session_id,
+                amount: hold.amount,
+                provider: hold.call.provider.clone(),
+                model: hold.call.model.clone(),
+            };
+            if gateway == self.gateway {
+                left.push(hold);
+            } else {
+                foreign.insert(*id, (gateway, hold));
+            }
+        }
     }
 
     fn take_in(&self, event: &Event) {
-        self.model.take_in(event);
+        match event {
+            Event::HoldPlaced(placed) => {
+                let other = placed.dispatch.as_ref().map(|dispatch| dispatch.gateway).filter(|id| *id != self.gateway);
+                if let (Some(gateway), Some(hold)) = (other, LeftHold::of(placed)) {
+                    self.foreign.lock().insert(placed.hold_id, (gateway, hold));
+                }
+            }
+            Event::HoldCaptured(event) => self.forget(event.hold_id),
+            Event::HoldReleased(event) => self.forget(event.hold_id),
+            Event::HoldExpired(event) => self.forget(event.hold_id),
+            _ => self.model.take_in(event),
+        }
     }
 }
 
@@ -237,13 +273,14 @@ impl Identity {
     }
 }
 
-/// Starts the gateway over a writer of this process and gives back what its earlier life has left.
+/// Starts the gateway over a writer of this process, gives back what its earlier life has left, and watches over other gateways.
 pub(crate) async fn start(
     config: &Config,
     identity: &Identity,
-    feed: &Feed,
+    feed: &Arc<Feed>,
     ledger: Ledger,
     platform: Platform,
+    database: &tokio_postgres::Config,
 ) -> Result<Gateway, Failure> {
     let options = Options {
         gateway: identity.gateway,
@@ -256,6 +293,7 @@ pub(crate) async fn start(
         .map_err(|error| Failure::new(Exit::Config, error))?;
     let left = std::mem::take(&mut *feed.left.lock());
     gateway.recover(left).await;
+    takeover::start(database.clone(), Arc::clone(feed), gateway.clone(), config.takeover_after()?).await;
     Ok(gateway)
 }
 

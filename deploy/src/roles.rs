@@ -105,10 +105,10 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
         queue: config.queue()?,
         snapshot_every: config.snapshot_every()?,
         followers: vec![feed.clone()],
-        ..WriterOptions::new(database)
+        ..WriterOptions::new(database.clone())
     };
     let (ledger, mut writer) = writer::start(options).await?;
-    let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform).await?;
+    let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &database).await?;
     let routes = modelfaucet_gateway::http::router(gateway.clone()).into();
     let checks = app::Checks { ledger: Some(ledger), gateway: Some(gateway.clone()), ..app::Checks::default() };
     let router = app::build("modelfaucet-gateway", routes, checks, metrics);

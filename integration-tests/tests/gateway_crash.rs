@@ -169,6 +169,42 @@ async fn a_database_that_is_away_at_the_capture_loses_no_usage() {
     }
 }
 
+#[tokio::test]
+async fn the_calls_of_a_gateway_that_stays_away_are_ended_by_another() {
+    if !has_postgres() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let url = provider.url();
+    let settings = [("LITELLM_BASE_URL", url.as_str()), ("GATEWAY_TAKEOVER_MS", "1500")];
+    let up = Up::start_with(&settings).await;
+    let mut doomed = up.role_with(&["gateway", "--data-dir", "doomed"], "ledger_command", &settings);
+    let living = up.role_with(&["gateway", "--data-dir", "living"], "ledger_command", &settings);
+    doomed.wait_until_ready().await;
+    living.wait_until_ready().await;
+    let (token, _) = up.wallet_with("orphans", "5.00").await;
+    let slow = chat("tokens=5 delay_ms=6000");
+    let mut lost = Raw::send(&doomed.address(), &token, "", &slow).await;
+    let kept = Raw::send(&living.address(), &token, "", &slow).await;
+    let database = up.database("ledger_audit");
+    while provider.book().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    doomed.kill();
+    assert!(!lost.read_until("HTTP", 1).await);
+    assert!(kept.rest().await.starts_with("HTTP/1.1 200"), "a call that takes long is nobody's to end");
+    let books = booked_when_ended(&database).await;
+    let reasons: Vec<_> = books
+        .values()
+        .map(|call| match call.ending() {
+            Event::HoldReleased(released) => Some(released.reason),
+            _ => None,
+        })
+        .collect();
+    assert!(reasons.contains(&None) && reasons.contains(&Some(ReleaseReason::Absorbed)), "{reasons:?}");
+    compare(&books, &provider.book());
+}
+
 /// A thousand calls at once through three gateways, with writers of their own, at a wallet that is worth so many of them.
 #[tokio::test]
 async fn three_gateways_never_overspend_one_wallet() {
