@@ -11,6 +11,7 @@ mod top_ups;
 mod usage;
 mod values;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRef;
@@ -38,11 +39,11 @@ pub struct Api {
     /// SHA-256 of the admin token.
     pub admin_token: TokenHash,
     /// Key of the HMAC that stands for apps' own user ids.
-    pub user_key: SecretString,
+    pub user_key: Arc<SecretString>,
     /// Life of a new session.
     pub session_ttl: Duration,
     /// Where clients find the gateway; part of the session reply.
-    pub gateway_base_url: String,
+    pub gateway_base_url: Arc<str>,
 }
 
 impl FromRef<Api> for Ledger {

@@ -1,5 +1,5 @@
-//! Snapshots of the writer's state: disposable, they only make a cold start short. A snapshot is taken beside the writer, by
-//! folding the log from the last one, so that taking it never stops a command.
+//! Snapshots of the writer's state: disposable, they only make a cold start short. Of a small state the writer makes a copy. A
+//! large one is folded beside the writer from the last snapshot, so that taking it never stops a command.
 
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{Position, ShardId};
@@ -91,12 +91,25 @@ pub async fn refresh(
         return Ok(None);
     }
     let head = fold_to_end(reader, shard, &mut state, start).await?;
-    let bytes = serde_json::to_vec(&state)?;
+    save(client, shard, state, head).await.map(|()| Some(head.position))
+}
+
+/// Keeps the state at `head` as a snapshot.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub async fn save(client: &Client, shard: ShardId, state: State, head: Head) -> Result<(), SnapshotError> {
+    // A large state takes seconds: not on a thread that serves others.
+    let encode = tokio::task::spawn_blocking(move || serde_json::to_vec(&state));
+    let bytes = match encode.await {
+        Ok(bytes) => bytes?,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
     client
         .execute(
             "SELECT ledger.save_snapshot($1, $2, $3, $4, $5)",
             &[&shard.0, &head.position.0, &head.hash.0.as_slice(), &FOLD_VERSION, &bytes],
         )
         .await?;
-    Ok(Some(head.position))
+    Ok(())
 }

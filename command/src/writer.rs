@@ -21,13 +21,15 @@ use uuid::Uuid;
 
 use self::core::{Core, Outcome, Step, Submission, Verdict};
 use crate::directory::{Directory, Follower};
-use crate::domain::{Caller, Command, Rejection};
+use crate::domain::{Caller, Command, Rejection, State};
 use crate::snapshot::{self, SnapshotError};
 
 /// How long a command may wait before it is decided.
 pub const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 /// How often an idle writer looks whether others have appended.
 const IDLE_POLL: Duration = Duration::from_millis(50);
+/// Rows of the state up to which it is copied for a snapshot: a few milliseconds.
+const COPIED_ROWS: usize = 20_000;
 /// How many commands may wait.
 pub const DEFAULT_QUEUE: usize = 65_536;
 
@@ -315,6 +317,8 @@ pub async fn start(
     let tail = Arc::new(Tail::default());
     let (head_sender, head_receiver) = watch::channel(head.position);
     let (ready_sender, ready) = watch::channel(true);
+    let (snapshots, due) = mpsc::channel(1);
+    tokio::spawn(keep_snapshots(options.clone(), due));
     connection.appender.ensure_partition(shard, head.position.next()).await?;
     let writer = Writer {
         core: Core::new(shard, log_id, state, head),
@@ -329,32 +333,38 @@ pub async fn start(
         tail: Arc::clone(&tail),
         ready: ready_sender,
         partition_checked: head.position,
+        snapshots,
+        snapshot_every: options.snapshot_every,
+        snapshot_at: snapshot_head.position,
     };
     let task = tokio::spawn(writer.run());
-    tokio::spawn(keep_snapshots(options.clone(), head_receiver.clone(), snapshot_head.position));
     let ledger = Ledger { messages, waiting, capacity: options.queue, directory, head: head_receiver, tail, ready };
     Ok((ledger, task))
 }
 
-/// Takes a snapshot whenever the log has grown enough, on a connection of its own.
-async fn keep_snapshots(options: WriterOptions, mut head: watch::Receiver<Position>, mut last: Position) {
-    while head.changed().await.is_ok() {
-        if head.borrow().0 - last.0 < options.snapshot_every {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            continue;
-        }
+/// The log has grown enough for a snapshot.
+enum SnapshotDue {
+    /// This one.
+    Copy(Box<State>, Head),
+    /// The state is too large to be copied: fold it beside the writer.
+    Fold,
+}
+
+/// Takes snapshots on a connection of its own, as long as there is a writer.
+async fn keep_snapshots(options: WriterOptions, mut due: mpsc::Receiver<SnapshotDue>) {
+    while let Some(due) = due.recv().await {
         let taken = async {
             let client = connect(&options.database).await?;
-            let reader = LogReader::prepare(Arc::clone(&client)).await?;
-            snapshot::refresh(&client, &reader, options.shard, options.snapshot_every).await
-        };
-        match taken.await {
-            Ok(Some(position)) => last = position,
-            Ok(None) => last = *head.borrow(),
-            Err(error) => {
-                tracing::warn!(%error, "no snapshot was taken; the next cold start takes longer");
-                tokio::time::sleep(Duration::from_secs(30)).await;
+            match due {
+                SnapshotDue::Copy(state, head) => snapshot::save(&client, options.shard, *state, head).await,
+                SnapshotDue::Fold => {
+                    let reader = LogReader::prepare(Arc::clone(&client)).await?;
+                    snapshot::refresh(&client, &reader, options.shard, options.snapshot_every).await.map(drop)
+                }
             }
+        };
+        if let Err(error) = taken.await {
+            tracing::warn!(%error, "no snapshot was taken; the next cold start takes longer");
         }
     }
 }
@@ -372,6 +382,9 @@ struct Writer {
     tail: Arc<Tail>,
     ready: watch::Sender<bool>,
     partition_checked: Position,
+    snapshots: mpsc::Sender<SnapshotDue>,
+    snapshot_every: i64,
+    snapshot_at: Position,
 }
 
 impl Writer {
@@ -558,6 +571,7 @@ impl Writer {
         #[expect(clippy::cast_precision_loss, reason = "a gauge for people")]
         metrics::gauge!("modelfaucet_writer_queue_depth", "shard" => self.shard.to_string())
             .set(self.waiting.load(Ordering::Relaxed) as f64);
+        self.offer_snapshot();
     }
 
     fn publish(&self, after: Head, events: Vec<Arc<Recorded>>) {
@@ -575,6 +589,23 @@ impl Writer {
         self.head.send_replace(position);
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 events")]
         metrics::gauge!("modelfaucet_log_head_position", "shard" => self.shard.to_string()).set(position.0 as f64);
+    }
+
+    /// Has a snapshot taken if the log has grown enough. Only between batches, when the state is that of the head.
+    fn offer_snapshot(&mut self) {
+        let head = self.core.head();
+        if head.position.0 - self.snapshot_at.0 < self.snapshot_every {
+            return;
+        }
+        // Busy with the last one: the next batch offers again.
+        let Ok(permit) = self.snapshots.try_reserve() else { return };
+        let state = self.core.state();
+        permit.send(if state.size() <= COPIED_ROWS {
+            SnapshotDue::Copy(Box::new(state.clone()), head)
+        } else {
+            SnapshotDue::Fold
+        });
+        self.snapshot_at = head.position;
     }
 
     /// Puts the commands of a failed append back in front of the queue, in their order.

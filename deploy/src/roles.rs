@@ -34,9 +34,9 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let api = Api {
         ledger: ledger.clone(),
         admin_token: TokenHash::of(&admin),
-        user_key,
+        user_key: user_key.into(),
         session_ttl: config.session_ttl()?,
-        gateway_base_url: config.gateway_base_url(listener.local_addr()?)?,
+        gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
     };
     let routes = modelfaucet_command::http::router(api);
     let router = app::build(

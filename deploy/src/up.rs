@@ -119,9 +119,9 @@ impl Process<'_> {
         let api = Api {
             ledger: ledger.clone(),
             admin_token: TokenHash::of(&admin),
-            user_key,
+            user_key: user_key.into(),
             session_ttl: config.session_ttl()?,
-            gateway_base_url,
+            gateway_base_url: gateway_base_url.into(),
         };
         let routes = modelfaucet_command::http::router(api)
             .merge(modelfaucet_query::router(query.clone()))

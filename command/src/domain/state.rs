@@ -250,6 +250,11 @@ impl State {
         each_table!(self, undo);
     }
 
+    /// About how many rows there are: what a copy costs.
+    pub fn size(&self) -> usize {
+        self.seqs.len() + self.users.len() + self.holds.len() + self.expired_holds.len()
+    }
+
     /// The number of the next event of a stream.
     pub fn next_seq(&self, stream: &StreamId) -> i64 {
         self.seqs.get(stream).map_or(1, |last| last.saturating_add(1))

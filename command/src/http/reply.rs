@@ -1,6 +1,5 @@
 //! Answers, made from the event alone: a repeat a year later gives the same bytes.
 
-use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
 use modelfaucet_schema::account::Name;
@@ -32,7 +31,12 @@ impl Done {
 
     /// The answer with this body.
     pub(super) fn answer(&self, status: StatusCode, body: &impl Serialize) -> Response {
-        let mut response = (status, Json(body)).into_response();
+        let mut bytes = Vec::with_capacity(1_024);
+        if serde_json::to_writer(&mut bytes, body).is_err() {
+            return self.unexpected().into_response();
+        }
+        let kind = [(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let mut response = (status, kind, bytes).into_response();
         let headers = response.headers_mut();
         headers.insert(LEDGER_POSITION, HeaderValue::from(self.outcome.recorded.position.0));
         if self.outcome.replayed {

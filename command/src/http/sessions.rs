@@ -89,7 +89,7 @@ pub(super) async fn open(
     let reply = SessionReply {
         session_token: token.expose_secret().to_owned(),
         expires_in: api.session_ttl.as_secs(),
-        gateway_base_url: api.gateway_base_url.clone(),
+        gateway_base_url: api.gateway_base_url.to_string(),
         available_modes: ["platform", "byok", "local"],
         wallet_balance_usd: opened.balance.posted,
     };

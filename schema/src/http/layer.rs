@@ -1,5 +1,7 @@
 //! What happens around every request: its id, the error envelope, metrics.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
@@ -9,7 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::HeaderValue;
 use http::request::Parts;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, Method, StatusCode};
+use metrics::{Counter, Histogram};
+use parking_lot::RwLock;
 use uuid::Uuid;
 
 use super::{ApiError, REQUEST_ID};
@@ -66,15 +70,46 @@ pub async fn observe(service: &'static str, mut request: Request, next: Next) ->
         response = bare_error(response.status()).answer(id.as_str());
     }
     response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.0);
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let series = series(service, &method, route, response.status());
+    series.requests.increment(1);
+    series.duration.record(began.elapsed());
+    response
+}
+
+/// What is counted of one kind of request.
+#[derive(Clone)]
+struct Series {
+    requests: Counter,
+    duration: Histogram,
+}
+
+type SeriesOfRoute = HashMap<(&'static str, Method, StatusCode), Series>;
+
+/// By route. Looking a series up by its labels costs more than all else that happens here, so that is done once each; the
+/// process installs its recorder before it serves.
+static SERIES: LazyLock<RwLock<HashMap<Box<str>, SeriesOfRoute>>> = LazyLock::new(RwLock::default);
+
+fn series(service: &'static str, method: &Method, route: &str, status: StatusCode) -> Series {
+    let key = (service, method.clone(), status);
+    if let Some(series) = SERIES.read().get(route).and_then(|of_route| of_route.get(&key)) {
+        return series.clone();
+    }
     let labels = [
         ("service", service.to_owned()),
         ("method", method.as_str().to_owned()),
-        ("route", route.map_or_else(|| "none".to_owned(), |route| route.as_str().to_owned())),
-        ("status", response.status().as_u16().to_string()),
+        ("route", route.to_owned()),
+        ("status", status.as_u16().to_string()),
     ];
-    metrics::counter!("modelfaucet_http_requests_total", &labels).increment(1);
-    metrics::histogram!("modelfaucet_http_request_duration_seconds", &labels[..3]).record(began.elapsed());
-    response
+    let series = Series {
+        requests: metrics::counter!("modelfaucet_http_requests_total", &labels),
+        duration: metrics::histogram!("modelfaucet_http_request_duration_seconds", &labels[..3]),
+    };
+    // Methods are the client's words: only the usual ones are kept, so that nobody fills the memory.
+    if [Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS].contains(method) {
+        SERIES.write().entry(route.into()).or_default().insert(key, series.clone());
+    }
+    series
 }
 
 fn is_bare(response: &Response) -> bool {
