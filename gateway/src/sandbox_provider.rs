@@ -98,7 +98,7 @@ async fn run(book: Arc<Book>, request: Request, kind: Kind) -> Response {
         script,
         bill,
     };
-    tokio::time::sleep(Duration::from_millis(work.script.delay_ms)).await;
+    pause(work.script.delay_ms).await;
     if let Some(status) = work.script.status_now(&book) {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         work.bill.close(0, work.script.billed, "refused");
@@ -121,6 +121,13 @@ async fn run(book: Arc<Book>, request: Request, kind: Kind) -> Response {
     // In the book before the last byte leaves.
     work.bill.close(work.bill.output(), true, "complete");
     ([(CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+/// Sleeps; not at all for nothing, which the timer would round up.
+async fn pause(milliseconds: u64) {
+    if milliseconds > 0 {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    }
 }
 
 fn failure(status: StatusCode, message: &str) -> Response {
@@ -241,7 +248,7 @@ fn frames(work: Work) -> impl Stream<Item = Item> + Send {
             std::future::pending::<()>().await;
         }
         if index > 0 {
-            tokio::time::sleep(Duration::from_millis(work.script.gap_ms)).await;
+            pause(work.script.gap_ms).await;
         }
         sent += u64::from(frame.content);
         work.bill.sent(sent);
