@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use memchr::memmem;
 use modelfaucet_schema::event::Endpoint;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::delivered::{Delivered, Shape};
 use crate::members::Members;
@@ -132,7 +133,7 @@ impl Relay {
             return Verdict::Failed;
         }
         self.learn(&members);
-        let no_choices = members.present("choices").is_some_and(is_empty_list);
+        let says_nothing = members.present("choices").is_some_and(says_nothing);
         let usage = match members.get("usage") {
             Some("null") if !self.usage_wanted => {
                 members.remove("usage");
@@ -145,7 +146,7 @@ impl Relay {
         if self.usage_wanted {
             return Verdict::WaitForOurs(String::from_utf8(members.to_bytes()).unwrap_or_default());
         }
-        if no_choices {
+        if says_nothing {
             return Verdict::Drop;
         }
         members.remove("usage");
@@ -244,8 +245,16 @@ enum Verdict {
     WaitForOurs(String),
 }
 
-fn is_empty_list(json: &str) -> bool {
-    json.bytes().filter(|byte| !byte.is_ascii_whitespace()).eq(*b"[]")
+/// Does a chunk carry nothing but its usage? OpenAI's has no choices, LiteLLM's an empty one.
+fn says_nothing(choices: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Choice {
+        delta: Option<Map<String, Value>>,
+        finish_reason: Option<Value>,
+    }
+    let choices: Vec<Choice> =
+        serde_json::from_str(choices).unwrap_or_else(|_| vec![Choice { delta: None, finish_reason: None }]);
+    choices.iter().all(|choice| choice.delta.as_ref().is_some_and(Map::is_empty) && choice.finish_reason.is_none())
 }
 
 /// An answer with our member.
@@ -339,6 +348,20 @@ mod tests {
         let nulls = CONTENT.replace("]}\n", "],\"usage\":null}\n");
         assert_eq!(relay(&nulls, false, 9).0, CONTENT);
         assert_eq!(relay(&nulls, true, 9).0, nulls);
+    }
+
+    #[test]
+    fn an_empty_choice_beside_the_usage_is_nothing_to_show() {
+        let litellm = USAGE.replace("\"choices\":[]", "\"choices\":[{\"index\":0,\"delta\":{}}]");
+        assert_eq!(relay(&[CONTENT, &litellm, DONE].concat(), false, 64).1, [OURS, DONE].concat());
+        for choices in ["[]", r#"[{"index":0,"delta":{},"finish_reason":null}]"#] {
+            assert!(says_nothing(choices), "{choices}");
+        }
+        for choices in
+            [r#"[{"delta":{"content":""}}]"#, r#"[{"delta":{},"finish_reason":"stop"}]"#, "[{}]", "{}", "[7]"]
+        {
+            assert!(!says_nothing(choices), "{choices}");
+        }
     }
 
     #[test]
