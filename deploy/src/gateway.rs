@@ -13,16 +13,18 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use modelfaucet_command::directory::Follower;
-use modelfaucet_command::domain::{self, CallEnding, CallRequest, Caller, Command, Payer, Rejection, State};
+use modelfaucet_command::domain::{
+    self, CallEnding, CallRequest, Caller, Command, OnShortfall, Payer, Rejection, State,
+};
 use modelfaucet_command::writer::core::Outcome;
 use modelfaucet_command::writer::{CommandError, Ledger, Request};
 use modelfaucet_gateway::options::{Options, Platform};
-use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, PortError, end_key};
+use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, LocalUsage, PortError, Reported, end_key};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{self, Book};
 use modelfaucet_gateway::{Gateway, LeftHold};
-use modelfaucet_schema::event::{CallOutcome, Event, ReleaseReason};
-use modelfaucet_schema::ids::{EpochId, GatewayId, HoldId, SessionId};
+use modelfaucet_schema::event::{CallOutcome, Event, ReleaseReason, Route};
+use modelfaucet_schema::ids::{EpochId, GatewayId, HoldId, SessionId, UsageId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -74,6 +76,37 @@ impl modelfaucet_gateway::port::Ledger for InProcess {
         let command = domain::EndCall { hold_id: end.hold_id, ending, outcome: end.outcome };
         let caller = Caller::Gateway(end.session_id);
         async move { self.submit_end(&request_id, caller, command).await }.boxed()
+    }
+
+    fn report(&self, request_id: &str, usage: LocalUsage) -> BoxFuture<'_, Result<Reported, PortError>> {
+        let request_id = request_id.to_owned();
+        let command = Command::RecordUsage {
+            usage_id: UsageId::generate(),
+            call: CallRequest {
+                payer: Payer::Session(usage.session_id),
+                feature_key: usage.feature_key,
+                route: Route::Local,
+                provider: Some(usage.provider),
+                model: usage.model,
+            },
+            usage: usage.usage,
+            on_shortfall: OnShortfall::Refuse,
+            provider_request_id: Some(usage.label),
+            occurred_at: usage.occurred_at,
+        };
+        let request = Request { caller: Caller::Gateway(usage.session_id), command, key: Some(usage.key) };
+        async move {
+            let outcome = self.0.submit(&request_id, request).await.map_err(refused)?;
+            match &outcome.recorded.event {
+                Event::UsageRecorded(recorded) => Ok(Reported {
+                    recorded: recorded.clone(),
+                    position: outcome.recorded.position,
+                    replayed: outcome.replayed,
+                }),
+                other => Err(unexpected(other)),
+            }
+        }
+        .boxed()
     }
 
     /// Nobody may end the hold of a gateway but itself, so this is refused, unless the key of the ending was used: then it gets the

@@ -109,7 +109,7 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
     };
     let (ledger, mut writer) = writer::start(options).await?;
     let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &database).await?;
-    let routes = modelfaucet_gateway::http::router(gateway.clone()).into();
+    let routes = modelfaucet_gateway::http::router(gateway.clone());
     let checks = app::Checks { ledger: Some(ledger), gateway: Some(gateway.clone()), ..app::Checks::default() };
     let router = app::build("modelfaucet-gateway", routes, checks, metrics);
     let result = tokio::select! {
@@ -147,7 +147,9 @@ pub(crate) async fn sandbox_provider(listen: &str, log: Option<&std::path::Path>
 
 /// The document of the whole API, without a server behind it.
 pub(crate) fn openapi() -> String {
-    let document = modelfaucet_command::http::openapi().merge_from(modelfaucet_query::openapi());
+    let document = modelfaucet_command::http::openapi()
+        .merge_from(modelfaucet_query::openapi())
+        .merge_from(modelfaucet_gateway::http::openapi());
     app::describe(document).to_pretty_json().unwrap_or_default()
 }
 

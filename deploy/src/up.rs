@@ -125,7 +125,7 @@ impl Process<'_> {
         };
         let routes = modelfaucet_command::http::router(api)
             .merge(modelfaucet_query::router(query.clone()))
-            .merge(modelfaucet_gateway::http::router(gateway.clone()).into());
+            .merge(modelfaucet_gateway::http::router(gateway.clone()));
         let checks = app::Checks { ledger: Some(ledger.clone()), query: Some(query), gateway: Some(gateway.clone()) };
         let router = app::build("modelfaucet", routes, checks, metrics);
         let limits = Limits::new(config.max_connections()?, config.max_connections_per_address()?);

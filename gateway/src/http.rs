@@ -3,20 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{Endpoint, ModelRates};
 use modelfaucet_schema::http::{RequestId, bearer, idempotency_key, read_body};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::call::{ClientKey, Job, spawn};
 use crate::client::Head;
@@ -24,26 +26,45 @@ use crate::error::CallError;
 use crate::gateway::Gateway;
 use crate::limit::Allowance;
 use crate::read_model::{Policy, RateCard, Session};
-use crate::request;
+use crate::{report, request};
 
 /// How long an unknown token waits for the newest events.
 const TOKEN_PATIENCE: Duration = Duration::from_millis(250);
 /// How long an answer about the provider's health is good.
 const HEALTH_LIFE: Duration = Duration::from_secs(5);
 
-/// The routes of the gateway.
-pub fn router(gateway: Gateway) -> Router {
-    let health: Health = Arc::default();
-    Router::new()
-        .route("/v1/chat/completions", post(chat_completions))
-        .route("/v1/responses", post(responses))
-        .route("/v1/embeddings", post(embeddings))
-        .route("/v1/models", get(models))
-        .route("/v1/models/{*model}", get(model))
-        .route("/health/providers", get(move |State(gateway): State<Gateway>| providers(gateway, health)))
-        .with_state(gateway)
+/// The routes of the gateway, documented.
+pub fn router(gateway: Gateway) -> OpenApiRouter {
+    routes().with_state(gateway)
 }
 
+/// The document of the gateway, without one behind it.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().into_openapi()
+}
+
+fn routes() -> OpenApiRouter<Gateway> {
+    let health: Health = Arc::default();
+    OpenApiRouter::new()
+        .routes(routes!(chat_completions))
+        .routes(routes!(responses))
+        .routes(routes!(embeddings))
+        .routes(routes!(models))
+        .routes(routes!(report::report))
+        // Names of models have slashes in them, which documents of APIs cannot say.
+        .route("/v1/models/{*model}", get(model))
+        .route("/health/providers", get(move |State(gateway): State<Gateway>| providers(gateway, health)))
+}
+
+/// Chat completion.
+///
+/// OpenAI's API with a session's token as the key, streamed or not; charged by what the provider counts.
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "gateway", request_body(content = serde_json::Map<String, Value>),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Same key and body: one call, one charge, the same answer again.")),
+    responses(
+    (status = 200, description = "The provider's answer with the member `modelfaucet`", body = serde_json::Map<String, Value>),
+    (status = "4XX", description = "invalid_session, insufficient_balance, in_flight_holds, model_not_found, model_not_priced, unsupported_parameter, unbounded_cost, idempotency_in_progress, idempotency_key_reused, rate_limited, …", body = ErrorBody),
+    (status = "5XX", description = "provider_error, provider_overloaded, provider_auth_failed, capture_pending, ledger_unavailable, overloaded, frozen", body = ErrorBody)))]
 async fn chat_completions(
     State(gateway): State<Gateway>,
     request_id: RequestId,
@@ -53,10 +74,28 @@ async fn chat_completions(
     call(gateway, Endpoint::ChatCompletions, request_id, headers, body).await
 }
 
+/// Response.
+///
+/// OpenAI's Responses API, streamed or not, without stored state.
+#[utoipa::path(post, path = "/v1/responses", tag = "gateway", request_body(content = serde_json::Map<String, Value>),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Same key and body: one call, one charge, the same answer again.")),
+    responses(
+    (status = 200, description = "The provider's answer with the member `modelfaucet`", body = serde_json::Map<String, Value>),
+    (status = "4XX", description = "invalid_session, insufficient_balance, in_flight_holds, model_not_found, model_not_priced, unsupported_parameter, unbounded_cost, idempotency_in_progress, idempotency_key_reused, rate_limited, …", body = ErrorBody),
+    (status = "5XX", description = "provider_error, provider_overloaded, provider_auth_failed, capture_pending, ledger_unavailable, overloaded, frozen", body = ErrorBody)))]
 async fn responses(State(gateway): State<Gateway>, request_id: RequestId, headers: HeaderMap, body: Body) -> Response {
     call(gateway, Endpoint::Responses, request_id, headers, body).await
 }
 
+/// Embeddings.
+///
+/// OpenAI's API; the body passes as it is.
+#[utoipa::path(post, path = "/v1/embeddings", tag = "gateway", request_body(content = serde_json::Map<String, Value>),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Same key and body: one call, one charge, the same answer again.")),
+    responses(
+    (status = 200, description = "The provider's answer with the member `modelfaucet`", body = serde_json::Map<String, Value>),
+    (status = "4XX", description = "invalid_session, insufficient_balance, in_flight_holds, model_not_found, model_not_priced, unsupported_parameter, unbounded_cost, idempotency_in_progress, idempotency_key_reused, rate_limited, …", body = ErrorBody),
+    (status = "5XX", description = "provider_error, provider_overloaded, provider_auth_failed, capture_pending, ledger_unavailable, overloaded, frozen", body = ErrorBody)))]
 async fn embeddings(State(gateway): State<Gateway>, request_id: RequestId, headers: HeaderMap, body: Body) -> Response {
     call(gateway, Endpoint::Embeddings, request_id, headers, body).await
 }
@@ -142,7 +181,7 @@ async fn prepare(
     })
 }
 
-fn token(headers: &HeaderMap) -> Result<TokenHash, CallError> {
+pub(crate) fn token(headers: &HeaderMap) -> Result<TokenHash, CallError> {
     match bearer(headers) {
         None => Err(CallError::invalid_session("Missing bearer session token.")),
         Some(token) if token.starts_with(TokenKind::Session.prefix()) => Ok(TokenHash::of_text(token)),
@@ -151,7 +190,7 @@ fn token(headers: &HeaderMap) -> Result<TokenHash, CallError> {
 }
 
 /// The live session of a token; an unknown token waits a moment for the newest events.
-async fn session(gateway: &Gateway, token: TokenHash) -> Result<Session, CallError> {
+pub(crate) async fn session(gateway: &Gateway, token: TokenHash) -> Result<Session, CallError> {
     let shared = &gateway.shared;
     let mut found = shared.model.session(&token);
     if found.is_none() {
@@ -228,6 +267,13 @@ fn show(headers: &mut HeaderMap, allowance: Allowance) {
     }
 }
 
+/// List models.
+///
+/// What the session may call and the rate card has prices for, and `auto:<feature>` where a feature names models. One of them is at
+/// `/v1/models/{id}`.
+#[utoipa::path(get, path = "/v1/models", tag = "gateway", responses(
+    (status = 200, description = "`{\"object\":\"list\",\"data\":[{\"id\",\"object\",\"created\",\"owned_by\"}]}`", body = serde_json::Map<String, Value>),
+    (status = "4XX", description = "invalid_session, expired_session", body = ErrorBody)))]
 async fn models(State(gateway): State<Gateway>, request_id: RequestId, headers: HeaderMap) -> Response {
     match list(&gateway, &headers).await {
         Ok(models) => json_answer(&json!({ "object": "list", "data": models })),

@@ -18,6 +18,7 @@ pub mod options;
 pub mod port;
 pub mod read_model;
 mod relay;
+mod report;
 mod request;
 pub mod sandbox_provider;
 mod sse;

@@ -7,9 +7,11 @@ use futures_util::future::BoxFuture;
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
     CallOutcome, Dispatch, HoldCaptured, HoldPlaced, HoldReleased, KeyUse, LateUsageCaptured, ReleaseReason, Route,
+    UsageRecorded,
 };
 use modelfaucet_schema::ids::{HoldId, Position, SessionId};
 use modelfaucet_schema::money::Money;
+use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::short_hash;
 use modelfaucet_schema::usage::Usage;
 
@@ -123,6 +125,38 @@ pub enum PortError {
     InDoubt,
 }
 
+/// Usage of a model on the user's own machine: nothing was called through us.
+#[derive(Clone, Debug)]
+pub struct LocalUsage {
+    /// The session that reports it.
+    pub session_id: SessionId,
+    /// The feature; absent: the session's.
+    pub feature_key: Option<String>,
+    /// Who runs the model.
+    pub provider: Name,
+    /// The model.
+    pub model: String,
+    /// What was used, as the client counts it.
+    pub usage: Usage,
+    /// The client's own id of the call.
+    pub label: String,
+    /// When, by the client's clock.
+    pub occurred_at: Option<Timestamp>,
+    /// The key under which it is recorded once.
+    pub key: KeyUse,
+}
+
+/// A local usage in the log.
+#[derive(Clone, Debug)]
+pub struct Reported {
+    /// The event.
+    pub recorded: UsageRecorded,
+    /// Its place.
+    pub position: Position,
+    /// Was it recorded before?
+    pub replayed: bool,
+}
+
 /// The command side, as the gateway sees it. Every request may be repeated.
 pub trait Ledger: Send + Sync + 'static {
     /// Places a hold. Dropping the future does not take it back.
@@ -130,6 +164,9 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Ends a hold; a repeat, and any later wish, gets the first ending.
     fn end(&self, request_id: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>>;
+
+    /// Records local usage, once per key.
+    fn report(&self, request_id: &str, usage: LocalUsage) -> BoxFuture<'_, Result<Reported, PortError>>;
 
     /// How a hold has ended; `None` while it is open.
     fn ending(&self, session_id: SessionId, hold_id: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>>;

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
-use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, Ledger, PortError};
+use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, Ledger, LocalUsage, PortError, Reported};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{Book, router as provider};
 use modelfaucet_gateway::{Gateway, http::router};
@@ -153,6 +153,10 @@ impl Ledger for Fake {
         .boxed()
     }
 
+    fn report(&self, _: &str, _: LocalUsage) -> BoxFuture<'_, Result<Reported, PortError>> {
+        async { Err(PortError::Unavailable) }.boxed()
+    }
+
     fn ending(&self, _: SessionId, _: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>> {
         async { Ok(None) }.boxed()
     }
@@ -205,7 +209,7 @@ async fn world() -> World {
     };
     let fake = Arc::new(Fake::default());
     let gateway = Gateway::new(options, fake.clone(), model).unwrap();
-    let router = router(gateway.clone()).layer(from_fn(|request, next| observe("test", request, next)));
+    let router = Router::from(router(gateway.clone())).layer(from_fn(|request, next| observe("test", request, next)));
     World { fake, gateway, router }
 }
 

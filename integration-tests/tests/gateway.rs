@@ -39,18 +39,16 @@ async fn check_wallets(up: &Up) {
     assert_eq!(report["summary"]["mismatch_count"], 0, "{report}");
 }
 
+/// The wallet as of the end of the log.
 async fn wallet(up: &Up, token: &str) -> Value {
-    let position = up.connect("").await.unwrap().json("GET", "/ready", "", &Value::Null).await.unwrap();
-    assert_eq!(position.status, 200);
-    // The projection follows within milliseconds; the figures below are of ended calls.
-    for _ in 0..200 {
-        let wallet = up.connect(token).await.unwrap().json("GET", "/v1/user/wallet", "", &Value::Null).await.unwrap();
-        if wallet.json()["held_usd"] == "0.00000000" {
-            return wallet.json();
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("something stays held");
+    let (client, connection) = up.database("ledger_audit").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let sql = "SELECT position FROM ledger.head WHERE shard = 0";
+    let position: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+    let path = format!("/v1/user/wallet?min_position={position}");
+    let answer = up.connect(token).await.unwrap().json("GET", &path, "", &Value::Null).await.unwrap();
+    assert_eq!((answer.status, &answer.json()["held_usd"]), (200, &json!("0.00000000")), "nothing stays held");
+    answer.json()
 }
 
 #[tokio::test]
@@ -160,6 +158,32 @@ async fn responses_and_embeddings_are_charged_too() {
     assert_eq!(client.json("GET", "/v1/models/nothing", "", &Value::Null).await.unwrap().code(), "model_not_found");
     let health = client.json("GET", "/health/providers", "", &Value::Null).await.unwrap().json();
     assert_eq!((&health["ok"], &health["providers"][0]["statusCode"]), (&json!(true), &json!(200)));
+}
+
+#[tokio::test]
+async fn local_usage_is_recorded_once_and_costs_nothing() {
+    if !has_postgres() {
+        return;
+    }
+    let up = Up::start().await;
+    let (token, _) = up.wallet_with("local", "1.00").await;
+    let mut client = up.connect(&token).await.unwrap();
+    let report = |tokens: u64| json!({ "request_id": "local-1", "provider": "ollama", "model": "llama3", "input_tokens": 5, "output_tokens": tokens });
+    let first = client.json("POST", "/v1/usage/report", "", &report(7)).await.unwrap();
+    assert_eq!((first.status, &first.json()["charged_usd"]), (201, &json!("0.00000000")));
+    let again = client.json("POST", "/v1/usage/report", "", &report(7)).await.unwrap();
+    assert_eq!((&again.body, again.header("idempotent-replayed")), (&first.body, Some("true")));
+    let other = client.json("POST", "/v1/usage/report", "", &report(8)).await.unwrap();
+    assert_eq!((other.status, other.code().as_str()), (422, "idempotency_key_reused"));
+    let nobody = up.connect("").await.unwrap().json("POST", "/v1/usage/report", "", &report(7)).await.unwrap();
+    assert_eq!((nobody.status, nobody.code().as_str()), (401, "invalid_session"));
+    for wrong in [
+        json!({}),
+        json!({ "request_id": "", "provider": "ollama", "model": "m", "input_tokens": 1, "output_tokens": 1 }),
+    ] {
+        assert_eq!(client.json("POST", "/v1/usage/report", "", &wrong).await.unwrap().status, 400);
+    }
+    assert_eq!(wallet(&up, &token).await["balance_usd"], "1.00000000");
 }
 
 #[tokio::test]

@@ -127,6 +127,42 @@ async fn a_killed_gateway_leaves_no_hold_and_no_answer_uncharged() {
 }
 
 #[tokio::test]
+async fn a_key_outlives_the_process_and_never_pays_twice() {
+    if !has_postgres() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let mut up = Up::start_with(&[("LITELLM_BASE_URL", &provider.url())]).await;
+    let (token, _) = up.wallet_with("keys", "5.00").await;
+    let send = async |up: &Up, key: &str, body: &Value| {
+        Raw::send(&up.address(), &token, &format!("idempotency-key: {key}\r\n"), body).await.rest().await
+    };
+    let (made, lost) = (chat("tokens=4 made"), chat("tokens=4 delay_ms=3000 lost"));
+    assert!(send(&up, "made-1", &made).await.starts_with("HTTP/1.1 200"));
+    let (address, token_of_lost, body) = (up.address(), token.clone(), lost.clone());
+    let cut = tokio::spawn(async move {
+        Raw::send(&address, &token_of_lost, "idempotency-key: lost-1\r\n", &body).await.rest().await
+    });
+    while provider.book().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    up.kill();
+    assert_eq!(cut.await.unwrap(), "");
+    up.start_again();
+    up.wait_until_ready(Duration::from_secs(60)).await;
+    // Charged, and the answer was in the memory of the process: refused, not made again.
+    let answer = send(&up, "made-1", &made).await;
+    assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("idempotency_reply_expired"), "{answer}");
+    assert!(send(&up, "made-1", &lost).await.starts_with("HTTP/1.1 422"));
+    // Given back without charge: the key makes a new call.
+    assert!(send(&up, "lost-1", &lost).await.starts_with("HTTP/1.1 200"));
+    let books = booked_when_ended(&up.database("ledger_audit")).await;
+    let charged = books.values().filter(|call| call.rating().is_some()).count();
+    assert_eq!((books.len(), charged, provider.book().len()), (3, 2, 3));
+    compare(&books, &provider.book());
+}
+
+#[tokio::test]
 async fn a_database_that_is_away_at_the_capture_loses_no_usage() {
     if !has_postgres() {
         return;
