@@ -8,7 +8,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use modelfaucet_command::domain::{CallRequest, Caller, Command, HoldAmount, OnShortfall, Payer, State};
 use modelfaucet_command::writer::core::{Core, Step, Submission};
-use modelfaucet_schema::event::{AppSettings, KeyUse, ModelRates, Route, SessionOpening, Status};
+use modelfaucet_schema::event::{AppSettings, KeyUse, ModelRates, Route, ServiceTier, SessionOpening, Status};
 use modelfaucet_schema::ids::{
     AppId, BatchId, DeveloperId, HoldId, LogId, SessionId, ShardId, UsageId, UserId, WalletId,
 };
@@ -42,8 +42,7 @@ impl Bench {
             (Component::CacheRead, rate("0.075")),
             (Component::OutputText, rate("0.60")),
         ];
-        let model =
-            ModelRates { provider: "openai".parse().unwrap(), model: "gpt-4o-mini".into(), rates: rates.into() };
+        let model = ModelRates::flat("openai".parse().unwrap(), "gpt-4o-mini", rates);
         let settings = AppSettings {
             name: "Demo".into(),
             vertical: None,
@@ -131,6 +130,7 @@ impl Bench {
             route: Route::Platform,
             provider: None,
             model: "gpt-4o-mini".into(),
+            service_tier: ServiceTier::Standard,
         }
     }
 }

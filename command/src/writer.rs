@@ -26,6 +26,8 @@ use crate::snapshot::{self, SnapshotError};
 
 /// How long a command may wait before it is decided.
 pub const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the database may be away, or busy, before the shard is not ready; and how long a refusal counts.
+const UNREADY_AFTER: Duration = Duration::from_secs(5);
 /// How often an idle writer looks whether others have appended.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 /// Rows of the state up to which it is copied for a snapshot: a few milliseconds.
@@ -332,6 +334,7 @@ pub async fn start(
         head: head_sender,
         tail: Arc::clone(&tail),
         ready: ready_sender,
+        refused: None,
         partition_checked: head.position,
         snapshots,
         snapshot_every: options.snapshot_every,
@@ -381,6 +384,8 @@ struct Writer {
     head: watch::Sender<Position>,
     tail: Arc<Tail>,
     ready: watch::Sender<bool>,
+    /// When the database first refused to append, and when it last did, if it has not appended since.
+    refused: Option<(Instant, Instant)>,
     partition_checked: Position,
     snapshots: mpsc::Sender<SnapshotDue>,
     snapshot_every: i64,
@@ -419,6 +424,10 @@ impl Writer {
             Ok(Some(message)) => self.accept(message).await?,
             Err(_) => self.catch_up().await?,
         }
+        if self.refused.is_some_and(|(_, last)| last.elapsed() > UNREADY_AFTER) {
+            // Nobody has tried since: the next append tells.
+            self.served();
+        }
         Ok(true)
     }
 
@@ -450,24 +459,45 @@ impl Writer {
                 #[expect(clippy::cast_precision_loss, reason = "a batch has at most thousands of events")]
                 metrics::histogram!("modelfaucet_append_batch_size", "shard" => self.shard.to_string())
                     .record(batch.events().len() as f64);
+                self.served();
                 self.finish();
                 self.keep_partition().await
             }
             Err(AppendError::HeadMoved) => {
+                self.served();
                 self.take_back();
                 self.catch_up().await
             }
             Err(AppendError::KeysUsed) => {
+                self.served();
                 let submissions = self.core.append_failed();
                 self.look_up(submissions).await
             }
             Err(error) => {
                 // A lock or statement timeout, a full disk: certainly not written. Commands wait in the queue until they give up.
                 tracing::error!(%error, "an append was refused; it is tried again");
+                self.refused(&error);
                 self.take_back();
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.catch_up().await
             }
+        }
+    }
+
+    /// The database does not append: the shard is not ready, at once or, where that may pass by itself, after a while.
+    fn refused(&mut self, error: &AppendError) {
+        let now = Instant::now();
+        let since = self.refused.map_or(now, |(since, _)| since);
+        self.refused = Some((since, now));
+        if !error.is_busy() || since.elapsed() > UNREADY_AFTER {
+            self.ready.send_replace(false);
+        }
+    }
+
+    /// The database does what it is asked.
+    fn served(&mut self) {
+        if self.refused.take().is_some() {
+            self.ready.send_replace(true);
         }
     }
 
@@ -492,8 +522,10 @@ impl Writer {
                     in_doubt = true;
                     self.reconnect().await?;
                 }
-                Err(AppendError::Refused(error)) if in_doubt => {
+                Err(error @ AppendError::Refused(_)) if in_doubt => {
                     // This sending wrote nothing, but an earlier one may still hold the lock and commit.
+                    self.refused(&error);
+                    self.refuse_impatient();
                     tracing::warn!(%error, batch = %batch.id(), "an append in doubt was refused; it is sent again");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
@@ -519,7 +551,7 @@ impl Writer {
                     return Ok(());
                 }
                 Err(error) => {
-                    if began.elapsed() > Duration::from_secs(5) {
+                    if began.elapsed() > UNREADY_AFTER {
                         self.ready.send_replace(false);
                     }
                     self.refuse_impatient();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use modelfaucet_command::domain::{CallRequest, Caller, Command, HoldAmount, OnShortfall, Payer, Rejection, State};
 use modelfaucet_command::writer::core::{Core, Outcome, Step, Submission, Verdict};
 use modelfaucet_schema::event::{
-    AppSettings, Event, KeyUse, ModelRates, Recorded, ReleaseReason, Route, SessionOpening, Status,
+    AppSettings, Event, KeyUse, ModelRates, Recorded, ReleaseReason, Route, ServiceTier, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AppId, BatchId, DeveloperId, HoldId, LogId, Position, SessionId, ShardId, TopUpId, UsageId, UserId, WalletId,
@@ -360,11 +360,11 @@ fn beginning() -> Vec<Command> {
         },
         Command::ActivateRateCard {
             source: "s".into(),
-            models: vec![ModelRates {
-                provider: "p".parse().unwrap(),
-                model: "m".into(),
-                rates: [(Component::InputUncached, rate), (Component::OutputText, rate)].into(),
-            }],
+            models: vec![ModelRates::flat(
+                "p".parse().unwrap(),
+                "m",
+                [(Component::InputUncached, rate), (Component::OutputText, rate)],
+            )],
         },
         Command::OpenSession {
             session_id: SESSION,
@@ -388,6 +388,7 @@ fn command(a: u32, b: u32) -> Command {
         route: Route::Platform,
         provider: None,
         model: "m".into(),
+        service_tier: ServiceTier::Standard,
     };
     let hold_id = HoldId(Uuid::from_u128(u128::from(b / 8 % 4)));
     let top_up_id = TopUpId(Uuid::from_u128(u128::from(b / 8 % 3)));
@@ -399,9 +400,13 @@ fn command(a: u32, b: u32) -> Command {
             min_amount: None,
             expires_in: Duration::from_secs(60),
         },
-        2 | 3 => {
-            Command::CaptureHold { hold_id, usage: Usage::text(1, 0), provider_request_id: None, occurred_at: None }
-        }
+        2 | 3 => Command::CaptureHold {
+            hold_id,
+            usage: Usage::text(1, 0),
+            service_tier: None,
+            provider_request_id: None,
+            occurred_at: None,
+        },
         4 => Command::ReleaseHold { hold_id, reason: ReleaseReason::Cancelled },
         5 => Command::RequestTopUp {
             top_up_id,
@@ -441,6 +446,7 @@ fn a_repeat_after_a_restart_is_answered_and_not_refused() {
     let capture = Command::CaptureHold {
         hold_id: HoldId(Uuid::nil()),
         usage: Usage::text(1, 0),
+        service_tier: None,
         provider_request_id: None,
         occurred_at: None,
     };

@@ -23,7 +23,7 @@ use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, LocalU
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{self, Book};
 use modelfaucet_gateway::{Gateway, LeftHold};
-use modelfaucet_schema::event::{CallOutcome, Event, ReleaseReason, Route};
+use modelfaucet_schema::event::{CallOutcome, Event, ReleaseReason, Route, ServiceTier};
 use modelfaucet_schema::ids::{EpochId, GatewayId, HoldId, SessionId, UsageId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -47,6 +47,7 @@ impl modelfaucet_gateway::port::Ledger for InProcess {
                 route: begin.route,
                 provider: Some(begin.provider),
                 model: begin.model,
+                service_tier: ServiceTier::Standard,
             },
             min_bound: begin.min_bound,
             expires_in: begin.expires_in,
@@ -88,6 +89,7 @@ impl modelfaucet_gateway::port::Ledger for InProcess {
                 route: Route::Local,
                 provider: Some(usage.provider),
                 model: usage.model,
+                service_tier: ServiceTier::Standard,
             },
             usage: usage.usage,
             on_shortfall: OnShortfall::Refuse,

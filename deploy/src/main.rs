@@ -11,6 +11,7 @@ mod gateway;
 mod import;
 mod postgres;
 mod progress;
+mod rates;
 mod roles;
 mod secrets;
 mod seed;
@@ -77,6 +78,11 @@ enum Verb {
     Import {
         #[command(subcommand)]
         what: ImportWhat,
+    },
+    /// Rate cards: what providers charge
+    Rates {
+        #[command(subcommand)]
+        verb: rates::RatesVerb,
     },
     /// Write the books to a file or standard output
     Export {
@@ -184,6 +190,7 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         }
         Verb::Verify(args) => verify::run(&args),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
+        Verb::Rates { verb } => rates::run(&verb),
         Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Openapi => {

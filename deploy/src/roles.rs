@@ -84,9 +84,16 @@ pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
     let (stop, stopped) = watch::channel(false);
     // Nobody wakes it here: it looks every few milliseconds.
     let (_wake, woken) = watch::channel(Position::START);
-    let projecting = tokio::spawn(projector.run(woken, stopped));
+    let mut projecting = tokio::spawn(projector.run(woken, stopped));
     let router = app::build("modelfaucet-projector", OpenApiRouter::new(), app::Checks::default(), metrics);
-    let result = until_interrupted(config, listener, router).await;
+    let result = tokio::select! {
+        result = until_interrupted(config, listener, router) => result,
+        // A projector that broke off must not look like one that has nothing to do.
+        ended = &mut projecting => {
+            let why = ended.err().map_or_else(String::new, |error| format!(": {error}"));
+            return Err(Failure::new(Exit::Temporary, format!("the projector has ended{why}")));
+        }
+    };
     let _gone = stop.send(true);
     let _ended = projecting.await;
     result

@@ -55,17 +55,13 @@ pub(crate) fn rate_card() -> Result<Vec<ModelRates>, BadPrices> {
         .map(|(provider, model, input, cached, output)| {
             let (input, cached, output) =
                 (Rate::per_million(input)?, Rate::per_million(cached)?, Rate::per_million(output)?);
-            Ok(ModelRates {
-                provider: provider.parse::<Name>()?,
-                model: (*model).to_owned(),
-                rates: [
-                    (Component::InputUncached, input),
-                    (Component::CacheRead, cached),
-                    (Component::OutputText, output),
-                    (Component::OutputReasoning, output),
-                ]
-                .into(),
-            })
+            let rates = [
+                (Component::InputUncached, input),
+                (Component::CacheRead, cached),
+                (Component::OutputText, output),
+                (Component::OutputReasoning, output),
+            ];
+            Ok(ModelRates::flat(provider.parse::<Name>()?, *model, rates))
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! How much to hold: the price of the most that a call can use, and the output that a smaller hold still buys. Pure.
 
-use modelfaucet_schema::event::{ModelRates, PriceRule};
+use modelfaucet_schema::event::{ModelRates, PriceRule, Rates, ServiceTier};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::{Component, Usage};
 
@@ -23,7 +23,13 @@ pub(crate) struct Ask {
 }
 
 /// Input is billed as one of these; a discount for cached input is never assumed.
-const INPUT: [Component; 3] = [Component::InputUncached, Component::CacheWrite5m, Component::CacheWrite1h];
+const INPUT: [Component; 5] = [
+    Component::InputUncached,
+    Component::CacheWrite5m,
+    Component::CacheWrite30m,
+    Component::CacheWrite1h,
+    Component::CacheWrite12h,
+];
 /// Output is billed as one of these.
 const OUTPUT: [Component; 2] = [Component::OutputText, Component::OutputReasoning];
 
@@ -32,11 +38,13 @@ impl Ask {
     /// ledger names them when it refuses.
     pub(crate) fn bound(self, offer: &ModelRates) -> Usage {
         let mut usage = Usage::default();
-        let input = if offer.rates.contains_key(&Component::InputUncached) { dearest(offer, &INPUT) } else { None };
-        let output = if offer.rates.contains_key(&Component::OutputText) { dearest(offer, &OUTPUT) } else { None };
+        // No rate falls with the length of the input, so the table of the longest input bounds the others.
+        let rates = table(offer, self.input);
+        let input = if rates.contains_key(&Component::InputUncached) { dearest(rates, &INPUT) } else { None };
+        let output = if rates.contains_key(&Component::OutputText) { dearest(rates, &OUTPUT) } else { None };
         usage.set(input.unwrap_or(Component::InputUncached), self.input);
         usage.set(output.unwrap_or(Component::OutputText), self.answers.saturating_mul(self.cap));
-        if offer.rates.contains_key(&Component::Requests) {
+        if rates.contains_key(&Component::Requests) {
             usage.requests = 1;
         }
         usage
@@ -69,6 +77,11 @@ impl Ask {
     }
 }
 
+/// The rates of a call with so many input tokens.
+pub(crate) fn table(offer: &ModelRates, input: u64) -> &Rates {
+    offer.table(ServiceTier::Standard, input).unwrap_or(&offer.rates)
+}
+
 /// What is held for a usage; `None` for a component without a price, or a sum out of range.
 pub(crate) fn price(usage: &Usage, offer: &ModelRates, rule: &PriceRule) -> Option<Money> {
     rule.retail(offer.exact_cost(usage).ok()?.round_up()?)
@@ -82,8 +95,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn offer(rates: &[(Component, &str)]) -> ModelRates {
-        let rates = rates.iter().map(|(component, usd)| (*component, Rate::per_million(usd).unwrap())).collect();
-        ModelRates { provider: "openai".parse().unwrap(), model: "m".into(), rates }
+        let rates: Rates = rates.iter().map(|(component, usd)| (*component, Rate::per_million(usd).unwrap())).collect();
+        ModelRates::flat("openai".parse().unwrap(), "m", rates)
     }
 
     fn small() -> ModelRates {
@@ -111,6 +124,17 @@ mod tests {
         assert_eq!(ask.bound(&offer(&[(Component::CacheRead, "1")])), Usage::text(100, 100), "nothing is free");
         assert_eq!(ask.least(), ask);
         assert_eq!(Ask { cap: 9_999, ..ask }.least().cap, MIN_OUTPUT_TOKENS);
+    }
+
+    #[test]
+    fn a_long_input_is_held_for_at_the_rates_of_long_inputs() {
+        let mut long = small();
+        let above: Rates =
+            small().rates.into_iter().map(|(component, _)| (component, Rate::per_million("9").unwrap())).collect();
+        long.contexts = vec![modelfaucet_schema::event::ContextRates { above: 1_000, rates: above }];
+        let held = |input| price(&Ask { input, answers: 1, cap: 0 }.bound(&long), &long, &rule()).unwrap();
+        assert_eq!(held(1_000).units(), 1_000 * 30 * 13 / 10);
+        assert_eq!(held(1_001).units(), (1_001 * 900) * 13 / 10);
     }
 
     proptest! {

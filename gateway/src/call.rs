@@ -21,14 +21,14 @@ use modelfaucet_schema::ids::{HoldId, Position};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::short_hash;
-use modelfaucet_schema::usage::Usage;
+use modelfaucet_schema::usage::{Component, Usage};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use crate::answers::{Recorder, Stored};
-use crate::bound::Ask;
+use crate::bound::{Ask, table};
 use crate::breaker::Verdict;
 use crate::client::{Client, Head, listen};
 use crate::delivered::Delivered;
@@ -224,7 +224,9 @@ impl Call<'_> {
     }
 
     fn default_cap(&self) -> u64 {
-        self.job.policy.max_output_tokens.unwrap_or(self.gateway.shared.options.limits.default_cap)
+        let default = self.gateway.shared.options.limits.default_cap;
+        let default = self.job.offer.max_output_tokens.map_or(default, |most| most.min(default));
+        self.job.policy.max_output_tokens.unwrap_or(default)
     }
 
     async fn place(&mut self, hold_id: HoldId, generation: u32) -> Option<(HoldPlaced, Position, bool)> {
@@ -508,7 +510,7 @@ impl Call<'_> {
         let reading = said.usage.as_deref().and_then(|usage| usage::read(usage, Convention::Inclusive));
         let judged = judge(reading, delivered, self.job.request.input_estimate, ending);
         let judged = with_prices(judged, &self.job.offer);
-        let usage = if self.job.offer.rates.contains_key(&modelfaucet_schema::usage::Component::Requests) {
+        let usage = if table(&self.job.offer, judged.usage.input_tokens()).contains_key(&Component::Requests) {
             Usage { requests: 1, ..judged.usage }
         } else {
             judged.usage

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::{Endpoint, ModelRates};
+use modelfaucet_schema::event::{Endpoint, Mode, ModelRates};
 use modelfaucet_schema::http::{RequestId, bearer, idempotency_key, read_body};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
@@ -164,7 +164,7 @@ async fn prepare(
         None => Arc::new(Policy::default()),
         Some(key) => feature(gateway, &session, key)?,
     };
-    let offer = offer(gateway, &session, &policy, &request.model)?;
+    let offer = offer(gateway, &session, &policy, endpoint, &request.model)?;
     gateway.shared.breakers.admit(&offer.model, began).map_err(resting)?;
     let place = gateway.enter().ok_or_else(CallError::overloaded)?;
     Ok(Job {
@@ -208,8 +208,25 @@ fn feature(gateway: &Gateway, session: &Session, key: &str) -> Result<Arc<Policy
     })
 }
 
+/// Does a model answer such requests? One that does not say answers any.
+fn answers(offer: &ModelRates, endpoint: Endpoint) -> bool {
+    match (offer.mode, endpoint) {
+        (None, _)
+        | (Some(Mode::Chat), Endpoint::ChatCompletions | Endpoint::Responses)
+        | (Some(Mode::Responses), Endpoint::Responses)
+        | (Some(Mode::Embedding), Endpoint::Embeddings) => true,
+        (Some(_), _) => false,
+    }
+}
+
 /// The price list's entry of a model that the session may call.
-fn offer(gateway: &Gateway, session: &Session, policy: &Policy, model: &str) -> Result<ModelRates, CallError> {
+fn offer(
+    gateway: &Gateway,
+    session: &Session,
+    policy: &Policy,
+    endpoint: Endpoint,
+    model: &str,
+) -> Result<ModelRates, CallError> {
     let not_found =
         || CallError::invalid(404, "model_not_found", "The active rate card does not have this model.").param("model");
     let Some((card, _)) = gateway.shared.model.active_card() else {
@@ -229,6 +246,10 @@ fn offer(gateway: &Gateway, session: &Session, policy: &Policy, model: &str) -> 
     }
     match card.offers(model) {
         [] => Err(not_found()),
+        [offer] if !answers(offer, endpoint) => {
+            let message = "The model has no price for this kind of request.";
+            Err(CallError::invalid(404, "model_not_priced", message).param("model"))
+        }
         [offer] => Ok(offer.clone()),
         _ => Err(CallError::malformed("model", "Several providers offer this model under one name.")),
     }

@@ -11,6 +11,7 @@ mod client;
 mod delivered;
 pub mod error;
 mod gateway;
+pub mod guard;
 pub mod http;
 mod limit;
 mod members;

@@ -1,10 +1,11 @@
 //! From a provider's usage object to disjoint counts. Pure. What cannot be is clamped into range and named; what is missing or
 //! zero beside content is estimated and named.
 
-use modelfaucet_schema::event::{Anomaly, ModelRates, UsageSource};
+use modelfaucet_schema::event::{Anomaly, ModelRates, Rates, UsageSource};
 use modelfaucet_schema::usage::{Component, Usage};
 use serde_json::Value;
 
+use crate::bound::table;
 use crate::delivered::Delivered;
 
 /// The largest count that any model can reach in one call. More is a fault of the provider.
@@ -173,27 +174,38 @@ pub(crate) fn judge(reading: Option<Reading>, delivered: Delivered, input: u64, 
     }
 }
 
-const INPUT: [Component; 6] = [
+const INPUT: [Component; 11] = [
     Component::InputUncached,
     Component::CacheRead,
+    Component::CacheReadAudio,
+    Component::CacheReadImage,
     Component::CacheWrite5m,
+    Component::CacheWrite30m,
     Component::CacheWrite1h,
+    Component::CacheWrite12h,
     Component::InputAudio,
     Component::InputImage,
+    Component::InputVideo,
 ];
-const OUTPUT: [Component; 4] =
-    [Component::OutputText, Component::OutputReasoning, Component::OutputAudio, Component::OutputImage];
+const OUTPUT: [Component; 5] = [
+    Component::OutputText,
+    Component::OutputReasoning,
+    Component::OutputAudio,
+    Component::OutputImage,
+    Component::OutputVideo,
+];
 
 /// Moves counts that the offer has no price for to the dearest component of their side that has one, so that a capture cannot
 /// be refused for a count that the hold did not foresee. What has no price on its whole side stays as it is.
 pub(crate) fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
     let mut judged = judged;
     let mut moved = false;
+    let rates = table(offer, judged.usage.input_tokens());
     for side in [INPUT.as_slice(), &OUTPUT] {
-        let Some(dearest) = dearest(offer, side) else { continue };
+        let Some(dearest) = dearest(rates, side) else { continue };
         for component in side {
             let count = judged.usage.count(*component);
-            if count > 0 && !offer.rates.contains_key(component) {
+            if count > 0 && !rates.contains_key(component) {
                 judged.usage.set(*component, 0);
                 judged.usage.set(dearest, judged.usage.count(dearest).saturating_add(count));
                 moved = true;
@@ -207,8 +219,8 @@ pub(crate) fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
 }
 
 /// The component with the highest rate of those that have one; of equals the first.
-pub(crate) fn dearest(offer: &ModelRates, components: &[Component]) -> Option<Component> {
-    let priced = components.iter().filter_map(|component| Some((*component, *offer.rates.get(component)?)));
+pub(crate) fn dearest(rates: &Rates, components: &[Component]) -> Option<Component> {
+    let priced = components.iter().filter_map(|component| Some((*component, *rates.get(component)?)));
     priced.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(component, _)| component)
 }
 
@@ -286,11 +298,11 @@ mod tests {
     #[test]
     fn what_has_no_price_is_priced_as_the_dearest_of_its_side() {
         let rate = |usd| Rate::per_million(usd).unwrap();
-        let offer = ModelRates {
-            provider: "openai".parse().unwrap(),
-            model: "m".into(),
-            rates: [(Component::InputUncached, rate("1")), (Component::OutputText, rate("2"))].into(),
-        };
+        let offer = ModelRates::flat(
+            "openai".parse().unwrap(),
+            "m",
+            [(Component::InputUncached, rate("1")), (Component::OutputText, rate("2"))],
+        );
         let usage = Usage { cache_read: 3, output_reasoning: 4, ..Usage::text(10, 20) };
         let judged = with_prices(Judged { usage, source: UsageSource::Provider, anomalies: vec![] }, &offer);
         assert_eq!((judged.usage, judged.anomalies), (Usage::text(13, 24), vec![Anomaly::Unpriced]));

@@ -20,6 +20,7 @@ use modelfaucet_gateway::{Gateway, http::router};
 use modelfaucet_schema::entry::EntryBuilder;
 use modelfaucet_schema::event::{
     Balance, Call, HoldCaptured, HoldPlaced, HoldReleased, ModelRates, PriceRule, RateCardId, Rating, ReleaseReason,
+    ServiceTier,
 };
 use modelfaucet_schema::http::observe;
 use modelfaucet_schema::ids::{AppId, EpochId, GatewayId, HoldId, Position, SessionId, WalletId};
@@ -67,6 +68,7 @@ fn placed(begin: &BeginCall) -> HoldPlaced {
             route: begin.route,
             provider: begin.provider.clone(),
             model: begin.model.clone(),
+            service_tier: ServiceTier::Standard,
         },
         requested: Money::from_units(1_000),
         amount: Money::from_units(1_000),
@@ -182,8 +184,8 @@ async fn world() -> World {
     tokio::spawn(async move { axum::serve(listener, provider(Book::nowhere())).await });
     let model = Arc::new(ReadModel::default());
     let rate = |usd| Rate::per_million(usd).unwrap();
-    let rates = [(Component::InputUncached, rate("1")), (Component::OutputText, rate("2"))].into();
-    let offer = ModelRates { provider: "openai".parse().unwrap(), model: "m".into(), rates };
+    let rates = [(Component::InputUncached, rate("1")), (Component::OutputText, rate("2"))];
+    let offer = ModelRates::flat("openai".parse().unwrap(), "m", rates);
     model.publish_card(CARD, RateCard::new([offer]));
     model.activate_card(CARD, Timestamp::now());
     let session = Session {

@@ -145,7 +145,7 @@ class Fold:
         name[6], name[8] = name[6] & 0x0F | 0x80, name[8] & 0x3F | 0x80
         if event["sha256"] != digest.hex() or card.replace("-", "") != name.hex():
             self.fail("I12", f"rate card {card} is not named after its content")
-        self.cards[card] = {(offer["provider"], offer["model"]): rating.Offer(offer["rates"]) for offer in event["models"]}
+        self.cards[card] = {(offer["provider"], offer["model"]): rating.Offer(offer) for offer in event["models"]}
 
     def on_RateCardActivated(self, event, _):
         self.card = event["rate_card_id"]
@@ -303,7 +303,7 @@ class Fold:
         self.report.count("I12")
         try:
             offer = self.cards.get(card, {}).get((call["provider"], call["model"]))
-            cost = rating.price(call["route"], offer, rated["usage"], rule)
+            cost = rating.price(call["route"], offer, rated.get("service_tier", "standard"), rated["usage"], rule)
         except (KeyError, AttributeError, TypeError):
             self.fail("I12", f"{call['model']} has no price on card {card} for all of {rated['usage']}")
             self._take_recorded(rated, wallet)

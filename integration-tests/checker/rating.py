@@ -18,8 +18,8 @@ Price = collections.namedtuple("Price", "numerator denominator upstream retail")
 Split = collections.namedtuple("Split", "charge developer unrecovered promo receivable")
 
 
-class Offer:
-    """What one model costs: rates as whole numbers over one common denominator, so that sums stay fractions."""
+class Table:
+    """Rates as whole numbers over one common denominator, so that sums stay fractions."""
 
     def __init__(self, rates):
         exact = {component: fractions.Fraction(rate) for component, rate in rates.items()}
@@ -27,14 +27,32 @@ class Offer:
         self.numerators = {component: int(rate * self.denominator) for component, rate in exact.items()}
 
 
-def price(route, offer, usage, rule):
-    """The price of a usage. KeyError for what has no price."""
+class Offer:
+    """What one model costs: per service tier a table, and others for inputs above a number of tokens."""
+
+    def __init__(self, model):
+        tiers = {"standard": model, **model.get("service_tiers", {})}
+        self.tiers = {
+            tier: [(0, Table(rates["rates"]))] + [(context["above"], Table(context["rates"])) for context in rates.get("contexts", [])]
+            for tier, rates in tiers.items()
+        }
+
+    def table(self, tier, usage):
+        """The last table whose threshold the whole input passes. KeyError for a tier without rates."""
+        tokens = sum(count for component, count in usage.items() if component.startswith(("input_", "cache_")))
+        first, *contexts = self.tiers[tier]
+        return [first, *(context for context in contexts if tokens > context[0])][-1][1]
+
+
+def price(route, offer, tier, usage, rule):
+    """The price of a usage that a service tier served. KeyError for what has no price."""
     if route not in OUR_COST:
         return Price(0, 1, 0, units(rule.get("fee_usd", "0.00000000")))
-    numerator = sum(offer.numerators[component] * count for component, count in usage.items() if count)
+    table = offer.table(tier, usage)
+    numerator = sum(table.numerators[component] * count for component, count in usage.items() if count)
     # round() of a fraction goes to the even neighbour when both are equally near.
-    upstream = round(fractions.Fraction(numerator * 10**8, offer.denominator))
-    return Price(numerator, offer.denominator, upstream, upstream + upstream * rule["markup_bps"] // 10_000)
+    upstream = round(fractions.Fraction(numerator * 10**8, table.denominator))
+    return Price(numerator, table.denominator, upstream, upstream + upstream * rule["markup_bps"] // 10_000)
 
 
 def split(route, cost, rule, cap, payable, promo_credit):

@@ -20,6 +20,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import check  # noqa: E402
+import rating  # noqa: E402
 from values import key_hash  # noqa: E402
 
 START = 1_795_428_000_000_000  # 2026-11-23T10:00:00Z
@@ -454,6 +455,19 @@ class Checker(unittest.TestCase):
         def spoil(batches):
             batches[0][2][4]["pricing"]["revenue_share_bps"] = 5000
         self.caught("I12", spoil_batches=spoil, says="not the ones in force")
+
+    def test_a_price_is_that_of_the_tier_that_served_and_of_the_length_of_the_input(self):
+        table = lambda usd: {"input_uncached": usd, "cache_read": usd, "output_text": usd}  # noqa: E731
+        offer = rating.Offer({"rates": table("0.01"), "contexts": [{"above": 5, "rates": table("0.02")}, {"above": 9, "rates": {}}],
+                              "service_tiers": {"flex": {"rates": table("0.001")}}})
+        def cents(tier, uncached, cached):
+            usage = {"input_uncached": uncached, "cache_read": cached, "output_text": 100}
+            return rating.price("platform", offer, tier, usage, {"markup_bps": 0}).upstream // 10**6
+        self.assertEqual([cents("standard", 5, 0), cents("standard", 5, 1), cents("standard", 0, 9)], [105, 212, 218])
+        self.assertEqual(cents("flex", 900, 0), 100)
+        for tier, uncached in (("standard", 10), ("priority", 1)):
+            with self.assertRaises(KeyError):
+                cents(tier, uncached, 0)
 
     # I13
 

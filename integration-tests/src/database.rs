@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use modelfaucet_schema::ids::ShardId;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::log::migrate::migrate;
-use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config, NoTls};
 
 /// Runs the server until our end of its input closes, however this process ends; then takes the folder away.
 const KEEPER: &str = r#"folder=$1; shift; "$@" >/dev/null 2>"$folder/log" & server=$!
 cat >/dev/null; kill -QUIT "$server"; wait "$server"; rm -rf "$folder""#;
+
+/// Most databases may be lost, so that tests are quick.
+const LOSABLE: &[&str] = &["fsync=off", "shared_buffers=256MB", "max_wal_size=8GB"];
 
 static SERVER: OnceLock<Option<Config>> = OnceLock::new();
 static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
@@ -38,6 +40,29 @@ impl TestDatabase {
         let server = tokio::task::spawn_blocking(server).await.expect("a thread that starts a server")?;
         let template = TEMPLATE.get_or_init(|| make_template(&server)).await;
         Some(Self::copy_of(template, &server).await)
+    }
+
+    /// A new one on this server, whatever the environment says.
+    ///
+    /// # Panics
+    /// If the server fails.
+    pub async fn create_on(server: Config) -> Self {
+        let template = TEMPLATE.get_or_init(|| make_template(&server)).await;
+        Self::copy_of(template, &server).await
+    }
+
+    /// An empty one on a server of its own that keeps what it acknowledges, as services demand; to be migrated by them. `None`, with
+    /// the reason printed, where PostgreSQL is not installed.
+    ///
+    /// # Panics
+    /// If `MODELFAUCET_REQUIRE` names postgres and there is none, or the server fails.
+    pub async fn durable() -> Option<Self> {
+        if !crate::process::has_postgres() {
+            return None;
+        }
+        let start = || start_cluster(&binaries(), &[]);
+        let server = tokio::task::spawn_blocking(start).await.expect("a thread that starts a server");
+        Some(Self::copy_of("template0", &server).await)
     }
 
     /// A copy. Nobody may be connected to this one meanwhile.
@@ -78,12 +103,7 @@ impl TestDatabase {
 
     /// The same as text, for `DATABASE_URL`.
     pub fn url(&self, role: ServiceRole) -> String {
-        let host = self.server.get_hosts().first().map(|host| match host {
-            Host::Unix(path) => path.display().to_string(),
-            Host::Tcp(name) => name.clone(),
-        });
-        let port = self.server.get_ports().first().copied().unwrap_or(5432);
-        format!("host={} port={port} user={} dbname={}", host.unwrap_or_default(), role.name(), self.name)
+        crate::process::url(&self.role(role))
     }
 
     /// A superuser's session.
@@ -142,7 +162,7 @@ async fn make_template(server: &Config) -> String {
 fn server() -> Option<Config> {
     let start = || match std::env::var("MODELFAUCET_TEST_DATABASE_URL") {
         Ok(url) => Some(url.parse().expect("MODELFAUCET_TEST_DATABASE_URL is a connection string")),
-        Err(_) if crate::process::has_postgres() => Some(start_cluster(&binaries())),
+        Err(_) if crate::process::has_postgres() => Some(start_cluster(&binaries(), LOSABLE)),
         Err(_) => None,
     };
     SERVER.get_or_init(start).clone()
@@ -168,7 +188,7 @@ fn command(program: &Path) -> Command {
     command
 }
 
-fn start_cluster(bin: &Path) -> Config {
+fn start_cluster(bin: &Path, settings: &[&str]) -> Config {
     let folder = tempfile::Builder::new().prefix("modelfaucet-test-").tempdir().expect("a temporary directory").keep();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).expect("a directory of ours");
     let data = folder.join("data");
@@ -176,15 +196,7 @@ fn start_cluster(bin: &Path) -> Config {
     initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]).arg(&data);
     assert!(initdb.stdout(Stdio::null()).status().is_ok_and(|status| status.success()), "initdb failed");
     let mut server = command(&bin.join("postgres"));
-    // These databases may be lost, so that tests are quick.
-    for setting in [
-        "listen_addresses=",
-        "fsync=off",
-        "max_connections=200",
-        "shared_buffers=256MB",
-        "max_wal_size=8GB",
-        "log_min_messages=fatal",
-    ] {
+    for setting in ["listen_addresses=", "max_connections=200", "log_min_messages=fatal"].iter().chain(settings) {
         server.args(["-c", setting]);
     }
     server.arg("-c").arg(format!("unix_socket_directories={}", folder.display())).arg("-D").arg(&data);

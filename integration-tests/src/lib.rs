@@ -4,5 +4,7 @@ pub mod calls;
 pub mod connection;
 pub mod database;
 pub mod history;
+pub mod judge;
 pub mod process;
 pub mod sim;
+pub mod traffic;

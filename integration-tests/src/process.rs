@@ -32,6 +32,16 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// Says why a test is skipped; fails where `MODELFAUCET_REQUIRE` names what is missing.
+///
+/// # Panics
+/// If it is required.
+pub fn skip(what: &str, reason: &str) {
+    let required = std::env::var("MODELFAUCET_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == what));
+    assert!(!required, "{what} is required: {reason}");
+    eprintln!("skipped: {reason}");
+}
+
 /// Are PostgreSQL's programs there? If not, says so and returns false; fails where `MODELFAUCET_REQUIRE` names postgres.
 ///
 /// # Panics
@@ -40,11 +50,8 @@ pub fn has_postgres() -> bool {
     let found = std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut versions| versions.next().is_some())
         || std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("postgres").exists()));
-    let required =
-        std::env::var("MODELFAUCET_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == "postgres"));
-    assert!(found || !required, "PostgreSQL is required and not installed");
     if !found {
-        eprintln!("skipped: PostgreSQL is not installed");
+        skip("postgres", "PostgreSQL is not installed");
     }
     found
 }
@@ -58,13 +65,24 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("a bound address").port()
 }
 
+/// What `up` is started with beside its data directory.
+#[derive(Clone, Debug, Default)]
+pub struct Setting {
+    /// Variables of its environment.
+    pub variables: Vec<(&'static str, String)>,
+    /// A PostgreSQL that is not its own, as a superuser.
+    pub database: Option<tokio_postgres::Config>,
+    /// What lies under its data directory, for itself and its children alone.
+    pub volume: Option<Volume>,
+}
+
 /// A running `modelfaucet up`.
 #[derive(Debug)]
 pub struct Up {
     child: Child,
     port: u16,
     dir: tempfile::TempDir,
-    settings: Vec<(&'static str, String)>,
+    setting: Setting,
 }
 
 impl Up {
@@ -73,19 +91,30 @@ impl Up {
     /// # Panics
     /// If it does not get ready.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::start_with(Setting::default()).await
     }
 
-    /// The same with settings from the environment, also for later starts.
+    /// As [`Up::start`], with variables of its environment, also for later starts.
     ///
     /// # Panics
     /// If it does not get ready.
-    pub async fn start_with(settings: &[(&'static str, &str)]) -> Self {
+    pub async fn start_with_variables(variables: &[(&'static str, &str)]) -> Self {
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self::start_with(Setting { variables, ..Setting::default() }).await
+    }
+
+    /// As [`Up::start`], with more than the defaults.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub async fn start_with(mut setting: Setting) -> Self {
         let dir = tempfile::Builder::new().prefix("modelfaucet-test-").tempdir().expect("a temporary directory");
         let port = free_port();
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        let child = spawn(&["up"], dir.path(), port, &borrowed(&settings));
-        let mut up = Self { child, port, dir, settings };
+        if let Some(database) = &setting.database {
+            setting.variables.push(("DATABASE_URL", url(database)));
+        }
+        let child = spawn(&["up"], dir.path(), port, &setting.variables, setting.volume.as_ref());
+        let mut up = Self { child, port, dir, setting };
         up.wait_until_ready(Duration::from_secs(60)).await;
         up
     }
@@ -95,9 +124,13 @@ impl Up {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The data directory.
+    /// The data directory. Through `/proc` where it is mounted for the process alone.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+        let path = self.dir.path().join("data");
+        match (&self.setting.volume, path.strip_prefix("/")) {
+            (Some(_), Ok(inner)) => Path::new("/proc").join(self.child.id().to_string()).join("root").join(inner),
+            _ => path,
+        }
     }
 
     /// A secret that `up` has made.
@@ -129,7 +162,7 @@ impl Up {
     pub async fn wait_until_ready(&mut self, limit: Duration) {
         let began = Instant::now();
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+            if let Some(status) = self.ended() {
                 panic!("modelfaucet ended with {status}; its log:\n{}", self.log());
             }
             if let Ok(mut connection) = self.connect("").await
@@ -140,6 +173,14 @@ impl Up {
             assert!(began.elapsed() < limit, "modelfaucet does not get ready; its log:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// How it ended, if it did so by itself.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// What it has written so far.
@@ -155,7 +196,8 @@ impl Up {
 
     /// Starts the same data directory again. Does not wait.
     pub fn start_again(&mut self) {
-        self.child = spawn(&["up"], self.dir.path(), self.port, &borrowed(&self.settings));
+        let Setting { variables, volume, .. } = &self.setting;
+        self.child = spawn(&["up"], self.dir.path(), self.port, variables, volume.as_ref());
     }
 
     /// The private server's postmaster, as its pid file names it.
@@ -193,11 +235,22 @@ impl Up {
             .expect("the binary runs")
     }
 
-    /// How to connect to the private server as `role`.
+    /// How to connect to its database as `role`.
     pub fn database(&self, role: &str) -> tokio_postgres::Config {
+        if let Some(database) = &self.setting.database {
+            let mut config = database.clone();
+            config.user(role);
+            return config;
+        }
         let file = std::fs::read_to_string(self.data_dir().join("postgres/postmaster.pid")).unwrap_or_default();
+        let socket = Path::new(file.lines().nth(4).unwrap_or_default());
+        // The server's own view of its directory is not ours where that is mounted for it alone.
+        let socket = match socket.strip_prefix(self.dir.path().join("data")) {
+            Ok(inner) => self.data_dir().join(inner),
+            Err(_) => socket.to_owned(),
+        };
         let mut config = tokio_postgres::Config::new();
-        config.host_path(file.lines().nth(4).unwrap_or_default()).port(5432).user(role).dbname("modelfaucet");
+        config.host_path(socket).port(5432).user(role).dbname("modelfaucet");
         config
     }
 
@@ -206,18 +259,15 @@ impl Up {
         self.role_with(&[verb], role, &[])
     }
 
-    /// The same with further arguments and settings.
-    pub fn role_with(&self, verb: &[&str], role: &str, settings: &[(&str, &str)]) -> Role {
-        let port = free_port();
-        let config = self.database(role);
-        let socket = config.get_hosts().iter().find_map(|host| match host {
-            tokio_postgres::config::Host::Unix(path) => Some(path.display().to_string()),
-            tokio_postgres::config::Host::Tcp(_) => None,
-        });
-        let url = format!("host={} port=5432 user={role} dbname=modelfaucet", socket.unwrap_or_default());
-        let (admin, key) = (self.admin(), self.secret("user_id_hmac_key"));
-        let secrets = [("DATABASE_URL", url.as_str()), ("ADMIN_TOKEN", &admin), ("USER_ID_HMAC_KEY", &key)];
-        Role { child: spawn(verb, self.dir.path(), port, &[&secrets, settings].concat()), port }
+    /// The same with further arguments and variables.
+    pub fn role_with(&self, verb: &[&str], role: &str, variables: &[(&'static str, &str)]) -> Role {
+        let mut secrets = vec![
+            ("DATABASE_URL", url(&self.database(role))),
+            ("ADMIN_TOKEN", self.admin()),
+            ("USER_ID_HMAC_KEY", self.secret("user_id_hmac_key")),
+        ];
+        secrets.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        Role::start(verb, self.dir.path(), secrets)
     }
 
     /// What the sandbox provider of this process writes down.
@@ -280,14 +330,40 @@ impl Drop for Up {
     }
 }
 
+/// How to connect, as text for `DATABASE_URL`.
+pub fn url(config: &tokio_postgres::Config) -> String {
+    let host = config.get_hosts().first().map(|host| match host {
+        tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        tokio_postgres::config::Host::Tcp(name) => name.clone(),
+    });
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let (user, database) = (config.get_user().unwrap_or_default(), config.get_dbname().unwrap_or_default());
+    format!("host={} port={port} user={user} dbname={database}", host.unwrap_or_default())
+}
+
 /// One role in a process of its own.
 #[derive(Debug)]
 pub struct Role {
     child: Child,
     port: u16,
+    verb: Vec<String>,
+    dir: PathBuf,
+    secrets: Vec<(&'static str, String)>,
 }
 
 impl Role {
+    fn start(verb: &[&str], dir: &Path, secrets: Vec<(&'static str, String)>) -> Self {
+        let port = free_port();
+        let child = spawn(verb, dir, port, &secrets, None);
+        Self { child, port, verb: verb.iter().map(|&word| word.to_owned()).collect(), dir: dir.to_owned(), secrets }
+    }
+
+    /// Starts it again at the same address, after it was killed. Does not wait.
+    pub fn start_again(&mut self) {
+        let verb: Vec<&str> = self.verb.iter().map(String::as_str).collect();
+        self.child = spawn(&verb, &self.dir, self.port, &self.secrets, None);
+    }
+
     /// `127.0.0.1:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -310,34 +386,100 @@ impl Role {
         }
     }
 
-    /// `kill -9`, and waits for the end.
-    pub fn kill(&mut self) {
+    /// `kill -9`, and waits for the end, which it returns.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn kill(&mut self) -> io::Result<std::process::ExitStatus> {
         let _gone = self.child.kill();
-        let _status = self.child.wait();
+        self.child.wait()
     }
 }
 
 impl Drop for Role {
     fn drop(&mut self) {
-        self.kill();
+        let _ended = self.kill();
     }
 }
 
-fn borrowed<'a>(settings: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
-    settings.iter().map(|(name, value)| (*name, value.as_str())).collect()
+/// What is mounted under the data directory of one process and its children, and gone with the last of them.
+#[derive(Clone, Debug)]
+pub enum Volume {
+    /// So many MiB of memory.
+    Memory(u32),
+    /// A file that holds an ext4 file system.
+    Image(PathBuf),
 }
 
-fn spawn(verb: &[&str], dir: &Path, port: u16, secrets: &[(&str, &str)]) -> Child {
+impl Volume {
+    /// So many MiB of memory; `None`, with the reason printed, where this process may not mount it.
+    ///
+    /// # Panics
+    /// If `MODELFAUCET_REQUIRE` names root.
+    pub fn memory(mebibytes: u32) -> Option<Self> {
+        Self::Memory(mebibytes).tried()
+    }
+
+    /// A new image of so many MiB that takes no more space than what is in it; `None`, with the reason printed, where it cannot be
+    /// made or mounted.
+    ///
+    /// # Panics
+    /// If `MODELFAUCET_REQUIRE` names root.
+    pub fn image(path: &Path, mebibytes: u32) -> Option<Self> {
+        let file = std::fs::File::create(path).expect("an image");
+        file.set_len(u64::from(mebibytes) << 20).expect("an image");
+        match Command::new("mkfs.ext4").args(["-q", "-F"]).arg(path).output() {
+            Ok(made) if made.status.success() => Self::Image(path.to_owned()).tried(),
+            Ok(made) => Self::impossible(&String::from_utf8_lossy(&made.stderr)),
+            Err(error) => Self::impossible(&format!("mkfs.ext4: {error}")),
+        }
+    }
+
+    fn tried(self) -> Option<Self> {
+        let script = format!("{} /mnt", self.mount());
+        match Command::new("unshare").args(["-m", "sh", "-c", &script]).output() {
+            Ok(output) if output.status.success() => Some(self),
+            Ok(output) => Self::impossible(&String::from_utf8_lossy(&output.stderr)),
+            Err(error) => Self::impossible(&format!("unshare: {error}")),
+        }
+    }
+
+    fn impossible(problem: &str) -> Option<Self> {
+        skip("root", &format!("a file system cannot be mounted: {}", problem.trim()));
+        None
+    }
+
+    fn mount(&self) -> String {
+        match self {
+            Self::Memory(mebibytes) => format!("mount -t tmpfs -o mode=755,size={mebibytes}m none"),
+            Self::Image(path) => format!("mount -t ext4 -o loop '{}'", path.display()),
+        }
+    }
+
+    /// What mounts it at `data` in a mount namespace of its own, and becomes the program whose words follow.
+    fn command(&self) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", &format!("mkdir -p data && {} data && exec \"$@\"", self.mount()), "sh"]);
+        command
+    }
+}
+
+fn spawn(verb: &[&str], dir: &Path, port: u16, variables: &[(&'static str, String)], volume: Option<&Volume>) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).expect("a log file");
-    let mut command = Command::new(binary());
+    let mut command = match volume {
+        None => Command::new(binary()),
+        Some(volume) => {
+            let mut command = volume.command();
+            command.arg(binary());
+            command
+        }
+    };
+    // Arguments of a test come last, so that they win.
     let (verb, further) = verb.split_first().expect("a verb");
-    command
-        .arg(verb)
-        .args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir", "data"])
-        .args(further)
-        .current_dir(dir);
+    let listen = format!("127.0.0.1:{port}");
+    command.arg(verb).args(["--listen", &listen, "--data-dir", "data"]).args(further).current_dir(dir);
     // Nothing of the tester's environment: a DATABASE_URL there must not be written to.
-    command.env_clear().envs(secrets.iter().copied());
+    command.env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
     if let Some(path) = std::env::var_os("PATH") {
         command.env("PATH", path);
     }

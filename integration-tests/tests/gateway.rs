@@ -268,7 +268,7 @@ async fn a_stream_that_stalls_is_cut_and_charged_as_far_as_it_came() {
     if !has_postgres() {
         return;
     }
-    let up = Up::start_with(&[("GATEWAY_IDLE_TIMEOUT_MS", "400")]).await;
+    let up = Up::start_with_variables(&[("GATEWAY_IDLE_TIMEOUT_MS", "400")]).await;
     let (token, _) = up.wallet_with("stalled", "5.00").await;
     for script in ["tokens=8 stall_after=2", "tokens=8 stall_after=2 comments", "tokens=8 disconnect_after=2"] {
         let answer = call(&up, &token, &streamed(script)).await;
@@ -362,7 +362,7 @@ async fn what_fails_is_told_in_openais_shape_and_gives_the_hold_back() {
     if !has_postgres() {
         return;
     }
-    let up = Up::start_with(&[("PROVIDER_MAX_RETRIES", "0"), ("PROVIDER_TIMEOUT_MS", "400")]).await;
+    let up = Up::start_with_variables(&[("PROVIDER_MAX_RETRIES", "0"), ("PROVIDER_TIMEOUT_MS", "400")]).await;
     let (token, wallet) = up.wallet_with("failures", "5.00").await;
     // A breaker rests the model whose key or patience is used up, so each of these has a model of its own.
     let mut models = ["gpt-4o", "gpt-4.1", "gpt-4.1-mini"].iter();
@@ -470,7 +470,7 @@ async fn after_many_mixed_calls_nothing_is_held() {
     if !has_postgres() {
         return;
     }
-    let up = Up::start_with(&[("GATEWAY_IDLE_TIMEOUT_MS", "300"), ("PROVIDER_RETRY_DELAY_MS", "5")]).await;
+    let up = Up::start_with_variables(&[("GATEWAY_IDLE_TIMEOUT_MS", "300"), ("PROVIDER_RETRY_DELAY_MS", "5")]).await;
     let (token, _) = up.wallet_with("mixed", "50.00").await;
     let scripts = [
         "tokens=3",

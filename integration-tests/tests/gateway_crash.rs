@@ -85,7 +85,7 @@ async fn a_killed_gateway_leaves_no_hold_and_no_answer_uncharged() {
         return;
     }
     let provider = Provider::start().await;
-    let mut up = Up::start_with(&[("LITELLM_BASE_URL", &provider.url())]).await;
+    let mut up = Up::start_with_variables(&[("LITELLM_BASE_URL", &provider.url())]).await;
     let (token, _) = up.wallet_with("killed", "50.00").await;
     let mut answers = Vec::new();
     for round in 0..8_u64 {
@@ -132,7 +132,7 @@ async fn a_key_outlives_the_process_and_never_pays_twice() {
         return;
     }
     let provider = Provider::start().await;
-    let mut up = Up::start_with(&[("LITELLM_BASE_URL", &provider.url())]).await;
+    let mut up = Up::start_with_variables(&[("LITELLM_BASE_URL", &provider.url())]).await;
     let (token, _) = up.wallet_with("keys", "5.00").await;
     let send = async |up: &Up, key: &str, body: &Value| {
         Raw::send(&up.address(), &token, &format!("idempotency-key: {key}\r\n"), body).await.rest().await
@@ -213,7 +213,7 @@ async fn the_calls_of_a_gateway_that_stays_away_are_ended_by_another() {
     let provider = Provider::start().await;
     let url = provider.url();
     let settings = [("LITELLM_BASE_URL", url.as_str()), ("GATEWAY_TAKEOVER_MS", "1500")];
-    let up = Up::start_with(&settings).await;
+    let up = Up::start_with_variables(&settings).await;
     let mut doomed = up.role_with(&["gateway", "--data-dir", "doomed"], "ledger_command", &settings);
     let living = up.role_with(&["gateway", "--data-dir", "living"], "ledger_command", &settings);
     doomed.wait_until_ready().await;
@@ -226,7 +226,7 @@ async fn the_calls_of_a_gateway_that_stays_away_are_ended_by_another() {
     while provider.book().len() < 2 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    doomed.kill();
+    doomed.kill().unwrap();
     assert!(!lost.read_until("HTTP", 1).await);
     assert!(kept.rest().await.starts_with("HTTP/1.1 200"), "a call that takes long is nobody's to end");
     let books = booked_when_ended(&database).await;
@@ -252,7 +252,7 @@ async fn three_gateways_never_overspend_one_wallet() {
     let provider = Provider::start().await;
     let url = provider.url();
     let settings = [("LITELLM_BASE_URL", url.as_str()), ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "0")];
-    let up = Up::start_with(&settings).await;
+    let up = Up::start_with_variables(&settings).await;
     let second = up.role_with(&["gateway", "--data-dir", "second"], "ledger_command", &settings);
     let third = up.role_with(&["gateway", "--data-dir", "third"], "ledger_command", &settings);
     second.wait_until_ready().await;

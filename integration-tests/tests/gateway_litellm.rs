@@ -84,7 +84,7 @@ async fn calls_streams_and_errors_pass_through_litellm() {
     let Some(proxy) = LiteLlm::start().await else { return };
     let url = format!("http://127.0.0.1:{}/v1", proxy.port);
     let settings = [("LITELLM_BASE_URL", url.as_str()), ("LITELLM_MASTER_KEY", KEY), ("PROVIDER_MAX_RETRIES", "0")];
-    let up = Up::start_with(&settings).await;
+    let up = Up::start_with_variables(&settings).await;
     let (token, _) = up.wallet_with("litellm", "1.00").await;
     let mut client = up.connect(&token).await.unwrap();
     let body = |model: &str| json!({ "model": model, "messages": [{ "role": "user", "content": "Hello" }] });

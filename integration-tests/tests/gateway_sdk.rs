@@ -62,7 +62,7 @@ impl Drop for Direct {
 
 /// Runs a client both ways and compares what it saw; then the books with what the provider bills.
 async fn same(user: &str, calls: usize, client: impl Fn(&str, &str) -> Value) {
-    let up = Up::start_with(&[("PROVIDER_MAX_RETRIES", "0")]).await;
+    let up = Up::start_with_variables(&[("PROVIDER_MAX_RETRIES", "0")]).await;
     let (token, _) = up.wallet_with(user, "5.00").await;
     let direct = Direct::start();
     let expected = client(&direct.url(), "any");

@@ -187,15 +187,18 @@ async fn pages_neither_skip_nor_repeat_while_rows_arrive() {
     events.extend((0..20).map(|_| world.ledger.usage(alpha)));
     world.ledger.append(events).await;
     world.project().await;
-    let newest = world.ledger.position();
-    for path in [
+    let paths = [
         format!("/v1/wallets/{}/statement", alpha.wallet),
         "/v1/apps/alpha-app/usage".to_owned(),
         "/v1/admin/journal".to_owned(),
-    ] {
+    ];
+    for (path, limit) in paths.iter().flat_map(|path| [1, 3, 7, 200].map(|limit| (path, limit))) {
+        // Whatever was recorded since the first 21 events is usage as well.
+        let newest = world.ledger.position();
+        let first = newest - 20 + i64::from(path.contains("usage"));
         let (mut seen, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let page = world.shown(&format!("{path}?limit=3{cursor}")).await;
+        while seen.last().is_none_or(|last| *last > first) {
+            let page = world.shown(&format!("{path}?limit={limit}{cursor}")).await;
             let items = page["items"].as_array().or(page["usage"].as_array()).unwrap().clone();
             // Usage shows no positions, but the request's name ends with it.
             let position = |item: &Value| {
@@ -210,12 +213,34 @@ async fn pages_neither_skip_nor_repeat_while_rows_arrive() {
                 None => break,
             }
         }
-        let first = newest - 20 + i64::from(path.contains("usage"));
         assert_eq!(
             seen.iter().copied().filter(|at| *at >= first).collect::<Vec<_>>(),
             (first..=newest).rev().collect::<Vec<_>>(),
-            "{path}"
+            "{path} by {limit}"
         );
+    }
+}
+
+#[tokio::test]
+async fn pages_by_time_neither_skip_nor_repeat_what_is_of_one_moment() {
+    let world = world!();
+    for path in ["/v1/developer/tokens", "/v1/developer/apps"] {
+        let all = world.shown(&format!("{path}?limit=200")).await["items"].as_array().unwrap().clone();
+        let times: Vec<_> = all.iter().map(|item| item["created_at"].clone()).collect();
+        let of_one_moment = times.windows(2).any(|two| two[0] == two[1]);
+        assert!(of_one_moment || path.ends_with("apps"), "tokens of a tenant are issued together: {times:?}");
+        for limit in 1..=all.len() {
+            let (mut seen, mut cursor) = (Vec::new(), String::new());
+            loop {
+                let page = world.shown(&format!("{path}?limit={limit}{cursor}")).await;
+                seen.extend(page["items"].as_array().unwrap().iter().cloned());
+                match page["next_cursor"].as_str() {
+                    Some(next) => cursor = format!("&cursor={next}"),
+                    None => break,
+                }
+            }
+            assert_eq!(seen, all, "{path} by {limit}");
+        }
     }
 }
 
@@ -247,6 +272,59 @@ async fn another_tenants_things_are_as_unknown_as_those_that_do_not_exist() {
         assert!(world.shown(path).await["items"].as_array().unwrap().len() > owners.len(), "the operator sees all");
         assert!(!own.to_string().contains("sha256:"));
     }
+}
+
+/// Every route of the read API, with the ids of either tenant in its path.
+fn paths(alpha: &ledger::Tenant, beta: &ledger::Tenant) -> Vec<String> {
+    let document: Value = serde_json::from_str(&modelfaucet_query::openapi().to_json().unwrap()).unwrap();
+    let routes = document["paths"].as_object().unwrap().iter().filter(|(_, route)| route["get"].is_object());
+    let fill = |route: &str, tenant: &ledger::Tenant| {
+        route.replace("{wallet_id}", &tenant.wallet.to_string()).replace("{public_app_id}", &tenant.public_app_id())
+    };
+    let paths: Vec<String> = routes.flat_map(|(route, _)| [fill(route, alpha), fill(route, beta)]).collect();
+    assert!(paths.len() > 30 && !paths.iter().any(|path| path.contains('{')), "{paths:?}");
+    paths
+}
+
+/// I14: whatever a tenant asks for, no answer shows anything that is another's.
+#[tokio::test]
+async fn no_answer_to_a_tenant_shows_anything_of_another() {
+    let mut world = world!();
+    let (alpha, beta) = (world.ledger.alpha, world.ledger.beta);
+    for tenant in [alpha, beta] {
+        let mut events = world.ledger.top_up(tenant, 1_000_000_000);
+        events.push(world.ledger.usage(tenant));
+        world.ledger.append(events).await;
+    }
+    world.project().await;
+    let canaries = [
+        beta.developer.to_string(),
+        beta.app.to_string(),
+        beta.user.to_string(),
+        beta.wallet.to_string(),
+        beta.public_app_id(),
+        "App of beta".to_owned(),
+        "beta@x.test".to_owned(),
+        beta.token("all")[..15].to_owned(),
+    ];
+    let body = async |path: &str, token: &str| {
+        let response = world.send(path, token).await;
+        let status = response.status();
+        (status, String::from_utf8_lossy(&response.into_body().collect().await.unwrap().to_bytes()).into_owned())
+    };
+    let (mut shown, mut real) = (0, std::collections::BTreeSet::new());
+    for path in paths(&alpha, &beta) {
+        for token in [alpha.token("all"), alpha.token("session"), String::new()] {
+            let (status, text) = body(&path, &token).await;
+            shown += u32::from(status == StatusCode::OK);
+            let found = canaries.iter().find(|canary| text.contains(*canary));
+            assert_eq!(found, None, "I14: {path} shows alpha what is beta's: {text}");
+        }
+        let (_, text) = body(&path, ADMIN).await;
+        real.extend(canaries.iter().filter(|canary| text.contains(*canary)));
+    }
+    assert!(shown >= 8, "only {shown} answers were successes");
+    assert!(real.len() >= canaries.len() - 1, "the operator sees them: {real:?}");
 }
 
 #[tokio::test]

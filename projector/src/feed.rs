@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use modelfaucet_schema::ids::ShardId;
+use modelfaucet_schema::log::read::RawPage;
 use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -22,13 +23,20 @@ pub(crate) const HEAVY: usize = 256;
 /// A span, and the event behind it if nobody can read that.
 type Decoded = (Span, Option<Undecodable>);
 
+/// Checking and decoding on a thread of its own.
+type Decoding = JoinHandle<Result<Decoded, ReadError>>;
+
+fn decode(page: &RawPage) -> Result<Decoded, ReadError> {
+    Ok(Span::decode(&page.check()?))
+}
+
 /// Spans of one shard, in order.
 pub(crate) struct Feed {
     reader: LogReader,
     shard: ShardId,
     at: Head,
     tail: Option<Arc<Tail>>,
-    ahead: Option<mpsc::Receiver<Result<JoinHandle<Decoded>, ReadError>>>,
+    ahead: Option<mpsc::Receiver<Result<Decoding, ReadError>>>,
 }
 
 impl Feed {
@@ -53,7 +61,7 @@ impl Feed {
         let decoded = match &mut self.ahead {
             Some(ahead) => {
                 if let Some(decoding) = ahead.recv().await {
-                    join(&mut decoding?).await
+                    join(&mut decoding?).await?
                 } else {
                     self.ahead = None;
                     self.read().await?
@@ -71,31 +79,29 @@ impl Feed {
     }
 
     async fn read(&self) -> Result<Decoded, ReadError> {
-        let after = self.at;
-        let page = self.reader.stored_page(self.shard, after, PAGE).await?;
-        if page.events.len() < HEAVY {
-            return Ok(Span::decode(after, &page));
+        let page = self.reader.raw_page(self.shard, self.at, PAGE).await?;
+        if page.len() < HEAVY {
+            return decode(&page);
         }
-        Ok(join(&mut spawn_blocking(move || Span::decode(after, &page))).await)
+        join(&mut spawn_blocking(move || decode(&page))).await
     }
 
     /// Reads until the end of the log or until nobody listens any more.
-    fn read_ahead(&self) -> mpsc::Receiver<Result<JoinHandle<Decoded>, ReadError>> {
+    fn read_ahead(&self) -> mpsc::Receiver<Result<Decoding, ReadError>> {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let (reader, shard, mut after) = (self.reader.clone(), self.shard, self.at);
         tokio::spawn(async move {
             loop {
-                let page = match reader.stored_page(shard, after, PAGE).await {
-                    Ok(page) if page.events.is_empty() => return,
+                let page = match reader.raw_page(shard, after, PAGE).await {
+                    Ok(page) if page.is_empty() => return,
                     Ok(page) => page,
                     Err(error) => {
                         sender.send(Err(error)).await.ok();
                         return;
                     }
                 };
-                let head = page.head;
-                let decoding = spawn_blocking(move || Span::decode(after, &page));
-                after = head;
+                after = page.head();
+                let decoding = spawn_blocking(move || decode(&page));
                 if sender.send(Ok(decoding)).await.is_err() {
                     return;
                 }

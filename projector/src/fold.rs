@@ -4,11 +4,12 @@
 //! shows: the shell drops it and makes a new one from the store.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use modelfaucet_schema::event::{DecodeError, Recorded};
 use modelfaucet_schema::ids::{LogId, Position, ShardId, StreamId};
-use modelfaucet_schema::log::read::StoredPage;
+use modelfaucet_schema::log::read::CheckedPage;
 use modelfaucet_schema::log::{Head, TailBatch};
 
 use crate::changes::Changes;
@@ -63,7 +64,8 @@ pub struct Undecodable {
 impl Span {
     /// Decodes a page. At an event that does not decode the span ends, behind the last whole batch before it: nobody can fold
     /// such an event, so everybody stops there.
-    pub fn decode(after: Head, page: &StoredPage) -> (Self, Option<Undecodable>) {
+    pub fn decode(page: &CheckedPage<'_>) -> (Self, Option<Undecodable>) {
+        let after = page.after;
         let mut events = Vec::with_capacity(page.events.len());
         for stored in &page.events {
             match stored.decode() {
@@ -229,7 +231,7 @@ impl Folder {
     fn fold(&mut self, events: &[Arc<Recorded>], to: Head) -> Outcome {
         let mut parts = Vec::with_capacity(self.units.len());
         let mut halts = Vec::new();
-        self.units.retain_mut(|unit| match unit.fold(events) {
+        self.units.retain_mut(|unit| match unit.fold_or_halt(events) {
             Ok(part) => {
                 parts.push(part);
                 true
@@ -246,7 +248,20 @@ impl Folder {
 }
 
 impl Unit {
-    fn fold(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
+    /// As [`Unit::fold`]. A projection that panics halts, whatever it is of: what it has in memory cannot be trusted any more, and
+    /// the others must not end with it.
+    fn fold_or_halt(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
+        let mut reached = Position::START;
+        let folded = catch_unwind(AssertUnwindSafe(|| self.fold(events, &mut reached)));
+        folded.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+            let reason = format!("position {reached}: it panicked: {}", text.unwrap_or("without a word"));
+            Err(Halt { name: self.projection.name(), version: self.projection.version(), reason })
+        })
+    }
+
+    /// `reached` is where it was when it did not return.
+    fn fold(&mut self, events: &[Arc<Recorded>], reached: &mut Position) -> Result<Part, Halt> {
         let (name, version) = (self.projection.name(), self.projection.version());
         let mut changes = Changes::new(self.projection.tables());
         let mut letters = Vec::new();
@@ -256,6 +271,7 @@ impl Unit {
             reason: format!("position {position}: {cause}"),
         };
         for event in events {
+            *reached = event.position;
             if !self.quarantined.is_empty() && self.quarantined.contains(&event.stream) {
                 let cause = "waits behind an earlier event of its stream".to_owned();
                 letters.push(DeadLetter { stream: event.stream, position: event.position, cause });

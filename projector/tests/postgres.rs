@@ -94,8 +94,8 @@ impl Bed {
         let mut store = MemoryStore::new(&all(), log_id, Head::genesis(log_id, SHARD));
         let mut folder = Folder::beginning(SHARD, log_id, all());
         while folder.at != end {
-            let page = reader.stored_page(SHARD, folder.at, 1).await.unwrap();
-            let (span, broken) = modelfaucet_projector::fold::Span::decode(folder.at, &page);
+            let page = reader.raw_page(SHARD, folder.at, 1).await.unwrap();
+            let (span, broken) = modelfaucet_projector::fold::Span::decode(&page.check().unwrap());
             assert!(broken.is_none());
             let Outcome::Folded { batch, halts } = folder.offer(&span) else { panic!() };
             assert_eq!(halts, []);
@@ -222,8 +222,8 @@ async fn a_stale_batch_is_refused() {
     bed.append(&[50, 50]).await;
     let reader = bed.reader().await;
     let (log_id, _) = reader.head(SHARD).await.unwrap();
-    let page = reader.stored_page(SHARD, Head::genesis(log_id, SHARD), 1).await.unwrap();
-    let (span, _) = modelfaucet_projector::fold::Span::decode(Head::genesis(log_id, SHARD), &page);
+    let page = reader.raw_page(SHARD, Head::genesis(log_id, SHARD), 1).await.unwrap();
+    let (span, _) = modelfaucet_projector::fold::Span::decode(&page.check().unwrap());
     let mut folder = Folder::beginning(SHARD, log_id, all());
     let Outcome::Folded { batch, .. } = folder.offer(&span) else { panic!() };
     let commit = Commit::new(SHARD, log_id, batch);
@@ -376,6 +376,7 @@ async fn an_event_that_nobody_knows_halts_everything_right_before_it() {
 /// Counts events and chokes on those of one stream.
 struct Picky {
     money: bool,
+    panics: bool,
     stream: Option<StreamId>,
 }
 
@@ -406,6 +407,7 @@ impl Projection for Picky {
         changes.append(0, vec![event.shard.0.into(), event.position.0.into()]);
         match &event.event {
             Event::TopUpCredited(_) if Some(event.stream) == self.stream => {
+                assert!(!self.panics, "tastes terrible");
                 Err(ApplyError::Other("does not taste".into()))
             }
             _ => Ok(()),
@@ -413,7 +415,7 @@ impl Projection for Picky {
     }
 
     fn fresh(&self) -> Box<dyn Projection> {
-        Box::new(Self { money: self.money, stream: self.stream })
+        Box::new(Self { money: self.money, panics: self.panics, stream: self.stream })
     }
 }
 
@@ -430,8 +432,8 @@ async fn a_poisonous_event_halts_money_and_quarantines_a_stream_elsewhere() {
     let stream = poison.stream;
     let known = move || {
         let mut known = all();
-        known.push(Box::new(Picky { money: false, stream: Some(stream) }));
-        known.push(Box::new(Picky { money: true, stream: Some(stream) }));
+        known.push(Box::new(Picky { money: false, panics: false, stream: Some(stream) }));
+        known.push(Box::new(Picky { money: true, panics: false, stream: Some(stream) }));
         known
     };
     setup_projections(&mut bed.database.connect("ledger_projector").await, &known()).await.unwrap();
@@ -454,6 +456,36 @@ async fn a_poisonous_event_halts_money_and_quarantines_a_stream_elsewhere() {
     let missing = "SELECT count(*) FROM ledger.event e WHERE NOT EXISTS (SELECT FROM p_picky_v1.counted c WHERE c.position = e.position)
                    AND NOT EXISTS (SELECT FROM projection.dead_letter d WHERE d.projection = 'picky' AND d.position = e.position)";
     assert_eq!(admin.query_one(missing, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing is skipped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_projection_that_panics_halts_alone_and_goes_on_once_it_is_mended() {
+    let mut bed = bed!();
+    let batches = bed.append(&[10, 500]).await;
+    let credited = |event: &Recorded| matches!(event.event, Event::TopUpCredited(_));
+    let poison = batches[1].events().iter().map(|event| event.decode().unwrap()).find(credited).unwrap();
+    let known = move |panics| {
+        let mut known = all();
+        known.push(Box::new(Picky { money: false, panics, stream: panics.then_some(poison.stream) }));
+        known
+    };
+    setup_projections(&mut bed.database.connect("ledger_projector").await, &known(true)).await.unwrap();
+    let projector = bed.projector().await.with_projections(Arc::new(move || known(true)));
+    let error = projector.catch_up().await.unwrap_err();
+    let reason = format!("picky v1: position {}: it panicked: tastes terrible", poison.position);
+    assert!(error.to_string().contains(&reason), "{error}");
+    assert_eq!(bed.halted().await.keys().collect::<Vec<_>>(), ["picky"]);
+    assert_eq!(bed.digests().await, bed.expected().await, "the others have gone on");
+    // A program without the fault, and an operator who lifts the halt.
+    let admin = bed.database.connect_admin().await;
+    admin.batch_execute("UPDATE projection.checkpoint SET halted = NULL").await.unwrap();
+    bed.projector().await.with_projections(Arc::new(move || known(false))).catch_up().await.unwrap();
+    let counted = "SELECT count(*) FROM p_picky_v1.counted";
+    assert_eq!(
+        admin.query_one(counted, &[]).await.unwrap().get::<_, i64>(0),
+        510,
+        "nothing is skipped, nothing doubled"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

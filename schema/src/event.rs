@@ -4,6 +4,7 @@
 mod call;
 mod catalogue;
 mod freeze;
+mod model_rates;
 mod money;
 mod recorded;
 mod session;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use call::*;
 pub use catalogue::*;
 pub use freeze::*;
+pub use model_rates::*;
 pub use money::*;
 pub use recorded::*;
 pub use session::*;

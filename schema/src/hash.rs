@@ -5,7 +5,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::StoredEvent;
+use crate::event::StoredRef;
 use crate::ids::{BatchId, LogId, Position, ShardId};
 use crate::time::Timestamp;
 
@@ -69,9 +69,9 @@ impl BatchHasher {
     }
 
     /// Adds the next event.
-    pub fn event(&mut self, event: &StoredEvent) {
+    pub fn event<'a>(&mut self, event: impl Into<StoredRef<'a>>) {
         self.buffer.clear();
-        canonical_bytes(event, &mut self.buffer);
+        canonical_bytes(event.into(), &mut self.buffer);
         self.digest.update(length(self.buffer.len()));
         self.digest.update(&self.buffer);
     }
@@ -83,7 +83,7 @@ impl BatchHasher {
 }
 
 /// Appends the canonical bytes of an event: every column, numbers big endian, texts and bytes behind their length.
-pub fn canonical_bytes(event: &StoredEvent, out: &mut Vec<u8>) {
+pub fn canonical_bytes(event: StoredRef<'_>, out: &mut Vec<u8>) {
     let text = |out: &mut Vec<u8>, part: &[u8]| {
         out.extend_from_slice(&length(part.len()));
         out.extend_from_slice(part);
@@ -105,7 +105,7 @@ pub fn canonical_bytes(event: &StoredEvent, out: &mut Vec<u8>) {
             out.extend_from_slice(used.fingerprint.as_bytes());
         }
     }
-    text(out, &event.payload);
+    text(out, event.payload);
 }
 
 /// Lengths are below 4 GiB by the limits of the API.
@@ -116,7 +116,7 @@ fn length(bytes: usize) -> [u8; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::KeyUse;
+    use crate::event::{KeyUse, StoredEvent};
     use uuid::Uuid;
 
     fn event() -> StoredEvent {
@@ -137,7 +137,7 @@ mod tests {
 
     fn bytes(event: &StoredEvent) -> Vec<u8> {
         let mut out = Vec::new();
-        canonical_bytes(event, &mut out);
+        canonical_bytes(event.into(), &mut out);
         out
     }
 

@@ -4,7 +4,7 @@ mod body;
 mod error;
 mod layer;
 
-pub use body::{MAX_BODY, StrictJson, depth_within, parse_json, read as read_body};
+pub use body::{MAX_BODY, MAX_RATE_CARD, StrictJson, depth_within, parse_json, read as read_body};
 pub use error::{ApiError, not_found};
 pub use layer::{RequestId, observe};
 

@@ -173,7 +173,9 @@ impl FromStr for ExactCost {
             return Err(InvalidRate::Form);
         }
         let digits = whole.bytes().chain(part.bytes()).chain(std::iter::repeat_n(b'0', 15 - part.len()));
-        let femto = digits.map(|digit| i128::from(digit - b'0')).try_fold(0_i128, |sum, digit| sum.checked_mul(10)?.checked_add(digit));
+        let femto = digits
+            .map(|digit| i128::from(digit - b'0'))
+            .try_fold(0_i128, |sum, digit| sum.checked_mul(10)?.checked_add(digit));
         femto.map(Self).ok_or(InvalidRate::TooLarge)
     }
 }

@@ -47,16 +47,26 @@ macro_rules! components {
 components! {
     /// Input tokens that were neither read from nor written to a cache.
     InputUncached = input_uncached "input_uncached",
-    /// Input tokens read from the provider's cache.
+    /// Input tokens read from the provider's cache: text, or of a kind that the provider does not tell.
     CacheRead = cache_read "cache_read",
+    /// Audio input tokens read from the provider's cache.
+    CacheReadAudio = cache_read_audio "cache_read_audio",
+    /// Image input tokens read from the provider's cache.
+    CacheReadImage = cache_read_image "cache_read_image",
     /// Input tokens written to a cache that lasts 5 minutes.
     CacheWrite5m = cache_write_5m "cache_write_5m",
+    /// Input tokens written to a cache that lasts 30 minutes.
+    CacheWrite30m = cache_write_30m "cache_write_30m",
     /// Input tokens written to a cache that lasts an hour.
     CacheWrite1h = cache_write_1h "cache_write_1h",
+    /// Input tokens written to a cache that lasts 12 hours.
+    CacheWrite12h = cache_write_12h "cache_write_12h",
     /// Audio input tokens.
     InputAudio = input_audio "input_audio",
     /// Image input tokens.
     InputImage = input_image "input_image",
+    /// Video input tokens.
+    InputVideo = input_video "input_video",
     /// Text output tokens.
     OutputText = output_text "output_text",
     /// Reasoning tokens.
@@ -65,8 +75,44 @@ components! {
     OutputAudio = output_audio "output_audio",
     /// Image output tokens.
     OutputImage = output_image "output_image",
+    /// Video output tokens.
+    OutputVideo = output_video "output_video",
+    /// Searches of the web with little context.
+    WebSearchLow = web_search_low "web_search_low",
+    /// Searches of the web with a middling context: what providers do unless told.
+    WebSearchMedium = web_search_medium "web_search_medium",
+    /// Searches of the web with much context.
+    WebSearchHigh = web_search_high "web_search_high",
     /// Calls that cost a fixed fee each.
     Requests = requests "requests",
+}
+
+impl Component {
+    /// Is it a token of the input?
+    pub const fn is_input(self) -> bool {
+        matches!(
+            self,
+            Self::InputUncached
+                | Self::CacheRead
+                | Self::CacheReadAudio
+                | Self::CacheReadImage
+                | Self::CacheWrite5m
+                | Self::CacheWrite30m
+                | Self::CacheWrite1h
+                | Self::CacheWrite12h
+                | Self::InputAudio
+                | Self::InputImage
+                | Self::InputVideo
+        )
+    }
+
+    /// Is it a token of the output?
+    pub const fn is_output(self) -> bool {
+        matches!(
+            self,
+            Self::OutputText | Self::OutputReasoning | Self::OutputAudio | Self::OutputImage | Self::OutputVideo
+        )
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
@@ -85,22 +131,18 @@ impl Usage {
         Component::ALL.iter().map(|component| (*component, self.count(*component))).filter(|(_, count)| *count > 0)
     }
 
-    /// All input tokens, cached or not.
-    pub const fn input_tokens(&self) -> u64 {
-        self.input_uncached
-            .saturating_add(self.cache_read)
-            .saturating_add(self.cache_write_5m)
-            .saturating_add(self.cache_write_1h)
-            .saturating_add(self.input_audio)
-            .saturating_add(self.input_image)
+    /// All input tokens, cached or not: what context tiers go by.
+    pub fn input_tokens(&self) -> u64 {
+        self.sum(Component::is_input)
     }
 
     /// All output tokens, reasoning included.
-    pub const fn output_tokens(&self) -> u64 {
-        self.output_text
-            .saturating_add(self.output_reasoning)
-            .saturating_add(self.output_audio)
-            .saturating_add(self.output_image)
+    pub fn output_tokens(&self) -> u64 {
+        self.sum(Component::is_output)
+    }
+
+    fn sum(&self, of: impl Fn(Component) -> bool) -> u64 {
+        self.counts().filter(|(component, _)| of(*component)).fold(0, |sum, (_, count)| sum.saturating_add(count))
     }
 
     /// The first component whose count is above [`MAX_COUNT`].
@@ -131,6 +173,13 @@ mod tests {
             assert_eq!(serde_json::to_string(&usage).unwrap(), format!("{{\"{}\":9}}", component.name()));
             assert_eq!(serde_json::to_string(component).unwrap(), format!("\"{}\"", component.name()));
             assert_eq!(usage.counts().collect::<Vec<_>>(), [(*component, 9)]);
+            let tokens = (usage.input_tokens(), usage.output_tokens());
+            let expected = match component.name() {
+                name if name.starts_with("output") => (0, 9),
+                name if name.starts_with("input") || name.starts_with("cache") => (9, 0),
+                _ => (0, 0),
+            };
+            assert_eq!(tokens, expected, "{component:?}");
         }
     }
 }

@@ -52,6 +52,7 @@ fn call() -> Call {
         route: Route::Platform,
         provider: "openai".parse().unwrap(),
         model: "gpt-4o-mini".into(),
+        service_tier: ServiceTier::Standard,
     }
 }
 
@@ -69,6 +70,7 @@ fn rating() -> Rating {
         rate_card_id: RateCardId(id(5)),
         price_rule: rule(),
         usage: Usage { cache_read: 1_025, ..Usage::text(178, 212) },
+        service_tier: ServiceTier::Standard,
         exact_cost: "0.000230775".parse().unwrap(),
         upstream: usd("0.00023078"),
         retail: usd("0.00030001"),
@@ -94,6 +96,96 @@ fn charge() -> JournalEntry {
         .credit(house(AccountCode::DeferredPromoCost), usd("0.000005"))
         .build()
         .unwrap()
+}
+
+/// The components that the first version of a rate card knew.
+const FIRST_COMPONENTS: [Component; 11] = [
+    Component::InputUncached,
+    Component::CacheRead,
+    Component::CacheWrite5m,
+    Component::CacheWrite1h,
+    Component::InputAudio,
+    Component::InputImage,
+    Component::OutputText,
+    Component::OutputReasoning,
+    Component::OutputAudio,
+    Component::OutputImage,
+    Component::Requests,
+];
+
+/// A model with everything that a rate card can say.
+fn every_rate() -> ModelRates {
+    let rates = |usd: &str| -> Rates {
+        Component::ALL.iter().map(|component| (*component, Rate::per_million(usd).unwrap())).collect()
+    };
+    let contexts = vec![
+        ContextRates { above: 200_000, rates: rates("0.30") },
+        ContextRates { above: 1_000_000, rates: Rates::new() },
+    ];
+    let tiers = ServiceTier::ALL.into_iter().filter(|tier| !tier.is_standard());
+    ModelRates {
+        contexts: contexts.clone(),
+        service_tiers: tiers
+            .map(|tier| (tier, TierRates { rates: rates("0.20"), contexts: contexts.clone() }))
+            .collect(),
+        mode: Some(Mode::Chat),
+        max_input_tokens: Some(1_048_576),
+        max_output_tokens: Some(65_536),
+        ..ModelRates::flat("openai".parse().unwrap(), "gpt-4o-mini", rates("0.15"))
+    }
+}
+
+/// Further examples of an event: members that were added to a version since, which are left out where they say nothing.
+fn additions() -> Vec<(&'static str, Event)> {
+    let (hold_id, wallet_id) = (HoldId(id(8)), wallet());
+    let used = Component::ALL.iter().fold(Usage::default(), |mut usage, component| {
+        usage.set(*component, 7);
+        usage
+    });
+    let call = Call { service_tier: ServiceTier::Priority, ..call() };
+    vec![
+        (
+            "tiers",
+            RateCardPublished {
+                rate_card_id: RateCardId(id(5)),
+                sha256: "0f".repeat(32),
+                source: "price list".into(),
+                models: vec![every_rate()],
+            }
+            .into(),
+        ),
+        (
+            "tiers",
+            HoldPlaced {
+                hold_id,
+                wallet_id,
+                call: call.clone(),
+                requested: usd("0.02"),
+                amount: usd("0.01"),
+                rate_card_id: RateCardId(id(5)),
+                price_rule: rule(),
+                expires_at: at("2026-11-23T10:00:00.123456Z"),
+                balance: balance("38.000005", "0.000005", "0.01"),
+            }
+            .into(),
+        ),
+        (
+            "tiers",
+            HoldCaptured {
+                hold_id,
+                wallet_id,
+                call,
+                held: usd("0.01"),
+                rating: Rating { usage: used, service_tier: ServiceTier::Flex, ..rating() },
+                over_hold: false,
+                provider_request_id: None,
+                occurred_at: None,
+                entry: charge(),
+                balance: balance("37.99970499", "0", "0"),
+            }
+            .into(),
+        ),
+    ]
 }
 
 fn feature() -> FeatureDefined {
@@ -147,14 +239,11 @@ fn samples() -> Vec<Event> {
             rate_card_id: RateCardId(id(5)),
             sha256: "0f".repeat(32),
             source: "price list".into(),
-            models: vec![ModelRates {
-                provider: "openai".parse().unwrap(),
-                model: "gpt-4o-mini".into(),
-                rates: Component::ALL
-                    .iter()
-                    .map(|component| (*component, Rate::per_million("0.15").unwrap()))
-                    .collect(),
-            }],
+            models: vec![ModelRates::flat(
+                "openai".parse().unwrap(),
+                "gpt-4o-mini",
+                FIRST_COMPONENTS.map(|component| (component, Rate::per_million("0.15").unwrap())),
+            )],
         }
         .into(),
         RateCardActivated { rate_card_id: RateCardId(id(5)) }.into(),
@@ -365,10 +454,12 @@ fn released() -> BTreeMap<String, String> {
 #[test]
 fn every_event_has_its_golden_file() {
     let mut sums = released();
-    let first = samples().into_iter().map(|event| (String::new(), event));
-    let further = shapes().into_iter().map(|(shape, event)| (format!(".{shape}"), event));
-    for (shape, event) in first.chain(further) {
-        let name = format!("{}.v{}{shape}.json", event.name(), event.version());
+    let first = samples().into_iter().map(|event| (format!("{}.v{}.json", event.name(), event.version()), event));
+    let further = additions()
+        .into_iter()
+        .chain(shapes())
+        .map(|(what, event)| (format!("{}.v{}.{what}.json", event.name(), event.version()), event));
+    for (name, event) in first.chain(further) {
         let path = folder().join(&name);
         let bytes = event.encode();
         if std::env::var("GOLDEN").is_ok_and(|mode| mode == "write") && !path.exists() {

@@ -13,7 +13,8 @@ pub(super) fn begin(context: Context<'_>, begin: &BeginCall) -> Result<Vec<Event
     }
     let payment = context.payment(begin.call.payer)?;
     let quote = usage::quote(context, &payment, &begin.call)?;
-    let price = |bound| rating::price(begin.call.route, quote.offer, bound, &quote.rule, Rounding::Hold);
+    let tier = begin.call.service_tier;
+    let price = |bound| rating::price(begin.call.route, quote.offer, tier, bound, &quote.rule, Rounding::Hold);
     let (requested, min) = (price(&begin.dispatch.bound)?.retail, price(&begin.min_bound)?.retail);
     let wish = hold::Wish { hold_id: begin.hold_id, requested, min, expires_in: begin.expires_in };
     hold::grant_to(context, payment, quote, wish, Some(Box::new(begin.dispatch.clone())))
@@ -27,7 +28,7 @@ pub(super) fn end(context: Context<'_>, end: &EndCall) -> Result<Vec<Event>, Rej
     let outcome = Some(Box::new(end.outcome.clone()));
     match &end.ending {
         CallEnding::Capture { usage, provider_request_id } => {
-            hold::capture(context, end.hold_id, usage, provider_request_id.as_deref(), None, outcome)
+            hold::capture(context, end.hold_id, usage, None, provider_request_id.as_deref(), None, outcome)
         }
         CallEnding::Release(reason) => hold::release(context, end.hold_id, *reason, outcome),
     }

@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 
 use modelfaucet_schema::event::{
     AppChanged, AppRegistered, AppSettings, DeveloperRegistered, DeveloperTokenIssued, DeveloperTokenRevoked, Event,
-    FeatureChanged, FeatureDefined, FeatureRemoved, ModelRates, Pricing, RateCardActivated, RateCardId,
-    RateCardPublished,
+    FeatureChanged, FeatureDefined, FeatureRemoved, ModelRates, Pricing, RateCardActivated, RateCardPublished,
 };
 use modelfaucet_schema::ids::{AppId, DeveloperId, TokenId};
-use sha2::{Digest as _, Sha256};
 
 use super::decide::Context;
 use super::{App, AppPatch, Caller, Command, Feature, FeaturePatch, Rejection};
@@ -170,18 +168,11 @@ pub(super) fn activate_rate_card(
     models: &[ModelRates],
 ) -> Result<Vec<Event>, Rejection> {
     context.require_admin()?;
-    let mut models = models.to_vec();
-    models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
-    let twice =
-        models.windows(2).any(|pair| matches!(pair, [a, b] if (&a.provider, &a.model) == (&b.provider, &b.model)));
-    if models.is_empty() || twice || models.iter().any(|model| model.rates.is_empty() || model.model.is_empty()) {
+    let card = RateCardPublished::of(source.to_owned(), models.to_vec()).map_err(|_| Rejection::InvalidRateCard)?;
+    if !card.is_valid() {
         return Err(Rejection::InvalidRateCard);
     }
-    let canonical = serde_json::to_vec(&models).map_err(|_| Rejection::InvalidRateCard)?;
-    let hash: [u8; 32] = Sha256::digest(&canonical).into();
-    let mut cut = [0; 16];
-    cut.copy_from_slice(&hash[..16]);
-    let rate_card_id = RateCardId(uuid::Builder::from_custom_bytes(cut).into_uuid());
+    let rate_card_id = card.rate_card_id;
     let activated = RateCardActivated { rate_card_id }.into();
     if context.state.cards.contains(&rate_card_id) {
         return if context.state.active_card.get(&()) == Some(&rate_card_id) {
@@ -190,11 +181,5 @@ pub(super) fn activate_rate_card(
             Ok(vec![activated])
         };
     }
-    let sha256 = hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        use std::fmt::Write as _;
-        let written = write!(text, "{byte:02x}");
-        debug_assert!(written.is_ok(), "writing to a string does not fail");
-        text
-    });
-    Ok(vec![RateCardPublished { rate_card_id, sha256, source: source.to_owned(), models }.into(), activated])
+    Ok(vec![card.into(), activated])
 }

@@ -6,7 +6,7 @@ use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
     AdjustmentKind, AppSettings, CallOutcome, Direction, Dispatch, FreezeScope, ModelRates, Pricing, ReleaseReason,
-    Route, SessionOpening, Status,
+    Route, ServiceTier, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
@@ -117,6 +117,8 @@ pub struct CallRequest {
     pub provider: Option<Name>,
     /// The model.
     pub model: String,
+    /// The provider's service tier that is asked for.
+    pub service_tier: ServiceTier,
 }
 
 /// A call that the gateway is about to send: the hold that it places for it, and owns.
@@ -271,9 +273,11 @@ pub enum Command {
         min_amount: Option<Money>,
         expires_in: Duration,
     },
+    /// The service tier that served the call; absent: the one that the hold was placed for.
     CaptureHold {
         hold_id: HoldId,
         usage: Usage,
+        service_tier: Option<ServiceTier>,
         provider_request_id: Option<String>,
         occurred_at: Option<Timestamp>,
     },

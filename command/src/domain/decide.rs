@@ -51,8 +51,9 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
         }
         Command::AdjustWallet { .. } => adjustment::adjust(context, command),
         Command::PlaceHold { .. } => hold::place(context, command),
-        Command::CaptureHold { hold_id, usage, provider_request_id, occurred_at } => {
-            hold::capture(context, *hold_id, usage, provider_request_id.as_deref(), *occurred_at, None)
+        Command::CaptureHold { hold_id, usage, service_tier, provider_request_id, occurred_at } => {
+            let id = provider_request_id.as_deref();
+            hold::capture(context, *hold_id, usage, *service_tier, id, *occurred_at, None)
         }
         Command::ReleaseHold { hold_id, reason } => hold::release(context, *hold_id, *reason, None),
         Command::ExpireHold { hold_id } => hold::expire(context, *hold_id),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use modelfaucet_schema::event::{
     Balance, CallOutcome, Dispatch, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured,
-    Rating, ReleaseReason, Route,
+    Rating, ReleaseReason, Route, ServiceTier,
 };
 use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
@@ -27,7 +27,9 @@ pub(super) fn place(context: Context<'_>, command: &Command) -> Result<Vec<Event
     let quote = usage::quote(context, &payment, call)?;
     let requested = match amount {
         HoldAmount::Fixed(amount) => *amount,
-        HoldAmount::Bound(bound) => rating::price(call.route, quote.offer, bound, &quote.rule, Rounding::Hold)?.retail,
+        HoldAmount::Bound(bound) => {
+            rating::price(call.route, quote.offer, call.service_tier, bound, &quote.rule, Rounding::Hold)?.retail
+        }
     };
     let wish = Wish { hold_id: *hold_id, requested, min: min_amount.unwrap_or(requested), expires_in: *expires_in };
     grant_to(context, payment, quote, wish, None)
@@ -116,13 +118,15 @@ pub(super) fn capture(
     context: Context<'_>,
     hold_id: HoldId,
     usage: &Usage,
+    served: Option<ServiceTier>,
     provider_request_id: Option<&str>,
     occurred_at: Option<Timestamp>,
     outcome: Option<Box<CallOutcome>>,
 ) -> Result<Vec<Event>, Rejection> {
     let (hold, wallet, app, open) = own_hold(context, hold_id)?;
     context.require_past(occurred_at)?;
-    let price = price_of(context.state, hold, usage)?;
+    let served = served.unwrap_or(hold.call.service_tier);
+    let price = price_of(context.state, hold, served, usage)?;
     let parties = Parties { wallet: hold.wallet_id, developer: app.developer_id, provider: &hold.call.provider };
     let provider_request_id = provider_request_id.map(str::to_owned);
     if open && context.at < hold.expires_at {
@@ -133,7 +137,7 @@ pub(super) fn capture(
             wallet_id: hold.wallet_id,
             call: hold.call.as_ref().clone(),
             held: hold.amount,
-            rating: rating_of(hold, usage, &price, &split),
+            rating: rating_of(hold, served, usage, &price, &split),
             over_hold: price.retail > hold.amount,
             provider_request_id,
             occurred_at,
@@ -156,7 +160,7 @@ pub(super) fn capture(
         hold_id,
         wallet_id: hold.wallet_id,
         call: hold.call.as_ref().clone(),
-        rating: rating_of(hold, usage, &price, &split),
+        rating: rating_of(hold, served, usage, &price, &split),
         provider_request_id,
         occurred_at,
         outcome,
@@ -196,18 +200,18 @@ fn expired(hold_id: HoldId, hold: &Hold, wallet: &Wallet) -> Result<Event, Rejec
     Ok(HoldExpired { hold_id, wallet_id: hold.wallet_id, amount: hold.amount, balance }.into())
 }
 
-fn price_of(state: &State, hold: &Hold, usage: &Usage) -> Result<Price, Rejection> {
+fn price_of(state: &State, hold: &Hold, served: ServiceTier, usage: &Usage) -> Result<Price, Rejection> {
     let card = state.cards.get(&hold.rate_card_id).ok_or(Rejection::NoRateCard)?;
     let offer = card.offer(&hold.call.provider, &hold.call.model);
     debug_assert!(
         offer.is_some() || matches!(hold.call.route, Route::Byok | Route::Local),
         "a hold names an offer of its card"
     );
-    rating::price(hold.call.route, offer, usage, &hold.price_rule, Rounding::Charge)
+    rating::price(hold.call.route, offer, served, usage, &hold.price_rule, Rounding::Charge)
 }
 
-fn rating_of(hold: &Hold, usage: &Usage, price: &Price, split: &Split) -> Rating {
-    usage::rating(hold.rate_card_id, hold.price_rule, usage, price, split)
+fn rating_of(hold: &Hold, served: ServiceTier, usage: &Usage, price: &Price, split: &Split) -> Rating {
+    usage::rating(hold.rate_card_id, hold.price_rule, served, usage, price, split)
 }
 
 /// The balance without a hold of this amount.

@@ -4,7 +4,7 @@
 
 use modelfaucet_schema::account::{Account, AccountCode, Name};
 use modelfaucet_schema::entry::{EntryBuilder, JournalEntry};
-use modelfaucet_schema::event::{ModelRates, PriceRule, Route};
+use modelfaucet_schema::event::{ModelRates, PriceRule, Route, ServiceTier};
 use modelfaucet_schema::ids::{DeveloperId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::rate::ExactCost;
@@ -32,14 +32,15 @@ pub enum Rounding {
     Hold,
 }
 
-/// Prices a usage. On the user's own key or machine the price is the fee and the cost is nobody's here.
+/// Prices a usage that a service tier serves. On the user's own key or machine the price is the fee and the cost is nobody's here.
 ///
 /// # Errors
-/// [`Rejection::ModelNotPriced`] for a component without a rate, [`Rejection::ModelNotFound`] where a price list is needed and
+/// [`Rejection::ModelNotPriced`] for a service tier or component without a rate, [`Rejection::ModelNotFound`] where a price list is needed and
 /// has no offer, [`Rejection::AmountOutOfRange`].
 pub fn price(
     route: Route,
     offer: Option<&ModelRates>,
+    service_tier: ServiceTier,
     usage: &Usage,
     rule: &PriceRule,
     rounding: Rounding,
@@ -48,8 +49,9 @@ pub fn price(
         return Ok(Price { exact_cost: ExactCost::ZERO, upstream: Money::ZERO, retail: rule.fee_usd });
     }
     let offer = offer.ok_or(Rejection::ModelNotFound)?;
-    let exact_cost =
-        offer.exact_cost(usage).map_err(|component| Rejection::ModelNotPriced { component: component.name() })?;
+    let exact_cost = offer
+        .exact_cost_at(service_tier, usage)
+        .map_err(|unpriced| Rejection::ModelNotPriced { component: unpriced.name() })?;
     let upstream = match rounding {
         Rounding::Charge => exact_cost.round(),
         Rounding::Hold => exact_cost.round_up(),

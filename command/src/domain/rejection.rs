@@ -87,8 +87,8 @@ rejections! {
     ZeroAmount = 400 "invalid_request" "The amount must be above zero.";
     /// Larger than money can be counted.
     AmountOutOfRange = 400 "amount_out_of_range" "The amount is out of range.";
-    /// A rate card without models, or with a model twice.
-    InvalidRateCard = 400 "invalid_rate_card" "A rate card names at least one model, and each provider's model once.";
+    /// A rate card without models, with a model twice, or with rates that fall as inputs get longer.
+    InvalidRateCard = 400 "invalid_rate_card" "A rate card names at least one model, each provider's model once, and for each tier rates, which never fall as inputs get longer.";
     /// A hold's time is out of bounds.
     InvalidDeadline = 400 "invalid_request" "The time must be between 1 second and 24 hours.";
     /// A time ahead of the ledger's clock.

@@ -12,13 +12,15 @@ mod holds;
 mod refusals;
 mod routes;
 mod sessions;
+mod tiers;
 mod usage;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use modelfaucet_schema::event::{
-    AppSettings, Balance, Event, ModelRates, Pricing, Recorded, ReleaseReason, Route, SessionOpening, Status,
+    AppSettings, Balance, Event, ModelRates, Pricing, Recorded, ReleaseReason, Route, ServiceTier, SessionOpening,
+    Status,
 };
 use modelfaucet_schema::ids::{
     AppId, DeveloperId, FeatureId, HoldId, Position, SessionId, ShardId, TokenId, TopUpId, UsageId, UserId, WalletId,
@@ -286,7 +288,7 @@ fn model(provider: &str, model: &str, input: &str, cached: &str, output: &str) -
         (Component::CacheRead, rate(cached)),
         (Component::OutputText, rate(output)),
     ];
-    ModelRates { provider: provider.parse().unwrap(), model: model.into(), rates: rates.into() }
+    ModelRates::flat(provider.parse().unwrap(), model, rates)
 }
 
 /// The rate card of accounting's examples: "small" is the first, "tiny" the second; two providers offer "shared".
@@ -347,6 +349,7 @@ fn call(model: &str) -> CallRequest {
         route: Route::Platform,
         provider: None,
         model: model.into(),
+        service_tier: ServiceTier::Standard,
     }
 }
 
@@ -360,7 +363,7 @@ fn hold_of(hold_id: HoldId, amount: &str) -> Command {
 }
 
 fn capture(hold_id: HoldId, usage: Usage) -> Command {
-    Command::CaptureHold { hold_id, usage, provider_request_id: None, occurred_at: None }
+    Command::CaptureHold { hold_id, usage, service_tier: None, provider_request_id: None, occurred_at: None }
 }
 
 fn release(hold_id: HoldId) -> Command {

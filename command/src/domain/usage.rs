@@ -1,7 +1,7 @@
 //! Usage: what a call is priced by, and calls that are recorded without a hold.
 
 use modelfaucet_schema::event::{
-    Call, Event, ModelRates, PriceRule, Pricing, RateCardId, Rating, Route, UsageRecorded,
+    Call, Event, ModelRates, PriceRule, Pricing, RateCardId, Rating, Route, ServiceTier, UsageRecorded,
 };
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::Usage;
@@ -58,6 +58,7 @@ pub(super) fn quote<'a>(
             route: call.route,
             provider,
             model: call.model.clone(),
+            service_tier: call.service_tier,
         },
         rate_card_id,
         offer,
@@ -77,7 +78,7 @@ pub(super) fn record(context: Context<'_>, command: &Command) -> Result<Vec<Even
     let payment = context.payment(call.payer)?;
     context.require_past(*occurred_at)?;
     let quote = quote(context, &payment, call)?;
-    let price = rating::price(call.route, quote.offer, usage, &quote.rule, Rounding::Charge)?;
+    let price = rating::price(call.route, quote.offer, call.service_tier, usage, &quote.rule, Rounding::Charge)?;
     let payable = payment.wallet.spendable();
     if price.retail > payable && *on_shortfall == OnShortfall::Refuse {
         return Err(cannot_pay(payment.wallet, price.retail));
@@ -89,7 +90,7 @@ pub(super) fn record(context: Context<'_>, command: &Command) -> Result<Vec<Even
     let event = UsageRecorded {
         usage_id: *usage_id,
         wallet_id: payment.wallet_id,
-        rating: rating(quote.rate_card_id, quote.rule, usage, &price, &split),
+        rating: rating(quote.rate_card_id, quote.rule, call.service_tier, usage, &price, &split),
         call: quote.call,
         provider_request_id: provider_request_id.clone(),
         occurred_at: *occurred_at,
@@ -102,6 +103,7 @@ pub(super) fn record(context: Context<'_>, command: &Command) -> Result<Vec<Even
 pub(super) fn rating(
     rate_card_id: RateCardId,
     price_rule: PriceRule,
+    service_tier: ServiceTier,
     usage: &Usage,
     price: &Price,
     split: &Split,
@@ -110,6 +112,7 @@ pub(super) fn rating(
         rate_card_id,
         price_rule,
         usage: *usage,
+        service_tier,
         exact_cost: price.exact_cost,
         upstream: price.upstream,
         retail: price.retail,

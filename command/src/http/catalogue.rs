@@ -7,7 +7,7 @@ use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{
     AppSettings, Event, FeatureDefined, ModelRates, Pricing, RateCardId, SessionOpening, Status,
 };
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson};
+use modelfaucet_schema::http::{ApiError, MAX_RATE_CARD, RequestId, StrictJson};
 use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, TokenId};
 use modelfaucet_schema::money::BasisPoints;
 use modelfaucet_schema::time::{ApiTime, Timestamp};
@@ -511,7 +511,7 @@ pub(super) struct RateCardReply {
 
 /// Activate a rate card.
 ///
-/// New holds and usage are priced by it; open holds keep the card that they were placed under.
+/// New holds and usage are priced by it; open holds keep the card that they were placed under. At most 8 MiB.
 #[utoipa::path(post, path = "/v1/admin/rate-cards", tag = "catalogue", request_body = ActivateRateCard, responses(
     (status = 201, description = "The active card", body = RateCardReply),
     (status = "4XX", description = "already_exists, invalid_rate_card, invalid_request", body = ErrorBody),
@@ -520,7 +520,7 @@ pub(super) async fn activate_rate_card(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<ActivateRateCard>,
+    StrictJson(body): StrictJson<ActivateRateCard, MAX_RATE_CARD>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id)?;
     let done = api.submit(&who, Command::ActivateRateCard { source: body.source.0, models: body.models }, None).await?;

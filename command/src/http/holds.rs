@@ -7,7 +7,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::{ReleaseReason, Route};
+use modelfaucet_schema::event::{ReleaseReason, Route, ServiceTier};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
 use modelfaucet_schema::ids::{HoldId, SessionId, WalletId};
 use modelfaucet_schema::money::RequestMoney;
@@ -46,6 +46,9 @@ pub(super) struct PlaceHold {
     provider: Option<Name>,
     /// The model.
     model: Text<1, 256>,
+    /// The provider's service tier that is asked for; absent: `standard`.
+    #[serde(default, skip_serializing_if = "ServiceTier::is_standard")]
+    service_tier: ServiceTier,
     /// How much to set aside.
     #[serde(skip_serializing_if = "Option::is_none")]
     amount_usd: Option<RequestMoney>,
@@ -90,6 +93,7 @@ pub(super) async fn place(
             route: body.route,
             provider: body.provider,
             model: body.model.0,
+            service_tier: body.service_tier,
         },
         amount,
         min_amount: body.min_amount_usd.map(|amount| amount.0),
@@ -106,6 +110,9 @@ pub(super) async fn place(
 pub(super) struct CaptureHold {
     /// Disjoint counts.
     usage: Usage,
+    /// The service tier that served the call; absent: the one that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service_tier: Option<ServiceTier>,
     /// The provider's id of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_request_id: Option<Text<1, 256>>,
@@ -137,6 +144,7 @@ pub(super) async fn capture(
     let command = Command::CaptureHold {
         hold_id: id,
         usage: check_counts(body.usage, "usage")?,
+        service_tier: body.service_tier,
         provider_request_id: body.provider_request_id.map(|id| id.0),
         occurred_at: body.occurred_at,
     };

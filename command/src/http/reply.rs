@@ -3,7 +3,9 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
 use modelfaucet_schema::account::Name;
-use modelfaucet_schema::event::{Balance, Call, Event, RateCardId, Rating, Recorded, ReleaseReason, Route};
+use modelfaucet_schema::event::{
+    Balance, Call, Event, RateCardId, Rating, Recorded, ReleaseReason, Route, ServiceTier,
+};
 use modelfaucet_schema::http::{ApiError, IDEMPOTENT_REPLAYED, LEDGER_POSITION};
 use modelfaucet_schema::ids::{Position, WalletId};
 use modelfaucet_schema::money::Money;
@@ -154,6 +156,9 @@ pub(super) struct UsageReply {
     feature_key: Option<String>,
     /// What was used.
     usage: Usage,
+    /// The service tier that priced it, if another than `standard`.
+    #[serde(skip_serializing_if = "ServiceTier::is_standard")]
+    service_tier: ServiceTier,
     /// What the customer pays.
     charged_usd: Money,
     /// The part of the charge that became a receivable.
@@ -198,6 +203,7 @@ pub(super) fn usage_reply(event: &Event, caller: Caller) -> Option<UsageReply> {
         model: call.model.clone(),
         feature_key: call.feature_key.clone(),
         usage: rating.usage,
+        service_tier: rating.service_tier,
         charged_usd: rating.charge,
         receivable_usd: rating.receivable,
         over_hold,
@@ -250,6 +256,9 @@ pub(super) struct HoldReply {
     /// The feature that prices it.
     #[serde(skip_serializing_if = "Option::is_none")]
     feature_key: Option<String>,
+    /// The service tier that it was placed for, if another than `standard`.
+    #[serde(skip_serializing_if = "ServiceTier::is_standard")]
+    service_tier: ServiceTier,
     /// The card that will price it.
     rate_card_id: RateCardId,
     /// When it expires.
@@ -269,6 +278,7 @@ pub(super) fn hold_reply(event: &Event) -> Option<HoldReply> {
         provider: event.call.provider.clone(),
         model: event.call.model.clone(),
         feature_key: event.call.feature_key.clone(),
+        service_tier: event.call.service_tier,
         rate_card_id: event.rate_card_id,
         expires_at: ApiTime(event.expires_at),
         wallet: WalletFigures::new(event.wallet_id, event.balance),

@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::Route;
+use modelfaucet_schema::event::{Route, ServiceTier};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
 use modelfaucet_schema::ids::{SessionId, UsageId, WalletId};
 use modelfaucet_schema::time::Timestamp;
@@ -54,6 +54,9 @@ pub(super) struct RecordUsage {
     provider: Option<Name>,
     /// The model.
     model: Text<1, 256>,
+    /// The service tier that served the call; absent: `standard`.
+    #[serde(default, skip_serializing_if = "ServiceTier::is_standard")]
+    service_tier: ServiceTier,
     /// Disjoint counts.
     usage: Usage,
     /// What to do if the wallet cannot pay; absent: `refuse`.
@@ -78,6 +81,7 @@ impl RecordUsage {
                 route: self.route,
                 provider: self.provider,
                 model: self.model.0,
+                service_tier: self.service_tier,
             },
             usage: check_counts(self.usage, "usage")?,
             on_shortfall: match self.on_shortfall {

@@ -9,7 +9,7 @@ use modelfaucet_schema::account::{Name, Subject};
 use modelfaucet_schema::entry::JournalEntry;
 use modelfaucet_schema::event::{
     AdjustmentKind, AppSettings, Direction, Event, FreezeScope, ModelRates, Pricing as DomainPricing, ReleaseReason,
-    Route as DomainRoute, SessionOpening, Status,
+    Route as DomainRoute, ServiceTier, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
@@ -132,21 +132,20 @@ fn call(call: Call) -> CallRequest {
         },
         provider: call.provider.map(provider),
         model: format!("model-{}", call.model),
+        service_tier: ServiceTier::Standard,
     }
 }
 
 fn models(card: &Card) -> Vec<ModelRates> {
     let rate = |femto: i128| -> Rate { format!("0.{femto:015}").parse().unwrap() };
     card.iter()
-        .map(|((provider_id, model), [input, cached, output])| ModelRates {
-            provider: provider(*provider_id),
-            model: format!("model-{model}"),
-            rates: [
+        .map(|((provider_id, model), [input, cached, output])| {
+            let rates = [
                 (Component::InputUncached, rate(*input)),
                 (Component::CacheRead, rate(*cached)),
                 (Component::OutputText, rate(*output)),
-            ]
-            .into(),
+            ];
+            ModelRates::flat(provider(*provider_id), format!("model-{model}"), rates)
         })
         .collect()
 }
@@ -253,6 +252,7 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
         Order::Capture { hold, counts } => Command::CaptureHold {
             hold_id: HoldId(uuid(*hold)),
             usage: usage(*counts),
+            service_tier: None,
             provider_request_id: None,
             occurred_at: None,
         },

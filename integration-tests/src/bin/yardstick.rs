@@ -1,10 +1,12 @@
 //! What this machine can do with nothing of a ledger in the way: the ceilings that our own figures stand beside.
 //!
-//! `append` inserts batches of rows with the columns of the log, on one connection. `serve` is the smallest group commit behind
+//! `append` inserts batches of rows with the columns of the log, on one connection; `ledger` does so with the log's own function,
+//! hash chain included. `serve` is the smallest group commit behind
 //! HTTP: one task appends whatever has gathered and answers after the commit; it checks nothing and keeps no balance. Both run
 //! on the server, and with the durability, that the ledger uses in the same run.
 
 use std::future::IntoFuture as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -12,6 +14,12 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use clap::{Parser, Subcommand};
+use modelfaucet_integration_tests::database::TestDatabase;
+use modelfaucet_schema::event::{KeyUse, StoredEvent};
+use modelfaucet_schema::ids::{BatchId, ShardId, StreamId, StreamKind};
+use modelfaucet_schema::log::boot::ServiceRole;
+use modelfaucet_schema::log::{AppendBatch, LogAppender, LogReader};
+use modelfaucet_schema::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
@@ -65,6 +73,13 @@ enum What {
         #[arg(long, default_value_t = 10.0)]
         seconds: f64,
     },
+    /// The same through `ledger.append()`, in a database of its own; prints one line of JSON.
+    Ledger {
+        #[arg(long, default_value_t = 1_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+    },
     /// `POST /v1/usage` on a bare group commit, until it is ended.
     Serve {
         #[arg(long, default_value = "127.0.0.1:18080")]
@@ -92,9 +107,7 @@ impl Rows {
     }
 
     async fn insert(&self, client: &Client, statement: &Statement) -> Result<u64, tokio_postgres::Error> {
-        client
-            .execute(statement, &[&self.positions, &self.streams, &self.seqs, &self.keys, &self.payloads])
-            .await
+        client.execute(statement, &[&self.positions, &self.streams, &self.seqs, &self.keys, &self.payloads]).await
     }
 }
 
@@ -123,8 +136,44 @@ async fn append(database: &str, rows: usize, seconds: f64) -> Result<(), Error> 
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = position as f64 / begun.elapsed().as_secs_f64();
-    let line = serde_json::json!({ "rows_per_batch": rows, "rows_per_second": rate.round(), "longest_ms": most.as_millis() });
+    let line =
+        serde_json::json!({ "rows_per_batch": rows, "rows_per_second": rate.round(), "longest_ms": most.as_millis() });
     println!("{line}");
+    Ok(())
+}
+
+/// Seals and appends batches of the usual events.
+async fn ledger(database: &str, rows: usize, seconds: f64) -> Result<(), Error> {
+    let database = TestDatabase::create_on(database.parse()?).await;
+    let appender = LogAppender::prepare(Arc::new(database.connect_as(ServiceRole::Command).await)).await?;
+    let reader = LogReader::prepare(Arc::new(database.connect_as(ServiceRole::Command).await)).await?;
+    let shard = ShardId(0);
+    let (_, mut head) = reader.head(shard).await?;
+    let wallets: Vec<StreamId> = (0..200).map(|_| StreamId::new(StreamKind::Wallet, Uuid::now_v7())).collect();
+    let begun = Instant::now();
+    while begun.elapsed().as_secs_f64() < seconds {
+        let now = Timestamp::now();
+        let events = (1..=rows).zip(wallets.iter().cycle()).map(|(place, stream)| StoredEvent {
+            shard,
+            position: head.position.plus(place),
+            stream: stream.to_string(),
+            stream_seq: head.position.plus(place).0,
+            name: "UsageRecorded".into(),
+            version: 1,
+            recorded_at: now,
+            actor: "admin".into(),
+            request_id: "req_AZq2ZEKudSyHY0XxGqOVvg".into(),
+            key: Some(KeyUse { key: Uuid::new_v4(), fingerprint: Uuid::new_v4() }),
+            payload: PAYLOAD.to_vec(),
+        });
+        let batch = AppendBatch::seal(shard, head, BatchId::generate(), now, events.collect());
+        appender.append(&batch).await?;
+        head = batch.head();
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = head.position.0 as f64 / begun.elapsed().as_secs_f64();
+    println!("{}", serde_json::json!({ "rows_per_batch": rows, "rows_per_second": rate.round() }));
+    database.remove().await;
     Ok(())
 }
 
@@ -181,6 +230,7 @@ async fn main() -> Result<(), Error> {
     let args = Args::parse();
     match args.what {
         What::Append { rows, seconds } => append(&args.database, rows, seconds).await,
+        What::Ledger { rows, seconds } => ledger(&args.database, rows, seconds).await,
         What::Serve { listen } => {
             let (jobs, inbox) = mpsc::channel(8_192);
             let writing = tokio::spawn(write(args.database, inbox));

@@ -78,6 +78,22 @@ impl Report {
         self.hash = bytes.fold(self.hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     }
 
+    /// Adds another run's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.accepted += other.accepted;
+        self.replayed += other.replayed;
+        self.in_doubt += other.in_doubt;
+        self.already += other.already;
+        self.head_moved += other.head_moved;
+        self.keys_used += other.keys_used;
+        self.kills += other.kills;
+        self.clock_jumps += other.clock_jumps;
+        self.projector_restarts += other.projector_restarts;
+        for (code, count) in &other.refusals {
+            *self.refusals.entry(code).or_default() += count;
+        }
+    }
+
     pub(super) fn answered(&mut self, replayed: bool) {
         *if replayed { &mut self.replayed } else { &mut self.accepted } += 1;
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use modelfaucet_command::domain::{CallRequest, Command, HoldAmount, OnShortfall, Payer};
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, SessionOpening,
-    Status,
+    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, ServiceTier,
+    SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TopUpId, UsageId, UserId, WalletId,
@@ -54,6 +54,7 @@ fn call(wallet: WalletId) -> CallRequest {
         route: Route::Platform,
         provider: None,
         model: "m".into(),
+        service_tier: ServiceTier::Standard,
     }
 }
 
@@ -86,6 +87,7 @@ impl Body {
             Self::Capture { hold, tokens } => Command::CaptureHold {
                 hold_id: hold,
                 usage: Usage::text(tokens, tokens / 2),
+                service_tier: None,
                 provider_request_id: None,
                 occurred_at: None,
             },
@@ -141,11 +143,11 @@ fn rate_card(dollars_per_million: u64) -> Command {
     let rate = |times: u64| Rate::per_million(&format!("{}.37", dollars_per_million * times)).expect("a rate");
     Command::ActivateRateCard {
         source: "sim".into(),
-        models: vec![ModelRates {
-            provider: "openai".parse().expect("a name"),
-            model: "m".into(),
-            rates: [(Component::InputUncached, rate(1)), (Component::OutputText, rate(4))].into(),
-        }],
+        models: vec![ModelRates::flat(
+            "openai".parse().expect("a name"),
+            "m",
+            [(Component::InputUncached, rate(1)), (Component::OutputText, rate(4))],
+        )],
     }
 }
 

@@ -110,7 +110,11 @@ impl Store {
     /// The next batches for a projector.
     pub(super) fn span(&self, after: Head, batches: usize) -> Span {
         let (_, events, links) = self.behind(after, batches);
-        Span { after, links: links.iter().map(|link| link.head).collect(), events: events.iter().cloned().map(Arc::new).collect() }
+        Span {
+            after,
+            links: links.iter().map(|link| link.head).collect(),
+            events: events.iter().cloned().map(Arc::new).collect(),
+        }
     }
 
     /// The head so many batches away.

@@ -155,6 +155,7 @@ impl Ledger {
             route: Route::Platform,
             provider: name("openai"),
             model: "@model, \"quoted\"".to_owned(),
+            service_tier: ServiceTier::Standard,
         };
         let usage = Usage::text(100, 20);
         let exact_cost = rates().exact_cost(&usage).unwrap();
@@ -163,6 +164,7 @@ impl Ledger {
             rate_card_id: RateCardId(Uuid::from_u128(9)),
             price_rule,
             usage,
+            service_tier: ServiceTier::Standard,
             exact_cost,
             upstream: units(COST),
             retail: units(CHARGE),
@@ -200,11 +202,8 @@ fn usage_entry(tenant: Tenant) -> JournalEntry {
 
 fn rates() -> ModelRates {
     let rates = [(Component::InputUncached, "0.0000005"), (Component::OutputText, "0.0000025")];
-    ModelRates {
-        provider: name("openai"),
-        model: "@model, \"quoted\"".to_owned(),
-        rates: rates.into_iter().map(|(component, rate)| (component, rate.parse::<Rate>().unwrap())).collect(),
-    }
+    let rates = rates.map(|(component, rate)| (component, rate.parse::<Rate>().unwrap()));
+    ModelRates::flat(name("openai"), "@model, \"quoted\"", rates)
 }
 
 fn tenant_events(tenant: Tenant) -> Vec<Event> {

@@ -76,7 +76,7 @@ impl Business {
             (Component::CacheRead, rate("0.075")),
             (Component::OutputText, rate("0.60")),
         ];
-        let models = vec![ModelRates { provider: name("openai"), model: "gpt-4o-mini".into(), rates: rates.into() }];
+        let models = vec![ModelRates::flat(name("openai"), "gpt-4o-mini", rates)];
         let settings = AppSettings {
             name: "App".into(),
             vertical: None,
@@ -146,6 +146,7 @@ impl Business {
             route,
             provider: Some(name(if route == Route::Local { "ollama" } else { "openai" })),
             model: "gpt-4o-mini".into(),
+            service_tier: ServiceTier::Standard,
         }
     }
 
@@ -186,6 +187,7 @@ impl Business {
                 Command::CaptureHold {
                     hold_id,
                     usage: self.usage(),
+                    service_tier: None,
                     provider_request_id: Some("chatcmpl-1".into()),
                     occurred_at,
                 }

@@ -1,6 +1,7 @@
 //! Writes a plausible log: balances, entries and holds agree with each other as the writer's would.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelfaucet_projector::fold::Span;
@@ -173,11 +174,8 @@ impl Generator {
     fn new_card(&mut self) {
         let rate_card_id = RateCardId(self.id());
         let rates = [(Component::InputUncached, "0.15"), (Component::OutputText, "0.60")];
-        let model = ModelRates {
-            provider: name("openai"),
-            model: "gpt-4o-mini".into(),
-            rates: rates.into_iter().map(|(component, usd)| (component, Rate::per_million(usd).unwrap())).collect(),
-        };
+        let rates = rates.map(|(component, usd)| (component, Rate::per_million(usd).unwrap()));
+        let model = ModelRates::flat(name("openai"), "gpt-4o-mini", rates);
         let published =
             RateCardPublished { rate_card_id, sha256: "ab".repeat(32), source: "test".into(), models: vec![model] };
         self.cards.push(rate_card_id);
@@ -282,6 +280,7 @@ impl Generator {
             route,
             provider: name(["openai", "anthropic", "mistral"][owner.app]),
             model: "gpt-4o-mini".into(),
+            service_tier: ServiceTier::Standard,
         }
     }
 
@@ -301,6 +300,7 @@ impl Generator {
             rate_card_id: *self.cards.last().unwrap(),
             price_rule,
             usage,
+            service_tier: ServiceTier::Standard,
             exact_cost,
             upstream,
             retail,

@@ -2,16 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::Status;
-use crate::account::Name;
+use super::{ModelRates, Status};
 use crate::ids::{AppId, DeveloperId, FeatureId, TokenId};
 use crate::money::{BasisPoints, Money};
-use crate::rate::{ExactCost, Rate};
 use crate::time::Timestamp;
 use crate::token::{Scope, TokenHash};
-use crate::usage::{Component, Usage};
 
 /// A developer may register apps from now on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -187,32 +185,6 @@ impl std::fmt::Display for RateCardId {
     }
 }
 
-/// What one model costs us, per component.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ModelRates {
-    /// The provider that bills us.
-    pub provider: Name,
-    /// The model as requests name it.
-    pub model: String,
-    /// USD per token (or per request, image …); a component that is missing is not priced and its use is refused.
-    #[schema(value_type = std::collections::BTreeMap<String, String>)]
-    pub rates: std::collections::BTreeMap<Component, Rate>,
-}
-
-impl ModelRates {
-    /// The exact cost of a usage.
-    ///
-    /// # Errors
-    /// The first component that was used and has no rate.
-    pub fn exact_cost(&self, usage: &Usage) -> Result<ExactCost, Component> {
-        usage.counts().try_fold(ExactCost::ZERO, |sum, (component, count)| {
-            let rate = self.rates.get(&component).ok_or(component)?;
-            Ok(sum.plus(rate.times(count)))
-        })
-    }
-}
-
 /// A rate card is known from now on; immutable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -225,6 +197,33 @@ pub struct RateCardPublished {
     pub source: String,
     /// Prices by model.
     pub models: Vec<ModelRates>,
+}
+
+impl RateCardPublished {
+    /// The card of these models: sorted by provider and model, and named by the SHA-256 of their canonical bytes.
+    ///
+    /// # Errors
+    /// If they do not serialize, which models in memory do.
+    pub fn of(source: String, mut models: Vec<ModelRates>) -> Result<Self, serde_json::Error> {
+        models.sort_by(|a, b| (&a.provider, &a.model).cmp(&(&b.provider, &b.model)));
+        let hash: [u8; 32] = Sha256::digest(serde_json::to_vec(&models)?).into();
+        let mut cut = [0; 16];
+        cut.copy_from_slice(&hash[..16]);
+        let rate_card_id = RateCardId(uuid::Builder::from_custom_bytes(cut).into_uuid());
+        let sha256 = hash.iter().fold(String::with_capacity(64), |mut text, byte| {
+            use std::fmt::Write as _;
+            let written = write!(text, "{byte:02x}");
+            debug_assert!(written.is_ok(), "writing to a string does not fail");
+            text
+        });
+        Ok(Self { rate_card_id, sha256, source, models })
+    }
+
+    /// Is every model in order, and there once?
+    pub fn is_valid(&self) -> bool {
+        let twice = |pair: &[ModelRates]| matches!(pair, [a, b] if (&a.provider, &a.model) == (&b.provider, &b.model));
+        !self.models.is_empty() && self.models.iter().all(ModelRates::is_valid) && !self.models.windows(2).any(twice)
+    }
 }
 
 /// New holds and usages are priced by this card from now on.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CallOutcome, Dispatch, RateCardId};
+use super::{CallOutcome, Dispatch, RateCardId, ServiceTier};
 use crate::account::Name;
 use crate::entry::JournalEntry;
 use crate::ids::{AdjustmentId, AppId, HoldId, SessionId, TopUpId, UsageId, WalletId};
@@ -78,6 +78,9 @@ pub struct Call {
     pub provider: Name,
     /// The model.
     pub model: String,
+    /// The provider's service tier that was asked for.
+    #[serde(default, skip_serializing_if = "ServiceTier::is_standard")]
+    pub service_tier: ServiceTier,
 }
 
 /// How a cost becomes a price; fixed when the hold is placed.
@@ -110,6 +113,9 @@ pub struct Rating {
     pub price_rule: PriceRule,
     /// What was used.
     pub usage: Usage,
+    /// The service tier that served the call, and so priced it.
+    #[serde(default, skip_serializing_if = "ServiceTier::is_standard")]
+    pub service_tier: ServiceTier,
     /// The unrounded cost.
     pub exact_cost: ExactCost,
     /// U: the provider's cost, rounded once.

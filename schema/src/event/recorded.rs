@@ -120,14 +120,76 @@ pub struct StoredEvent {
     pub payload: Vec<u8>,
 }
 
+/// The same columns where somebody else keeps them, such as a row of the database.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "as in `StoredEvent`")]
+pub struct StoredRef<'a> {
+    pub shard: ShardId,
+    pub position: Position,
+    pub stream: &'a str,
+    pub stream_seq: i64,
+    pub name: &'a str,
+    pub version: i16,
+    pub recorded_at: Timestamp,
+    pub actor: &'a str,
+    pub request_id: &'a str,
+    pub key: Option<KeyUse>,
+    pub payload: &'a [u8],
+}
+
+impl<'a> From<&'a StoredEvent> for StoredRef<'a> {
+    fn from(event: &'a StoredEvent) -> Self {
+        Self {
+            shard: event.shard,
+            position: event.position,
+            stream: &event.stream,
+            stream_seq: event.stream_seq,
+            name: &event.name,
+            version: event.version,
+            recorded_at: event.recorded_at,
+            actor: &event.actor,
+            request_id: &event.request_id,
+            key: event.key,
+            payload: &event.payload,
+        }
+    }
+}
+
 impl StoredEvent {
+    /// As [`StoredRef::decode`].
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn decode(&self) -> Result<Recorded, DecodeError> {
+        StoredRef::from(self).decode()
+    }
+}
+
+impl StoredRef<'_> {
+    /// A copy.
+    pub fn to_stored(self) -> StoredEvent {
+        StoredEvent {
+            shard: self.shard,
+            position: self.position,
+            stream: self.stream.to_owned(),
+            stream_seq: self.stream_seq,
+            name: self.name.to_owned(),
+            version: self.version,
+            recorded_at: self.recorded_at,
+            actor: self.actor.to_owned(),
+            request_id: self.request_id.to_owned(),
+            key: self.key,
+            payload: self.payload.to_owned(),
+        }
+    }
+
     /// Reads the columns.
     ///
     /// # Errors
     /// [`DecodeError`] if the event is unknown or its columns do not decode.
-    pub fn decode(&self) -> Result<Recorded, DecodeError> {
-        let event = Event::decode(&self.name, self.version, &self.payload)?;
-        let unknown = || DecodeError::Unknown { name: self.name.clone(), version: self.version };
+    pub fn decode(self) -> Result<Recorded, DecodeError> {
+        let event = Event::decode(self.name, self.version, self.payload)?;
+        let unknown = || DecodeError::Unknown { name: self.name.to_owned(), version: self.version };
         Ok(Recorded {
             shard: self.shard,
             position: self.position,
@@ -135,7 +197,7 @@ impl StoredEvent {
             stream_seq: self.stream_seq,
             recorded_at: self.recorded_at,
             actor: self.actor.parse().map_err(|_| unknown())?,
-            request_id: self.request_id.as_str().into(),
+            request_id: self.request_id.into(),
             key: self.key,
             event,
         })

@@ -12,19 +12,21 @@ use super::ApiError;
 
 /// The largest body, unless a route says otherwise: 1 MiB.
 pub const MAX_BODY: usize = 1 << 20;
+/// The largest rate card: 8 MiB. The price map of all models that are known is a fifth of that.
+pub const MAX_RATE_CARD: usize = 8 << 20;
 /// How deep JSON may nest.
 const MAX_DEPTH: usize = 32;
 
-/// A JSON body of type `T`. An absent body reads as `{}`, so that all-optional bodies may be left out.
+/// A JSON body of type `T` of at most `LIMIT` bytes. An absent body reads as `{}`, so that all-optional bodies may be left out.
 #[derive(Clone, Copy, Debug)]
-pub struct StrictJson<T>(pub T);
+pub struct StrictJson<T, const LIMIT: usize = MAX_BODY>(pub T);
 
-impl<S: Sync, T: DeserializeOwned> FromRequest<S> for StrictJson<T> {
+impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for StrictJson<T, LIMIT> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body, MAX_BODY, "application/json").await?;
+        let bytes = read(&parts.headers, body, LIMIT, "application/json").await?;
         parse_json(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
     }
 }

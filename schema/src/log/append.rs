@@ -81,11 +81,24 @@ pub enum AppendError {
     #[error("no partition for these positions")]
     NoPartition,
     /// The database refused the batch; certainly nothing was written.
-    #[error("the database refused the batch: {0}")]
+    #[error("the database refused the batch: {}", reason(.0))]
     Refused(#[source] tokio_postgres::Error),
     /// The connection broke: the batch is in the log or it is not. Sending the same batch again tells.
     #[error("no answer from the database: {0}")]
     InDoubt(#[source] tokio_postgres::Error),
+}
+
+impl AppendError {
+    /// May the reason pass by itself, because somebody else is busy? Otherwise an operator has to do something.
+    pub fn is_busy(&self) -> bool {
+        let busy = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
+        matches!(self, Self::Refused(error) if error.code().is_some_and(|code| busy.contains(code)))
+    }
+}
+
+/// What the server said; the driver's own text names only the kind of error.
+fn reason(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// A connection prepared for appending.

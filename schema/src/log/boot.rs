@@ -61,9 +61,21 @@ pub enum BootError {
         /// Its value.
         value: String,
     },
-    /// A superuser.
-    #[error("refusing to start: the database user {0} is a superuser (or may bypass row security); connect as {1}")]
+    /// A superuser, or as good as one.
+    #[error(
+        "refusing to start: the database user {0} is a superuser, may create roles or may bypass row security; connect as {1}"
+    )]
     Superuser(String, &'static str),
+    /// A member of a role that may do other things.
+    #[error("refusing to start: the database user {user} may become {other}; revoke that or connect as {expected}")]
+    Member {
+        /// The user.
+        user: String,
+        /// The role that it is a member of.
+        other: String,
+        /// Who to be instead.
+        expected: &'static str,
+    },
     /// Too many rights.
     #[error(
         "refusing to start: the database user {user} may {privilege} {table}; revoke that or connect as {expected}"
@@ -100,13 +112,19 @@ pub async fn check(client: &Client, role: ServiceRole) -> Result<(), BootError> 
     }
     let row = client
         .query_one(
-            "SELECT session_user::text, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user",
+            "SELECT session_user::text, rolsuper OR rolcreaterole OR rolbypassrls FROM pg_roles WHERE rolname = session_user",
             &[],
         )
         .await?;
     let user: String = row.get(0);
     if row.get(1) {
         return Err(BootError::Superuser(user, role.name()));
+    }
+    // A member that does not inherit has no rights to be seen, but only has to ask for them.
+    let memberships = "SELECT rolname::text FROM pg_roles
+                       WHERE pg_has_role(session_user, oid, 'MEMBER') AND rolname NOT IN (session_user, $1) ORDER BY 1 LIMIT 1";
+    if let Some(row) = client.query_opt(memberships, &[&role.name()]).await? {
+        return Err(BootError::Member { user, other: row.get(0), expected: role.name() });
     }
     if !super::migrate::is_current(client).await.unwrap_or(false) {
         return Err(BootError::NotMigrated);

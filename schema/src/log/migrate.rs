@@ -25,6 +25,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "projection_registry",
         sql: include_str!("../../migrations/0003_projection_registry.sql"),
     },
+    Migration { number: 4, name: "batch_size", sql: include_str!("../../migrations/0004_batch_size.sql") },
 ];
 
 /// Why the database could not be set up.

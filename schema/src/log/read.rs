@@ -8,7 +8,7 @@ use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
 use super::{Head, MAX_BATCH_EVENTS, from_system_time};
-use crate::event::{DecodeError, KeyUse, Recorded, StoredEvent};
+use crate::event::{DecodeError, KeyUse, Recorded, StoredRef};
 use crate::hash::{BatchHasher, ChainHash};
 use crate::ids::{BatchId, LogId, Position, ShardId};
 
@@ -127,60 +127,29 @@ impl LogReader {
     /// # Errors
     /// [`ReadError`]; nothing of a damaged batch or anything behind it is returned.
     pub async fn page(&self, shard: ShardId, after: Head, limit: usize) -> Result<Page, ReadError> {
-        let stored = self.stored_page(shard, after, limit).await?;
-        let mut events = Vec::with_capacity(stored.events.len());
-        for event in &stored.events {
+        let raw = self.raw_page(shard, after, limit).await?;
+        let page = raw.check()?;
+        let mut events = Vec::with_capacity(page.events.len());
+        for event in &page.events {
             events.push(event.decode().map_err(|source| ReadError::Decode { position: event.position, source })?);
         }
-        Ok(Page { after, head: stored.head, events })
+        Ok(Page { after, head: page.head(), events })
     }
 
-    /// As [`LogReader::page`], without decoding the payloads.
+    /// As [`LogReader::page`], but neither checked nor decoded yet, which is the greater part of the work.
     ///
     /// # Errors
-    /// [`ReadError`].
-    pub async fn stored_page(&self, shard: ShardId, after: Head, limit: usize) -> Result<StoredPage, ReadError> {
-        let limit = i64::try_from(limit.max(MAX_BATCH_EVENTS)).unwrap_or(i64::MAX);
+    /// The database's.
+    pub async fn raw_page(&self, shard: ShardId, after: Head, limit: usize) -> Result<RawPage, ReadError> {
+        let limit = limit.max(MAX_BATCH_EVENTS);
+        let rows = i64::try_from(limit).unwrap_or(i64::MAX);
         // Batches first: every batch seen has its events in the second answer, unless the limit cuts them off.
         let (batches, events) = futures_util::future::try_join(
-            self.client.query(&self.batches, &[&shard.0, &after.position.0, &limit]),
-            self.client.query(&self.events, &[&shard.0, &after.position.0, &limit]),
+            self.client.query(&self.batches, &[&shard.0, &after.position.0, &rows]),
+            self.client.query(&self.events, &[&shard.0, &after.position.0, &rows]),
         )
         .await?;
-        let mut page = StoredPage {
-            head: after,
-            links: Vec::with_capacity(batches.len()),
-            events: Vec::with_capacity(events.len()),
-        };
-        let mut rows = events.iter();
-        for batch in &batches {
-            let link = Link::from_row(batch);
-            if link.first != page.head.position.next() {
-                return Err(ReadError::Gap { expected: page.head.position.next(), found: link.first });
-            }
-            let size = usize::try_from(link.last.0 - link.first.0 + 1).unwrap_or(0);
-            if rows.len() < size {
-                // Cut off by the limit, or missing.
-                if page.events.is_empty() || rows.len() + page.events.len() < usize::try_from(limit).unwrap_or(0) {
-                    let found = rows.clone().map(|row| Position(row.get(0))).last();
-                    let expected = found.map_or(link.first, Position::next);
-                    return Err(ReadError::Gap { expected, found: link.last });
-                }
-                break;
-            }
-            let start = page.events.len();
-            for (offset, row) in rows.by_ref().take(size).enumerate() {
-                let event = stored_event(shard, row);
-                let expected = link.first.plus(offset);
-                if event.position != expected {
-                    return Err(ReadError::Gap { expected, found: event.position });
-                }
-                page.events.push(event);
-            }
-            page.head = link.check(shard, page.head, &page.events[start..])?;
-            page.links.push(page.head);
-        }
-        Ok(page)
+        Ok(RawPage { shard, after, limit, batches, events })
     }
 
     /// The events that answer `keys`, for the keys that were used.
@@ -194,7 +163,7 @@ impl LogReader {
             .map(|row| {
                 let key: Uuid = row.get(0);
                 let position = Position(row.get(1));
-                let event = StoredEvent {
+                let event = StoredRef {
                     shard,
                     position,
                     stream: row.get(2),
@@ -214,15 +183,98 @@ impl LogReader {
     }
 }
 
-/// As [`Page`], with the payloads as stored.
+/// Whole batches as the database gave them, and perhaps the beginning of one more.
+#[derive(Debug)]
+pub struct RawPage {
+    shard: ShardId,
+    after: Head,
+    limit: usize,
+    batches: Vec<Row>,
+    events: Vec<Row>,
+}
+
+impl RawPage {
+    /// The head that the first event follows.
+    pub fn after(&self) -> Head {
+        self.after
+    }
+
+    /// About how many events.
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Nothing behind [`RawPage::after`]?
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
+    /// Where the next page begins, provided that this one holds what it says.
+    pub fn head(&self) -> Head {
+        let end = self.after.position.plus(self.events.len());
+        let links = self.batches.iter().map(Link::from_row).take_while(|link| link.last <= end);
+        let last = links.last().and_then(|link| Some(Head { position: link.last, hash: link.hash? }));
+        last.unwrap_or(self.after)
+    }
+
+    /// Checks every position and recomputes every link.
+    ///
+    /// # Errors
+    /// [`ReadError::Gap`] or [`ReadError::Chain`].
+    pub fn check(&self) -> Result<CheckedPage<'_>, ReadError> {
+        let mut page = CheckedPage {
+            after: self.after,
+            links: Vec::with_capacity(self.batches.len()),
+            events: Vec::with_capacity(self.events.len()),
+        };
+        let mut rows = self.events.iter();
+        for batch in &self.batches {
+            let link = Link::from_row(batch);
+            let head = page.head();
+            if link.first != head.position.next() {
+                return Err(ReadError::Gap { expected: head.position.next(), found: link.first });
+            }
+            let size = usize::try_from(link.last.0 - link.first.0 + 1).unwrap_or(0);
+            if rows.len() < size {
+                // Cut off by the limit, or missing.
+                if page.events.is_empty() || rows.len() + page.events.len() < self.limit {
+                    let found = rows.clone().map(|row| Position(row.get(0))).last();
+                    let expected = found.map_or(link.first, Position::next);
+                    return Err(ReadError::Gap { expected, found: link.last });
+                }
+                break;
+            }
+            let start = page.events.len();
+            for (offset, row) in rows.by_ref().take(size).enumerate() {
+                let event = stored_ref(self.shard, row);
+                let expected = link.first.plus(offset);
+                if event.position != expected {
+                    return Err(ReadError::Gap { expected, found: event.position });
+                }
+                page.events.push(event);
+            }
+            page.links.push(link.check(self.shard, head, &page.events[start..])?);
+        }
+        Ok(page)
+    }
+}
+
+/// Whole batches that hold what their links say.
 #[derive(Clone, Debug)]
-pub struct StoredPage {
-    /// The head at the last event.
-    pub head: Head,
+pub struct CheckedPage<'a> {
+    /// The head that the first event follows.
+    pub after: Head,
     /// The head behind each batch, in order.
     pub links: Vec<Head>,
     /// The events.
-    pub events: Vec<StoredEvent>,
+    pub events: Vec<StoredRef<'a>>,
+}
+
+impl CheckedPage<'_> {
+    /// The head behind the last event.
+    pub fn head(&self) -> Head {
+        self.links.last().copied().unwrap_or(self.after)
+    }
 }
 
 /// A row of `ledger.batch`.
@@ -248,10 +300,10 @@ impl Link {
     }
 
     /// Recomputes the link; the head behind it if it holds.
-    fn check(&self, shard: ShardId, after: Head, events: &[StoredEvent]) -> Result<Head, ReadError> {
+    fn check(&self, shard: ShardId, after: Head, events: &[StoredRef<'_>]) -> Result<Head, ReadError> {
         let mut hasher = BatchHasher::new(after.hash, shard, self.first, self.last, self.id, self.recorded_at);
         for event in events {
-            hasher.event(event);
+            hasher.event(*event);
         }
         let hash = hasher.finish();
         if self.previous == Some(after.hash) && self.hash == Some(hash) {
@@ -262,12 +314,12 @@ impl Link {
     }
 }
 
-fn stored_event(shard: ShardId, row: &Row) -> StoredEvent {
+fn stored_ref(shard: ShardId, row: &Row) -> StoredRef<'_> {
     let key = match (row.get::<_, Option<Uuid>>(8), row.get::<_, Option<Uuid>>(9)) {
         (Some(key), Some(fingerprint)) => Some(KeyUse { key, fingerprint }),
         _ => None,
     };
-    StoredEvent {
+    StoredRef {
         shard,
         position: Position(row.get(0)),
         stream: row.get(1),

@@ -1,6 +1,8 @@
 //! Developers, tokens, apps, features and rate cards.
 
 use super::super::{AppPatch, FeaturePatch};
+use modelfaucet_schema::event::ContextRates;
+
 use super::*;
 
 #[test]
@@ -77,9 +79,10 @@ fn a_rate_card_is_named_by_its_content() {
         .when(card(&[two.clone(), one.clone()]))
         .then(["RateCardActivated"]);
     let unpriced = ModelRates { rates: std::collections::BTreeMap::new(), ..one.clone() };
-    for models in
-        [vec![], vec![one.clone(), one.clone()], vec![unpriced], vec![ModelRates { model: String::new(), ..one }]]
-    {
+    let cheaper = ContextRates { above: 1, rates: model("openai", "a", "0.9", "1", "1").rates };
+    let falling = ModelRates { contexts: vec![cheaper], ..one.clone() };
+    let nameless = ModelRates { model: String::new(), ..one.clone() };
+    for models in [vec![], vec![one.clone(), one], vec![unpriced], vec![falling], vec![nameless]] {
         given([]).when(activate(models)).then_refused_as(&Rejection::InvalidRateCard);
     }
 }

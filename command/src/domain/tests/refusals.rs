@@ -51,6 +51,7 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
     let future = Command::CaptureHold {
         hold_id: HOLD,
         usage: first_example(),
+        service_tier: None,
         provider_request_id: None,
         occurred_at: Some(late),
     };

@@ -1,0 +1,165 @@
+//! The contract of `ledger.append()`: it follows exactly the head that a batch was sealed behind, takes a batch once, refuses what
+//! no reader could take in, and costs one round trip.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use modelfaucet_integration_tests::database::TestDatabase;
+use modelfaucet_schema::event::StoredEvent;
+use modelfaucet_schema::hash::ChainHash;
+use modelfaucet_schema::ids::{BatchId, Position, ShardId};
+use modelfaucet_schema::log::boot::ServiceRole;
+use modelfaucet_schema::log::{AppendBatch, AppendError, Appended, Head, LogAppender, LogReader, MAX_BATCH_EVENTS};
+use modelfaucet_schema::time::Timestamp;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_postgres::config::Host;
+use tokio_postgres::{Config, NoTls};
+
+/// Events that say nothing, behind a head.
+fn events(previous: Head, id: BatchId, sequence: i64, count: usize) -> AppendBatch {
+    let at = Timestamp::now();
+    let event = |number: usize| StoredEvent {
+        shard: ShardId(0),
+        position: previous.position.plus(number + 1),
+        stream: "shard:00000000-0000-0000-0000-000000000000".into(),
+        stream_seq: sequence + i64::try_from(number).unwrap(),
+        name: "Frozen".into(),
+        version: 1,
+        recorded_at: at,
+        actor: "admin".into(),
+        request_id: "r".into(),
+        key: None,
+        payload: br#"{"scope":{"kind":"payouts"},"reason":"drill"}"#.to_vec(),
+    };
+    AppendBatch::seal(ShardId(0), previous, id, at, (0..count).map(event).collect())
+}
+
+fn one_event(previous: Head, id: BatchId, sequence: i64) -> AppendBatch {
+    events(previous, id, sequence, 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_follows_exactly_the_head_that_it_was_sealed_behind() {
+    let Some(database) = TestDatabase::create().await else { return };
+    let client = Arc::new(database.connect_as(ServiceRole::Command).await);
+    let reader = LogReader::prepare(Arc::clone(&client)).await.unwrap();
+    let appender = LogAppender::prepare(client).await.unwrap();
+    let (_, start) = reader.head(ShardId(0)).await.unwrap();
+    let first = one_event(start, BatchId::generate(), 1);
+    assert!(matches!(appender.append(&first).await, Ok(Appended::Now)));
+    assert!(matches!(appender.append(&first).await, Ok(Appended::Already)));
+    let head = first.head();
+    let elsewhere = [
+        ("an older head", start),
+        ("a position that is too low", Head { position: start.position, ..head }),
+        ("a position that is too high", Head { position: Position(head.position.0 + 1), ..head }),
+        ("another hash", Head { hash: ChainHash([7; 32]), ..head }),
+    ];
+    for (what, previous) in elsewhere {
+        let refused = appender.append(&one_event(previous, BatchId::generate(), 2)).await;
+        assert!(matches!(refused, Err(AppendError::HeadMoved)), "{what}: {refused:?}");
+    }
+    assert_eq!(reader.head(ShardId(0)).await.unwrap().1, head, "nothing of it was written");
+    // Of two that race for one place, one gets it.
+    let other = LogAppender::prepare(Arc::new(database.connect_as(ServiceRole::Command).await)).await.unwrap();
+    let (left, right) = (one_event(head, BatchId::generate(), 2), one_event(head, BatchId::generate(), 2));
+    let (left, right) = tokio::join!(appender.append(&left), other.append(&right));
+    assert_eq!([left.is_ok(), right.is_ok()].iter().filter(|won| **won).count(), 1, "{left:?} {right:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_no_reader_could_take_in_is_refused() {
+    let Some(database) = TestDatabase::create().await else { return };
+    let client = Arc::new(database.connect_as(ServiceRole::Command).await);
+    let reader = LogReader::prepare(Arc::clone(&client)).await.unwrap();
+    let appender = LogAppender::prepare(client).await.unwrap();
+    let (_, start) = reader.head(ShardId(0)).await.unwrap();
+    for size in [0, MAX_BATCH_EVENTS + 1] {
+        let refused = appender.append(&events(start, BatchId::generate(), 1, size)).await;
+        assert!(matches!(refused, Err(AppendError::Refused(_))), "{size} events: {refused:?}");
+    }
+    let largest = events(start, BatchId::generate(), 1, MAX_BATCH_EVENTS);
+    assert!(matches!(appender.append(&largest).await, Ok(Appended::Now)));
+    let page = reader.page(ShardId(0), start, 1).await.unwrap();
+    assert_eq!((page.events.len(), page.head), (MAX_BATCH_EVENTS, largest.head()), "and read again as a whole");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_partition_is_named_and_can_be_made() {
+    let Some(database) = TestDatabase::create().await else { return };
+    let client = Arc::new(database.connect_as(ServiceRole::Command).await);
+    let reader = LogReader::prepare(Arc::clone(&client)).await.unwrap();
+    let appender = LogAppender::prepare(Arc::clone(&client)).await.unwrap();
+    let size: i64 = client.query_one("SELECT ledger.partition_size()", &[]).await.unwrap().get(0);
+    let (_, start) = reader.head(ShardId(0)).await.unwrap();
+    // As if the first partition were full.
+    let end = Head { position: Position(size), hash: start.hash };
+    let superuser = database.connect().await;
+    let sql = "INSERT INTO ledger.batch VALUES (0, $1, $1, gen_random_uuid(), $2, $2, now())";
+    superuser.execute(sql, &[&size, &start.hash.0.as_slice()]).await.unwrap();
+    let next = one_event(end, BatchId::generate(), 1);
+    let missing = appender.append(&next).await;
+    assert!(matches!(missing, Err(AppendError::NoPartition)), "{missing:?}");
+    assert_eq!(reader.head(ShardId(0)).await.unwrap().1, end, "nothing of it was written");
+    appender.ensure_partition(ShardId(0), next.head().position).await.unwrap();
+    assert!(matches!(appender.append(&next).await, Ok(Appended::Now)));
+}
+
+/// Passes bytes on between a client and the server, and counts how often the server said that it was ready for more: once per
+/// round trip.
+fn counting(server: &Config, folder: &std::path::Path) -> (Config, Arc<AtomicU64>) {
+    let [Host::Unix(directory)] = server.get_hosts() else { panic!("a server on a Unix socket") };
+    let target = directory.join(format!(".s.PGSQL.{}", server.get_ports().first().copied().unwrap_or(5432)));
+    let listener = UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap();
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = UnixStream::connect(target).await.unwrap().into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+        loop {
+            let mut head = [0; 5];
+            if from_server.read_exact(&mut head).await.is_err() {
+                return;
+            }
+            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
+            let mut body = vec![0; usize::try_from(length).unwrap() - 4];
+            from_server.read_exact(&mut body).await.unwrap();
+            counted.fetch_add(u64::from(head[0] == b'Z'), Ordering::SeqCst);
+            if to_client.write_all(&[&head[..], &body].concat()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut config = Config::new();
+    config.host_path(folder).user(ServiceRole::Command.name()).dbname(server.get_dbname().unwrap());
+    (config, count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_is_one_round_trip_however_large() {
+    let Some(database) = TestDatabase::create().await else { return };
+    if std::env::var_os("MODELFAUCET_TEST_DATABASE_URL").is_some() {
+        eprintln!("skipped: the server may not be on a Unix socket");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (config, trips) = counting(&database.role(ServiceRole::Command), folder.path());
+    let (client, connection) = config.connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let client = Arc::new(client);
+    let (_, mut head) = LogReader::prepare(Arc::clone(&client)).await.unwrap().head(ShardId(0)).await.unwrap();
+    let appender = LogAppender::prepare(client).await.unwrap();
+    let mut sequence = 1;
+    for size in [1, 10, 1_000] {
+        let batch = events(head, BatchId::generate(), sequence, size);
+        let before = trips.load(Ordering::SeqCst);
+        assert!(matches!(appender.append(&batch).await, Ok(Appended::Now)));
+        assert_eq!(trips.load(Ordering::SeqCst) - before, 1, "round trips for {size} events");
+        head = batch.head();
+        sequence += i64::try_from(size).unwrap();
+    }
+}

@@ -1,0 +1,80 @@
+//! Separate roles over one database: two that take commands, one that projects, one that answers. Any of them may die at any time;
+//! the others go on, and afterwards nothing is missing and nothing is there twice.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::{Duration, Instant};
+
+use modelfaucet_integration_tests::connection::Connection;
+use modelfaucet_integration_tests::database::TestDatabase;
+use modelfaucet_integration_tests::judge::{audit, check};
+use modelfaucet_integration_tests::process::{Role, Setting, Up};
+use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
+use modelfaucet_schema::log::boot::ServiceRole;
+
+/// How often each of the four dies, unless `MODELFAUCET_DEATHS` says otherwise.
+const DEATHS: usize = 3;
+/// Commands that must be answered while one is dead.
+const MEANWHILE: u64 = 20;
+
+/// Waits until every projection has read the whole log.
+async fn level(database: &TestDatabase) {
+    let (client, began) = (database.connect_as(ServiceRole::Audit).await, Instant::now());
+    let sql = "SELECT h.position - min(c.position) FROM ledger.head h, projection.checkpoint c GROUP BY h.position";
+    loop {
+        let behind: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        if behind == 0 {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "I16: a projection stays {behind} events behind");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_role_may_die_at_any_time() {
+    let Some(database) = TestDatabase::durable().await else { return };
+    let deaths = std::env::var("MODELFAUCET_DEATHS").ok().and_then(|deaths| deaths.parse().ok()).unwrap_or(DEATHS);
+    let mut dice = Dice::of_run();
+    // `up` sets up the database and the sandbox, opens the wallets, and leaves.
+    let setting = Setting { database: Some(database.superuser()), ..Setting::default() };
+    let mut up = Up::start_with(setting).await;
+    let plan = Plan::of("roles", &up, &dice).await;
+    up.stop();
+
+    let verbs = ["command", "command", "projector", "query"];
+    let mut roles = verbs.map(|verb| up.role(verb, &format!("ledger_{verb}")));
+    for role in &roles {
+        role.wait_until_ready().await;
+    }
+    let commands = roles[..2].iter().map(Role::address).collect();
+    let (reads, token) = (roles[3].address(), plan.token.clone());
+    let mut traffic = Traffic::start(Plan { commands, reads: reads.clone(), ..plan });
+    let mut victims = [0, 1, 2, 3].repeat(deaths);
+    dice.shuffle(&mut victims);
+    let mut longest = BTreeMap::<&str, Duration>::new();
+    for victim in victims {
+        tokio::time::sleep(Duration::from_millis(dice.between(100, 800))).await;
+        let (verb, role) = (verbs[victim], &mut roles[victim]);
+        traffic.fault(if verb == "command" { "F2" } else { "F3" }, &format!("{verb}-{victim}"), "kill");
+        assert_eq!(role.kill().unwrap().signal(), Some(9), "{verb} had ended before; the log:\n{}", up.log());
+        assert!(Connection::open(&role.address(), "").await.is_err(), "the killed {verb} still answers");
+        // The others go on meanwhile.
+        let slot = longest.entry(verb).or_default();
+        *slot = traffic.more(MEANWHILE).await.max(*slot);
+        role.start_again();
+        role.wait_until_ready().await;
+    }
+    traffic.more(MEANWHILE).await;
+    let (tally, histories) = traffic.stop().await;
+    level(&database).await;
+    let auditor = database.role(ServiceRole::Audit);
+    let events = check(&auditor, &histories).await;
+    assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
+    audit(&auditor, &reads, &token).await;
+    // The traces in the log of all roles: two starts, and one more for each death.
+    assert_eq!(up.log().matches("the writer's state is folded").count() - 1, 2 + 2 * deaths);
+    assert!(tally.ok > 200 && tally.in_doubt > 0 && tally.repeats > 0 && tally.reads > 0, "{tally:?}");
+    println!("{} deaths, {MEANWHILE} commands meanwhile took {longest:.2?}, {events} events, {tally:.2?}", 4 * deaths);
+}
