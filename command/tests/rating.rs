@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use modelfaucet_command::domain::Rejection;
 use modelfaucet_command::domain::rating::{Parties, Price, Rounding, Split, entry, price, split};
-use modelfaucet_schema::event::{ModelRates, PriceRule, Route};
+use modelfaucet_schema::event::{ModelRates, PriceRule, Route, ServiceTier};
 use modelfaucet_schema::ids::{DeveloperId, WalletId};
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::Rate;
@@ -61,7 +61,7 @@ fn expected_price(rates: &ModelRates, usage: &Usage, rule: &PriceRule, rounding:
 
 fn check_price(rates: &ModelRates, usage: &Usage, rule: &PriceRule, rounding: Rounding) -> Option<Price> {
     let (upstream, retail) = expected_price(rates, usage, rule, rounding);
-    let result = price(Route::Platform, Some(rates), usage, rule, rounding);
+    let result = price(Route::Platform, Some(rates), ServiceTier::Standard, usage, rule, rounding);
     if retail > BigInt::from(i64::MAX) {
         assert_eq!(result, Err(Rejection::AmountOutOfRange), "{usage:?} for {retail}");
         return None;
@@ -106,7 +106,7 @@ fn check((counts, markup, share, route, cap, payable, promo): Raw) {
         let femto = number.rotate_left(23) % [1, 3_000_000_000, 1_000_000_000_000_000, 7][usize::from(place / 4 % 4)];
         rates.insert(component, format!("0.{femto:015}").parse().unwrap());
     }
-    let rates = ModelRates { provider: "openai".parse().unwrap(), model: "m".to_owned(), rates };
+    let rates = ModelRates::flat("openai".parse().unwrap(), "m", rates);
     let bps = |bps| BasisPoints::new(bps).unwrap();
     let rule = PriceRule { markup_bps: bps(markup), share_bps: bps(share), fee_usd: Money::ZERO };
     check_price(&rates, &usage, &rule, Rounding::Hold);
