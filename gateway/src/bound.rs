@@ -130,7 +130,7 @@ mod tests {
     fn a_long_input_is_held_for_at_the_rates_of_long_inputs() {
         let mut long = small();
         let above: Rates =
-            small().rates.into_iter().map(|(component, _)| (component, Rate::per_million("9").unwrap())).collect();
+            small().rates.into_keys().map(|component| (component, Rate::per_million("9").unwrap())).collect();
         long.contexts = vec![modelfaucet_schema::event::ContextRates { above: 1_000, rates: above }];
         let held = |input| price(&Ask { input, answers: 1, cap: 0 }.bound(&long), &long, &rule()).unwrap();
         assert_eq!(held(1_000).units(), 1_000 * 30 * 13 / 10);

@@ -92,6 +92,7 @@ fn ended(end: &EndCall, call: Call) -> Ended {
             let rating = Rating {
                 rate_card_id: CARD,
                 price_rule: rule(),
+                service_tier: ServiceTier::Standard,
                 usage: *usage,
                 exact_cost: ExactCost::ZERO,
                 upstream: Money::ZERO,

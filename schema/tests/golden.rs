@@ -165,6 +165,7 @@ fn additions() -> Vec<(&'static str, Event)> {
                 rate_card_id: RateCardId(id(5)),
                 price_rule: rule(),
                 expires_at: at("2026-11-23T10:00:00.123456Z"),
+                dispatch: None,
                 balance: balance("38.000005", "0.000005", "0.01"),
             }
             .into(),
@@ -180,6 +181,7 @@ fn additions() -> Vec<(&'static str, Event)> {
                 over_hold: false,
                 provider_request_id: None,
                 occurred_at: None,
+                outcome: None,
                 entry: charge(),
                 balance: balance("37.99970499", "0", "0"),
             }
@@ -377,7 +379,7 @@ fn samples() -> Vec<Event> {
     ]
 }
 
-fn outcome() -> Box<CallOutcome> {
+fn outcome() -> CallOutcome {
     let attempt = Attempt {
         provider: "openai".parse().unwrap(),
         model: "gpt-4o-mini".into(),
@@ -397,7 +399,7 @@ fn outcome() -> Box<CallOutcome> {
         exposure: None,
         ..attempt.clone()
     };
-    Box::new(CallOutcome {
+    CallOutcome {
         attempts: vec![attempt, answered],
         source: Some(UsageSource::Estimated),
         anomalies: vec![Anomaly::Missing],
@@ -405,7 +407,7 @@ fn outcome() -> Box<CallOutcome> {
         served_model: Some("gpt-4o-mini-2024-07-18".into()),
         interrupted: true,
         client_gone: true,
-    })
+    }
 }
 
 /// Further shapes of events that have one above: with the members that came later. The name says which.
@@ -423,9 +425,11 @@ fn shapes() -> Vec<(&'static str, Event)> {
             };
             Some(HoldPlaced { dispatch: Some(Box::new(dispatch)), ..placed }.into())
         }
-        Event::HoldCaptured(captured) => Some(HoldCaptured { outcome: Some(outcome()), ..captured }.into()),
-        Event::HoldReleased(released) => Some(HoldReleased { outcome: Some(outcome()), ..released }.into()),
-        Event::LateUsageCaptured(captured) => Some(LateUsageCaptured { outcome: Some(outcome()), ..captured }.into()),
+        Event::HoldCaptured(captured) => Some(HoldCaptured { outcome: Some(Box::new(outcome())), ..captured }.into()),
+        Event::HoldReleased(released) => Some(HoldReleased { outcome: Some(Box::new(outcome())), ..released }.into()),
+        Event::LateUsageCaptured(captured) => {
+            Some(LateUsageCaptured { outcome: Some(Box::new(outcome())), ..captured }.into())
+        }
         _ => None,
     };
     samples().into_iter().filter_map(call).map(|event| ("call", event)).collect()
