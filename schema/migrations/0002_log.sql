@@ -140,8 +140,8 @@ $$;
 -- saw, inserts batch, events and keys, and checks that all of them went in.
 --   p_streams … p_payloads: one element per event, in order of position; p_keys and p_fingerprints: null where there is none.
 -- Returns 'appended', or 'already' if this very batch is at this very place (its answer had been lost).
--- Errors: ML001 another head (detail: position and hash of it) · ML002 key used before (detail: how many) ·
---         23514 no partition for these positions (call ledger.ensure_partition).
+-- Errors: ML001 another head (detail: position and hash of it) · 23505 in ledger.idempotency: a key was used before (ON CONFLICT
+--         would look at the index twice per key) · 23514 no partition for these positions (call ledger.ensure_partition).
 CREATE FUNCTION ledger.append(
     p_shard        smallint,
     p_prev_pos     bigint,
@@ -217,12 +217,10 @@ BEGIN
         INSERT INTO ledger.idempotency (shard, key, position)
         SELECT p_shard, k.key, head_pos + k.ordinal
         FROM unnest(p_keys) WITH ORDINALITY AS k (key, ordinal)
-        WHERE k.key IS NOT NULL
-        ON CONFLICT (shard, key) DO NOTHING;
+        WHERE k.key IS NOT NULL;
         GET DIAGNOSTICS inserted = ROW_COUNT;
         IF inserted <> with_key THEN
-            RAISE EXCEPTION '% idempotency keys were used before', with_key - inserted
-                USING ERRCODE = 'ML002', DETAIL = (with_key - inserted)::text;
+            RAISE EXCEPTION '% idempotency keys given, % inserted', with_key, inserted USING ERRCODE = 'ML005';
         END IF;
     END IF;
     RETURN 'appended';

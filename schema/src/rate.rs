@@ -172,11 +172,12 @@ impl FromStr for ExactCost {
         if whole.is_empty() || !whole.bytes().chain(part.bytes()).all(|byte| byte.is_ascii_digit()) {
             return Err(InvalidRate::Form);
         }
-        let digits = whole.bytes().chain(part.bytes()).chain(std::iter::repeat_n(b'0', 15 - part.len()));
-        let femto = digits
-            .map(|digit| i128::from(digit - b'0'))
-            .try_fold(0_i128, |sum, digit| sum.checked_mul(10)?.checked_add(digit));
-        femto.map(Self).ok_or(InvalidRate::TooLarge)
+        let whole: i128 = whole.parse().map_err(|_| InvalidRate::TooLarge)?;
+        // At most 15 digits; the places that are not written are zeros.
+        let mut femto = part.bytes().fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+        (part.len()..15).for_each(|_| femto *= 10);
+        let whole = whole.checked_mul(10_i128.pow(RATE_DECIMALS)).and_then(|whole| whole.checked_add(femto.into()));
+        whole.map(Self).ok_or(InvalidRate::TooLarge)
     }
 }
 

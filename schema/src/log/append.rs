@@ -179,11 +179,16 @@ fn classify(error: tokio_postgres::Error) -> AppendError {
     let Some(code) = error.code() else { return AppendError::InDoubt(error) };
     match code.code() {
         "ML001" => AppendError::HeadMoved,
-        "ML002" => AppendError::KeysUsed,
+        _ if *code == SqlState::UNIQUE_VIOLATION && is_used_key(&error) => AppendError::KeysUsed,
         _ if *code == SqlState::CHECK_VIOLATION && is_missing_partition(&error) => AppendError::NoPartition,
         "57P01" | "57P02" | "57P03" => AppendError::InDoubt(error),
         _ => AppendError::Refused(error),
     }
+}
+
+fn is_used_key(error: &tokio_postgres::Error) -> bool {
+    let table = error.as_db_error().and_then(|error| error.table());
+    table.is_some_and(|partition| partition.starts_with("idempotency_"))
 }
 
 fn is_missing_partition(error: &tokio_postgres::Error) -> bool {
