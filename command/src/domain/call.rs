@@ -13,6 +13,7 @@ pub(super) fn begin(context: Context<'_>, begin: &BeginCall) -> Result<Vec<Event
     }
     let payment = context.payment(begin.call.payer)?;
     let quote = usage::quote(context, &payment, &begin.call)?;
+    hold::require_new(context, begin.hold_id, begin.expires_in)?;
     let tier = begin.call.service_tier;
     let price = |bound| rating::price(begin.call.route, quote.offer, tier, bound, &quote.rule, Rounding::Hold);
     let (requested, min) = (price(&begin.dispatch.bound)?.retail, price(&begin.min_bound)?.retail);

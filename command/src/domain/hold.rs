@@ -25,6 +25,7 @@ pub(super) fn place(context: Context<'_>, command: &Command) -> Result<Vec<Event
     };
     let payment = context.payment(call.payer)?;
     let quote = usage::quote(context, &payment, call)?;
+    require_new(context, *hold_id, *expires_in)?;
     let requested = match amount {
         HoldAmount::Fixed(amount) => *amount,
         HoldAmount::Bound(bound) => {
@@ -44,7 +45,18 @@ pub(super) struct Wish {
     pub(super) expires_in: Duration,
 }
 
-/// Places a hold of as much as can be granted.
+/// The hold is new, and its time within bounds.
+pub(super) fn require_new(context: Context<'_>, hold_id: HoldId, expires_in: Duration) -> Result<(), Rejection> {
+    if expires_in < Duration::from_secs(1) || expires_in > MAX_HOLD {
+        return Err(Rejection::InvalidDeadline);
+    }
+    if context.state.holds.contains(&hold_id) || context.state.expired_holds.contains(&hold_id) {
+        return Err(Rejection::AlreadyExists);
+    }
+    Ok(())
+}
+
+/// Places a hold, which is new, of as much as can be granted.
 pub(super) fn grant_to(
     context: Context<'_>,
     payment: Payment<'_>,
@@ -53,12 +65,6 @@ pub(super) fn grant_to(
     dispatch: Option<Box<Dispatch>>,
 ) -> Result<Vec<Event>, Rejection> {
     let Wish { hold_id, requested, min, expires_in } = wish;
-    if expires_in < Duration::from_secs(1) || expires_in > MAX_HOLD {
-        return Err(Rejection::InvalidDeadline);
-    }
-    if context.state.holds.contains(&hold_id) || context.state.expired_holds.contains(&hold_id) {
-        return Err(Rejection::AlreadyExists);
-    }
     let granted = grant(payment.wallet, requested, min)?;
     let held = payment.wallet.balance.held.checked_add(granted).ok_or(Rejection::AmountOutOfRange)?;
     let event = HoldPlaced {

@@ -90,6 +90,13 @@ fn the_gateway_ends_no_hold_of_an_app_and_begins_no_call_for_another_session() {
 }
 
 #[test]
+fn a_call_begins_once() {
+    given([granted("40"), begin(Usage::text(2, 8), Usage::text(2, 8))])
+        .when(begin(Usage::text(2, 8), Usage::text(2, 8)))
+        .then_refused("already_exists");
+}
+
+#[test]
 fn the_wallet_pays_no_more_than_the_hold() {
     given([granted("20"), begin(Usage::text(2, 8), Usage::text(2, 8))])
         .when(end(Caller::Gateway(SESSION), captured(Usage::text(2, 998))))
