@@ -2,6 +2,8 @@
 //! made again by the writer.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
 
 use modelfaucet_schema::event::{Event, SessionOpening, Status};
 use modelfaucet_schema::ids::{AppId, DeveloperId, SessionId, TokenId, WalletId};
@@ -10,6 +12,14 @@ use modelfaucet_schema::token::{Scope, TokenHash};
 use parking_lot::RwLock;
 
 use crate::domain::State;
+
+/// Somebody else in the process who follows the log: what is committed is shown to it before any command of its batch is answered.
+pub trait Follower: Debug + Send + Sync {
+    /// Everything, once, before the first event.
+    fn reset(&self, state: &State);
+    /// The next committed event. Must be quick: the shard waits.
+    fn take_in(&self, event: &Event);
+}
 
 /// What a session token stands for.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +74,15 @@ struct Maps {
 #[derive(Debug, Default)]
 pub struct Directory {
     maps: RwLock<Maps>,
+    followers: Vec<Arc<dyn Follower>>,
 }
 
 impl Directory {
+    /// An empty one with followers.
+    pub fn followed_by(followers: Vec<Arc<dyn Follower>>) -> Self {
+        Self { maps: RwLock::default(), followers }
+    }
+
     /// Replaces everything by what the state says.
     pub fn reset(&self, state: &State) {
         let mut maps = Maps::default();
@@ -99,12 +115,14 @@ impl Directory {
             maps.apps.insert(app.public_app_id.clone(), facts);
         }
         *self.maps.write() = maps;
+        self.followers.iter().for_each(|follower| follower.reset(state));
     }
 
     /// Takes in committed events. Locks only if one of them matters here.
     pub fn take_in<'a>(&self, events: impl Iterator<Item = &'a Event>) {
         let mut maps = None;
-        for event in events.filter(|event| matters(event)) {
+        let told = events.inspect(|event| self.followers.iter().for_each(|follower| follower.take_in(event)));
+        for event in told.filter(|event| matters(event)) {
             maps.get_or_insert_with(|| self.maps.write()).take_in(event);
         }
     }

@@ -4,6 +4,7 @@
 //! shell does is to keep the two in step with the log.
 
 mod adjustment;
+mod call;
 mod catalogue;
 mod command;
 mod decide;

@@ -20,7 +20,7 @@ use tokio_postgres::{Client, Config, NoTls};
 use uuid::Uuid;
 
 use self::core::{Core, Outcome, Step, Submission, Verdict};
-use crate::directory::Directory;
+use crate::directory::{Directory, Follower};
 use crate::domain::{Caller, Command, Rejection, State};
 use crate::snapshot::{self, SnapshotError};
 
@@ -254,12 +254,14 @@ pub struct WriterOptions {
     pub queue: usize,
     /// Events between two snapshots.
     pub snapshot_every: i64,
+    /// Who else in the process follows the log.
+    pub followers: Vec<Arc<dyn Follower>>,
 }
 
 impl WriterOptions {
     /// The usual limits.
     pub fn new(database: Config) -> Self {
-        Self { shard: ShardId(0), database, queue: DEFAULT_QUEUE, snapshot_every: 100_000 }
+        Self { shard: ShardId(0), database, queue: DEFAULT_QUEUE, snapshot_every: 100_000, followers: Vec::new() }
     }
 }
 
@@ -313,7 +315,7 @@ pub async fn start(
         shard = %shard, position = head.position.0, snapshot = snapshot_head.position.0,
         milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX), "the writer's state is folded"
     );
-    let directory = Arc::new(Directory::default());
+    let directory = Arc::new(Directory::followed_by(options.followers.clone()));
     directory.reset(&state);
     let (messages, inbox) = mpsc::unbounded_channel();
     let waiting = Arc::new(AtomicUsize::new(0));

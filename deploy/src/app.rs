@@ -13,6 +13,7 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use modelfaucet_command::writer::Ledger;
+use modelfaucet_gateway::Gateway;
 use modelfaucet_query::QueryState;
 use modelfaucet_schema::http::{not_found, observe};
 use serde_json::{Value, json};
@@ -32,6 +33,7 @@ const SIZES: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0];
 pub(crate) struct Checks {
     pub(crate) ledger: Option<Ledger>,
     pub(crate) query: Option<QueryState>,
+    pub(crate) gateway: Option<Gateway>,
 }
 
 /// Installs the metrics of this process.
@@ -109,6 +111,13 @@ async fn ready(service: &'static str, checks: Checks) -> Response {
         ok &= readiness.ok;
         if let Ok(Value::Object(checks)) = serde_json::to_value(&readiness.checks) {
             answers.extend(checks);
+        }
+    }
+    if let Some(gateway) = &checks.gateway {
+        let (works, said) = modelfaucet_gateway::http::readiness(gateway);
+        ok &= works;
+        if let Value::Object(said) = said {
+            answers.extend(said);
         }
     }
     let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use modelfaucet_gateway::options::{Limits as GatewayLimits, Platform, Timeouts};
 use secrecy::SecretString;
 
 /// One setting.
@@ -59,6 +60,59 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "Where clients find the gateway; part of the session reply. Absent: http://LISTEN/v1.",
     ),
+    setting(
+        "LITELLM_BASE_URL",
+        "URL",
+        "",
+        "Where the gateway sends platform calls: LiteLLM or another OpenAI-compatible API, with or without /v1. Absent: `up` starts a sandbox provider that makes answers up.",
+    ),
+    secret("LITELLM_MASTER_KEY", "The key for LITELLM_BASE_URL."),
+    setting(
+        "PROVIDER_TIMEOUT_MS",
+        "milliseconds",
+        "",
+        "How long the first byte of an answer may take; absent: 60000 for streams, 300000 otherwise.",
+    ),
+    setting(
+        "PROVIDER_MAX_RETRIES",
+        "tries",
+        "1",
+        "How often a failed call is sent again before its first byte, 0 to 2.",
+    ),
+    setting("PROVIDER_RETRY_DELAY_MS", "milliseconds", "250", "Pause before the second try; doubles from try to try."),
+    setting(
+        "GATEWAY_IDLE_TIMEOUT_MS",
+        "milliseconds",
+        "60000",
+        "How long a stream may be silent; comments do not count.",
+    ),
+    setting("GATEWAY_TOTAL_TIMEOUT_MS", "milliseconds", "600000", "How long a whole call may take."),
+    setting(
+        "GATEWAY_DRAIN_TIMEOUT_MS",
+        "milliseconds",
+        "120000",
+        "How long an answer is read on after its client has gone.",
+    ),
+    setting(
+        "GATEWAY_DEFAULT_MAX_TOKENS",
+        "tokens",
+        "4096",
+        "Output cap of requests that name none, where the feature names none either.",
+    ),
+    setting(
+        "GATEWAY_TAKEOVER_MS",
+        "milliseconds",
+        "30000",
+        "How long another gateway must have been away before this one ends its holds.",
+    ),
+    setting("GATEWAY_MAX_CALLS", "calls", "10000", "Calls at once; more are refused with 503."),
+    setting(
+        "GATEWAY_STORED_ANSWERS_BYTES",
+        "bytes",
+        "67108864",
+        "Memory for answers that are repeated to the same idempotency key.",
+    ),
+    setting("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "requests", "1200", "Calls of one session per minute; 0: no limit."),
     setting("SESSION_TOKEN_TTL_SECONDS", "seconds", "3600", "Life of a session, 1 to 2592000."),
     setting(
         "QUEUE_COMMANDS",
@@ -197,8 +251,8 @@ impl Config {
         Ok(Some(SecretString::from(value)))
     }
 
-    /// A secret that a single role cannot do without.
-    pub(crate) fn required(name: &'static str, value: Option<SecretString>) -> Result<SecretString, ConfigError> {
+    /// A value that a single role cannot do without.
+    pub(crate) fn required<T>(name: &'static str, value: Option<T>) -> Result<T, ConfigError> {
         value.ok_or_else(|| wrong(name, "is not set"))
     }
 
@@ -209,6 +263,61 @@ impl Config {
         } else {
             Err(wrong("GATEWAY_BASE_URL", "must begin with http:// or https://"))
         }
+    }
+
+    /// Where platform calls go, if that is set.
+    pub(crate) fn platform(&self) -> Result<Option<Platform>, ConfigError> {
+        let key = self.text("LITELLM_MASTER_KEY").map(SecretString::from);
+        let Some(text) = self.text("LITELLM_BASE_URL") else { return Ok(None) };
+        let base_url: url::Url = text.parse().map_err(|_| wrong("LITELLM_BASE_URL", "is not a URL"))?;
+        let plain = matches!(base_url.scheme(), "http" | "https")
+            && base_url.host().is_some()
+            && base_url.username().is_empty()
+            && base_url.password().is_none()
+            && base_url.query().is_none();
+        if plain {
+            Ok(Some(Platform { base_url, key }))
+        } else {
+            Err(wrong("LITELLM_BASE_URL", "must be http:// or https:// with a host and without user or query"))
+        }
+    }
+
+    /// How long things may take in the gateway.
+    pub(crate) fn gateway_timeouts(&self) -> Result<Timeouts, ConfigError> {
+        let day = 86_400_000;
+        let milliseconds = |name| self.number(name, 1..=day).map(Duration::from_millis);
+        let defaults = Timeouts::default();
+        let first_byte = match self.text("PROVIDER_TIMEOUT_MS") {
+            None => None,
+            Some(_) => Some(milliseconds("PROVIDER_TIMEOUT_MS")?),
+        };
+        Ok(Timeouts {
+            first_byte: first_byte.unwrap_or(defaults.first_byte),
+            first_byte_stream: first_byte.unwrap_or(defaults.first_byte_stream),
+            idle: milliseconds("GATEWAY_IDLE_TIMEOUT_MS")?,
+            total: milliseconds("GATEWAY_TOTAL_TIMEOUT_MS")?,
+            drain: milliseconds("GATEWAY_DRAIN_TIMEOUT_MS")?,
+            retry_delay: milliseconds("PROVIDER_RETRY_DELAY_MS")?,
+            ..defaults
+        })
+    }
+
+    pub(crate) fn takeover_after(&self) -> Result<Duration, ConfigError> {
+        self.number("GATEWAY_TAKEOVER_MS", 1..=86_400_000).map(Duration::from_millis)
+    }
+
+    /// How much and how large things may be in the gateway.
+    pub(crate) fn gateway_limits(&self) -> Result<GatewayLimits, ConfigError> {
+        let retries = self.number("PROVIDER_MAX_RETRIES", 0..=2)?;
+        let per_minute = self.number("GATEWAY_RATE_LIMIT_MAX_REQUESTS", 0..=1_000_000)?;
+        Ok(GatewayLimits {
+            attempts: u32::try_from(retries).unwrap_or(2) + 1,
+            default_cap: self.number("GATEWAY_DEFAULT_MAX_TOKENS", 1..=10_000_000)?,
+            calls: self.size("GATEWAY_MAX_CALLS", 1..=1_000_000)?,
+            stored_answers: self.size("GATEWAY_STORED_ANSWERS_BYTES", 0..=1 << 40)?,
+            requests_per_minute: u32::try_from(per_minute).unwrap_or(u32::MAX),
+            ..GatewayLimits::default()
+        })
     }
 
     pub(crate) fn session_ttl(&self) -> Result<Duration, ConfigError> {
@@ -258,6 +367,10 @@ impl Config {
         self.admin_token()?;
         self.user_key()?;
         self.gateway_base_url(listen)?;
+        self.platform()?;
+        self.gateway_timeouts()?;
+        self.gateway_limits()?;
+        self.takeover_after()?;
         self.session_ttl()?;
         self.queue()?;
         self.snapshot_every()?;
@@ -342,6 +455,12 @@ mod tests {
             ("ADMIN_TOKEN", "short"),
             ("USER_ID_HMAC_KEY", "has blanks in it but is long enough otherwise"),
             ("GATEWAY_BASE_URL", "ftp://x"),
+            ("LITELLM_BASE_URL", "localhost:4000"),
+            ("LITELLM_BASE_URL", "http://user:secret@localhost"),
+            ("PROVIDER_MAX_RETRIES", "3"),
+            ("PROVIDER_TIMEOUT_MS", "0"),
+            ("GATEWAY_IDLE_TIMEOUT_MS", "soon"),
+            ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "-1"),
             ("SESSION_TOKEN_TTL_SECONDS", "0"),
             ("SESSION_TOKEN_TTL_SECONDS", "an hour"),
             ("QUEUE_COMMANDS", "-1"),

@@ -7,6 +7,7 @@ mod database;
 mod demo;
 mod exit;
 mod export;
+mod gateway;
 mod import;
 mod postgres;
 mod progress;
@@ -58,6 +59,17 @@ enum Verb {
     Query(ServerArgs),
     /// Run the projector alone (needs `DATABASE_URL` as `ledger_projector`)
     Projector(ServerArgs),
+    /// Run the gateway alone, with a writer of its own (needs `DATABASE_URL` as `ledger_command` and `LITELLM_BASE_URL`)
+    Gateway(ServerArgs),
+    /// Run a provider that makes answers up: for first steps and tests
+    SandboxProvider {
+        /// Address and port
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:4010")]
+        listen: String,
+        /// File to which it appends what it saw and would bill, as JSON lines
+        #[arg(long, value_name = "PATH")]
+        log: Option<PathBuf>,
+    },
     /// Create or update the tables of a database
     Migrate(DatabaseArgs),
     /// Recompute positions, hashes, sums, floors and read tables from the log; exit 6 if anything was tampered with
@@ -163,6 +175,10 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Command(server) => serve_role(&server, roles::command),
         Verb::Query(server) => serve_role(&server, roles::query),
         Verb::Projector(server) => serve_role(&server, roles::projector),
+        Verb::Gateway(server) => serve_role(&server, roles::gateway),
+        Verb::SandboxProvider { listen, log } => {
+            runtime()?.block_on(roles::sandbox_provider(&listen, log.as_deref())).map(|()| Exit::Ok)
+        }
         Verb::Migrate(database) => {
             let owner = database.config()?.required_database()?;
             let applied = runtime()?.block_on(database::prepare(&owner))?;

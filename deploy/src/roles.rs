@@ -2,6 +2,7 @@
 
 use modelfaucet_command::http::Api;
 use modelfaucet_command::writer::{self, WriterOptions};
+use modelfaucet_gateway::sandbox_provider::Book;
 use modelfaucet_projector::Projector;
 use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::{Position, ShardId};
@@ -14,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::serve::{Limits, serve};
-use crate::{app, database};
+use crate::{app, database, gateway};
 
 /// The write side alone.
 pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
@@ -38,7 +39,12 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
     };
     let routes = modelfaucet_command::http::router(api);
-    let router = app::build("modelfaucet-command", routes, app::Checks { ledger: Some(ledger), query: None }, metrics);
+    let router = app::build(
+        "modelfaucet-command",
+        routes,
+        app::Checks { ledger: Some(ledger), ..app::Checks::default() },
+        metrics,
+    );
     tokio::select! {
         result = until_interrupted(config, listener, router) => result,
         ended = &mut writer => Err(match ended {
@@ -63,7 +69,8 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
     .await
     .map_err(database::unreachable)?;
     let routes = modelfaucet_query::router(query.clone());
-    let router = app::build("modelfaucet-query", routes, app::Checks { ledger: None, query: Some(query) }, metrics);
+    let router =
+        app::build("modelfaucet-query", routes, app::Checks { query: Some(query), ..app::Checks::default() }, metrics);
     until_interrupted(config, listener, router).await
 }
 
@@ -92,9 +99,64 @@ pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
     result
 }
 
+/// The gateway alone: with a writer of its own over the same log. Several may run; each has its own data directory.
+pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
+    let database = config.required_database()?;
+    database::check(&database, ServiceRole::Command).await?;
+    let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let identity = gateway::Identity::open(&config.data_dir())?;
+    let feed = gateway::Feed::new(identity.gateway);
+    let listener = bind(config).await?;
+    let metrics = app::install_metrics()?;
+    let options = WriterOptions {
+        queue: config.queue()?,
+        snapshot_every: config.snapshot_every()?,
+        followers: vec![feed.clone()],
+        ..WriterOptions::new(database.clone())
+    };
+    let (ledger, mut writer) = writer::start(options).await?;
+    let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &database).await?;
+    let routes = modelfaucet_gateway::http::router(gateway.clone());
+    let checks = app::Checks { ledger: Some(ledger), gateway: Some(gateway.clone()), ..app::Checks::default() };
+    let router = app::build("modelfaucet-gateway", routes, checks, metrics);
+    let result = tokio::select! {
+        result = until_interrupted(config, listener, router) => result,
+        ended = &mut writer => Err(match ended {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) | Err(_) => Failure::new(Exit::Temporary, "the writer has ended"),
+        }),
+    };
+    let open = gateway.finish(std::time::Duration::from_secs(30)).await;
+    if open > 0 {
+        tracing::warn!(open, "some calls have not ended; the next start ends their holds");
+    }
+    result
+}
+
+/// The sandbox provider alone: no ledger, no database.
+pub(crate) async fn sandbox_provider(listen: &str, log: Option<&std::path::Path>) -> Result<(), Failure> {
+    let listener = TcpListener::bind(listen)
+        .await
+        .map_err(|error| Failure::new(Exit::Temporary, format!("cannot listen on {listen}: {error}")))?;
+    let book = match log {
+        Some(path) => Book::open(path)?,
+        None => Book::nowhere(),
+    };
+    println!("sandbox provider on http://{}: made-up answers, real counts", listener.local_addr()?);
+    let (stop, stopped) = watch::channel(false);
+    let router = modelfaucet_gateway::sandbox_provider::router(book);
+    let serving = tokio::spawn(serve(listener, router, Limits::new(100_000, 100_000), stopped));
+    crate::interrupted().await;
+    let _gone = stop.send(true);
+    let _ended = serving.await;
+    Ok(())
+}
+
 /// The document of the whole API, without a server behind it.
 pub(crate) fn openapi() -> String {
-    let document = modelfaucet_command::http::openapi().merge_from(modelfaucet_query::openapi());
+    let document = modelfaucet_command::http::openapi()
+        .merge_from(modelfaucet_query::openapi())
+        .merge_from(modelfaucet_gateway::http::openapi());
     app::describe(document).to_pretty_json().unwrap_or_default()
 }
 

@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
-use crate::{app, database, demo, seed};
+use crate::{app, database, demo, gateway, seed};
 
 /// Runs until Ctrl-C (or, with `demo`, until the demo has ended).
 pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
@@ -86,9 +86,12 @@ impl Process<'_> {
         let metrics = app::install_metrics()?;
         let admin = self.secret("admin_token", config.admin_token()?)?;
         let user_key = self.secret("user_id_hmac_key", config.user_key()?)?;
+        let identity = gateway::Identity::open(&config.data_dir())?;
+        let feed = gateway::Feed::new(identity.gateway);
         let options = WriterOptions {
             queue: config.queue()?,
             snapshot_every: config.snapshot_every()?,
+            followers: vec![feed.clone()],
             ..WriterOptions::new(command.clone())
         };
         let (ledger, mut writer_task) = writer::start(options).await?;
@@ -97,6 +100,15 @@ impl Process<'_> {
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
         let developer = seed::seed(&ledger, self.secrets).await?;
         let gateway_base_url = config.gateway_base_url(self.listen)?;
+        // It outlives the gateway's last call.
+        let (stop_sandbox, sandbox_stopped) = watch::channel(false);
+        let configured = config.platform()?;
+        let sandboxed = configured.is_none();
+        let platform = match configured {
+            Some(platform) => platform,
+            None => gateway::sandbox(&config.data_dir(), sandbox_stopped).await?,
+        };
+        let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &command).await?;
         let query = QueryState::connect(QueryOptions {
             pool_size: config.query_pool()?,
             max_wait: config.min_position_wait()?,
@@ -111,12 +123,14 @@ impl Process<'_> {
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
         };
-        let routes = modelfaucet_command::http::router(api).merge(modelfaucet_query::router(query.clone()));
-        let checks = app::Checks { ledger: Some(ledger.clone()), query: Some(query) };
+        let routes = modelfaucet_command::http::router(api)
+            .merge(modelfaucet_query::router(query.clone()))
+            .merge(modelfaucet_gateway::http::router(gateway.clone()));
+        let checks = app::Checks { ledger: Some(ledger.clone()), query: Some(query), gateway: Some(gateway.clone()) };
         let router = app::build("modelfaucet", routes, checks, metrics);
         let limits = Limits::new(config.max_connections()?, config.max_connections_per_address()?);
         let serving = tokio::spawn(serve(listener, router, limits, stopped));
-        self.print_welcome(&developer);
+        self.print_welcome(&developer, sandboxed);
 
         let result = tokio::select! {
             result = async { if with_demo { demo::play(self.listen, &admin, &developer).await } else { std::future::pending().await } } => result,
@@ -130,6 +144,12 @@ impl Process<'_> {
         // Requests first, then the projections, which read on to the end; then the next start is quick.
         let _all_gone = stop.send(true);
         let _ended = serving.await;
+        let open = gateway.finish(Duration::from_secs(30)).await;
+        if open > 0 {
+            tracing::warn!(open, "some calls have not ended; the next start ends their holds");
+        }
+        let _gone = stop_sandbox.send(true);
+        drop(gateway);
         let _late = tokio::time::timeout(Duration::from_secs(10), projecting).await;
         drop(ledger);
         if let Err(error) = crate::save_snapshot(&command).await {
@@ -150,7 +170,7 @@ impl Process<'_> {
     }
 
     /// What somebody who has just typed `up` needs next. Tokens are shown on the first start only.
-    fn print_welcome(&self, developer: &SecretString) {
+    fn print_welcome(&self, developer: &SecretString, sandboxed: bool) {
         let base = format!("http://{}", self.listen);
         let shown = self.secrets.path(".shown");
         let first = !shown.exists();
@@ -170,6 +190,15 @@ impl Process<'_> {
             }
         } else {
             println!("\nTokens: {} and {}", admin_path.display(), developer_path.display());
+        }
+        if sandboxed {
+            println!(
+                "\n*** LITELLM_BASE_URL is not set: a SANDBOX PROVIDER answers all calls with MADE-UP TEXT. Prices are real."
+            );
+            println!(
+                "*** What it saw and would bill: {}",
+                self.config.data_dir().join("sandbox-provider.jsonl").display()
+            );
         }
         println!("\nTry it (in another terminal):");
         println!(

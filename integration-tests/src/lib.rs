@@ -1,5 +1,6 @@
 //! What the tests and benchmarks of the whole share: processes, databases, a raw HTTP client.
 
+pub mod calls;
 pub mod connection;
 pub mod database;
 pub mod history;

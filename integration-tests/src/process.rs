@@ -94,6 +94,15 @@ impl Up {
         Self::start_with(Setting::default()).await
     }
 
+    /// As [`Up::start`], with variables of its environment, also for later starts.
+    ///
+    /// # Panics
+    /// If it does not get ready.
+    pub async fn start_with_variables(variables: &[(&'static str, &str)]) -> Self {
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        Self::start_with(Setting { variables, ..Setting::default() }).await
+    }
+
     /// As [`Up::start`], with more than the defaults.
     ///
     /// # Panics
@@ -247,12 +256,23 @@ impl Up {
 
     /// Starts another role of the binary over the same database. It ends with the returned value.
     pub fn role(&self, verb: &str, role: &str) -> Role {
-        let secrets = [
+        self.role_with(&[verb], role, &[])
+    }
+
+    /// The same with further arguments and variables.
+    pub fn role_with(&self, verb: &[&str], role: &str, variables: &[(&'static str, &str)]) -> Role {
+        let mut secrets = vec![
             ("DATABASE_URL", url(&self.database(role))),
             ("ADMIN_TOKEN", self.admin()),
             ("USER_ID_HMAC_KEY", self.secret("user_id_hmac_key")),
         ];
-        Role::start(verb, self.dir.path(), secrets.to_vec())
+        secrets.extend(variables.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        Role::start(verb, self.dir.path(), secrets)
+    }
+
+    /// What the sandbox provider of this process writes down.
+    pub fn provider_book(&self) -> PathBuf {
+        self.data_dir().join("sandbox-provider.jsonl")
     }
 
     /// Opens a session for a user of the sandbox app: its token and wallet.
@@ -326,21 +346,22 @@ pub fn url(config: &tokio_postgres::Config) -> String {
 pub struct Role {
     child: Child,
     port: u16,
-    verb: String,
+    verb: Vec<String>,
     dir: PathBuf,
     secrets: Vec<(&'static str, String)>,
 }
 
 impl Role {
-    fn start(verb: &str, dir: &Path, secrets: Vec<(&'static str, String)>) -> Self {
+    fn start(verb: &[&str], dir: &Path, secrets: Vec<(&'static str, String)>) -> Self {
         let port = free_port();
-        let child = spawn(&[verb], dir, port, &secrets, None);
-        Self { child, port, verb: verb.to_owned(), dir: dir.to_owned(), secrets }
+        let child = spawn(verb, dir, port, &secrets, None);
+        Self { child, port, verb: verb.iter().map(|&word| word.to_owned()).collect(), dir: dir.to_owned(), secrets }
     }
 
     /// Starts it again at the same address, after it was killed. Does not wait.
     pub fn start_again(&mut self) {
-        self.child = spawn(&[&self.verb], &self.dir, self.port, &self.secrets, None);
+        let verb: Vec<&str> = self.verb.iter().map(String::as_str).collect();
+        self.child = spawn(&verb, &self.dir, self.port, &self.secrets, None);
     }
 
     /// `127.0.0.1:port`.
@@ -453,7 +474,10 @@ fn spawn(verb: &[&str], dir: &Path, port: u16, variables: &[(&'static str, Strin
             command
         }
     };
-    command.args(verb).args(["--listen", &format!("127.0.0.1:{port}"), "--data-dir", "data"]).current_dir(dir);
+    // Arguments of a test come last, so that they win.
+    let (verb, further) = verb.split_first().expect("a verb");
+    let listen = format!("127.0.0.1:{port}");
+    command.arg(verb).args(["--listen", &listen, "--data-dir", "data"]).args(further).current_dir(dir);
     // Nothing of the tester's environment: a DATABASE_URL there must not be written to.
     command.env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
     if let Some(path) = std::env::var_os("PATH") {

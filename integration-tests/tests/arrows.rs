@@ -45,9 +45,13 @@ fn crates_know_only_what_they_may() {
             "modelfaucet-command" | "modelfaucet-projector" | "modelfaucet-query" | "modelfaucet-gateway" => {
                 &["modelfaucet-schema"]
             }
-            "modelfaucet-deploy" | "modelfaucet-integration-tests" => {
-                &["modelfaucet-schema", "modelfaucet-command", "modelfaucet-projector", "modelfaucet-query"]
-            }
+            "modelfaucet-deploy" | "modelfaucet-integration-tests" => &[
+                "modelfaucet-schema",
+                "modelfaucet-command",
+                "modelfaucet-projector",
+                "modelfaucet-query",
+                "modelfaucet-gateway",
+            ],
             other => panic!("which crates may {other} know? Add it here and to ARCHITECTURE.md"),
         };
         let known: BTreeSet<&str> = package["dependencies"]
@@ -102,7 +106,7 @@ fn the_environment_is_read_in_deploy_only() {
 
 #[test]
 fn money_never_meets_a_float() {
-    for folder in ["schema/src", "command/src/domain", "projector/src", "deploy/src/rates"] {
+    for folder in ["schema/src", "command/src/domain", "projector/src", "gateway/src", "deploy/src/rates"] {
         for path in sources(&root().join(folder)) {
             let code = code(&path);
             let rates = ["series.rs", "runtime.rs", "rebuild.rs"].iter().any(|name| path.ends_with(name));
@@ -114,8 +118,20 @@ fn money_never_meets_a_float() {
 }
 
 #[test]
+fn the_gateway_touches_no_database() {
+    for path in sources(&root().join("gateway/src")) {
+        let code = code(&path);
+        for word in ["postgres", "SELECT ", "INSERT ", "modelfaucet_command"] {
+            assert!(!code.contains(word), "{} says {word}", path.display());
+        }
+    }
+    let manifest = std::fs::read_to_string(root().join("gateway/Cargo.toml")).unwrap();
+    assert!(!manifest.contains("postgres") && !manifest.contains("sqlx"));
+}
+
+#[test]
 fn only_the_migrations_write_the_log() {
-    let folders = ["schema/src", "command/src", "projector/src", "query/src", "deploy/src"];
+    let folders = ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "deploy/src"];
     for path in folders.iter().flat_map(|folder| sources(&root().join(folder))) {
         let code = code(&path).to_lowercase();
         for table in ["ledger.event", "ledger.batch", "ledger.idempotency", "ledger.log "] {

@@ -1,6 +1,7 @@
 //! Events: what happened, immutable. Each has a name, a version and a stored form (JSON bytes) that is kept readable forever;
 //! `schema/events/NAME.vN.json` holds one golden example per version.
 
+mod call;
 mod catalogue;
 mod freeze;
 mod model_rates;
@@ -10,6 +11,7 @@ mod session;
 
 use serde::{Deserialize, Serialize};
 
+pub use call::*;
 pub use catalogue::*;
 pub use freeze::*;
 pub use model_rates::*;

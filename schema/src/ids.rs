@@ -67,6 +67,10 @@ typed_ids! {
     AdjustmentId,
     /// One log line: `ledger.log.log_id`. A restored log that lost a suffix gets a new one.
     LogId,
+    /// A gateway: the owner of the holds of its calls, the same after every start.
+    GatewayId,
+    /// One life of a gateway's process.
+    EpochId,
     /// One append to the log; makes an append whose answer was lost safe to repeat.
     BatchId,
 }

@@ -165,6 +165,7 @@ fn additions() -> Vec<(&'static str, Event)> {
                 rate_card_id: RateCardId(id(5)),
                 price_rule: rule(),
                 expires_at: at("2026-11-23T10:00:00.123456Z"),
+                dispatch: None,
                 balance: balance("38.000005", "0.000005", "0.01"),
             }
             .into(),
@@ -180,6 +181,7 @@ fn additions() -> Vec<(&'static str, Event)> {
                 over_hold: false,
                 provider_request_id: None,
                 occurred_at: None,
+                outcome: None,
                 entry: charge(),
                 balance: balance("37.99970499", "0", "0"),
             }
@@ -321,6 +323,7 @@ fn samples() -> Vec<Event> {
             rate_card_id: RateCardId(id(5)),
             price_rule: rule(),
             expires_at: when,
+            dispatch: None,
             balance: balance("38.000005", "0.000005", "0.01"),
         }
         .into(),
@@ -333,6 +336,7 @@ fn samples() -> Vec<Event> {
             over_hold: false,
             provider_request_id: Some("chatcmpl-1".into()),
             occurred_at: Some(when),
+            outcome: None,
             entry: charge(),
             balance: balance("37.99970499", "0", "0"),
         }
@@ -342,6 +346,7 @@ fn samples() -> Vec<Event> {
             wallet_id,
             amount: usd("0.01"),
             reason: ReleaseReason::TimedOut,
+            outcome: None,
             balance: balance("38", "0", "0"),
         }
         .into(),
@@ -353,6 +358,7 @@ fn samples() -> Vec<Event> {
             rating: rating(),
             provider_request_id: None,
             occurred_at: None,
+            outcome: None,
             entry: charge(),
             balance: balance("37.99970499", "0", "0"),
         }
@@ -371,6 +377,62 @@ fn samples() -> Vec<Event> {
         Frozen { scope: FreezeScope::App(app_id), reason: reason() }.into(),
         Thawed { scope: FreezeScope::TopUps, reason: reason() }.into(),
     ]
+}
+
+fn outcome() -> CallOutcome {
+    let attempt = Attempt {
+        provider: "openai".parse().unwrap(),
+        model: "gpt-4o-mini".into(),
+        started_at: at("2026-11-23T10:00:00.000001Z"),
+        first_byte_ms: None,
+        total_ms: Some(3_000),
+        status: Some(503),
+        error: Some(AttemptError::Status),
+        billed: Billed::Unknown,
+        exposure: Some(usd("0.00000384")),
+    };
+    let answered = Attempt {
+        first_byte_ms: Some(350),
+        status: Some(200),
+        error: None,
+        billed: Billed::Yes,
+        exposure: None,
+        ..attempt.clone()
+    };
+    CallOutcome {
+        attempts: vec![attempt, answered],
+        source: Some(UsageSource::Estimated),
+        anomalies: vec![Anomaly::Missing],
+        reported: Some(r#"{"prompt_tokens":178}"#.into()),
+        served_model: Some("gpt-4o-mini-2024-07-18".into()),
+        interrupted: true,
+        client_gone: true,
+    }
+}
+
+/// Further shapes of events that have one above: with the members that came later. The name says which.
+fn shapes() -> Vec<(&'static str, Event)> {
+    let call = |event: Event| match event {
+        Event::HoldPlaced(placed) => {
+            let dispatch = Dispatch {
+                gateway: GatewayId(id(20)),
+                epoch: EpochId(id(21)),
+                endpoint: Endpoint::ChatCompletions,
+                bound: Usage::text(256, 1_024),
+                origin: "http://127.0.0.1:4000".into(),
+                disconnect: DisconnectPolicy::Drain,
+                policy_version: 1,
+            };
+            Some(HoldPlaced { dispatch: Some(Box::new(dispatch)), ..placed }.into())
+        }
+        Event::HoldCaptured(captured) => Some(HoldCaptured { outcome: Some(Box::new(outcome())), ..captured }.into()),
+        Event::HoldReleased(released) => Some(HoldReleased { outcome: Some(Box::new(outcome())), ..released }.into()),
+        Event::LateUsageCaptured(captured) => {
+            Some(LateUsageCaptured { outcome: Some(Box::new(outcome())), ..captured }.into())
+        }
+        _ => None,
+    };
+    samples().into_iter().filter_map(call).map(|event| ("call", event)).collect()
 }
 
 fn folder() -> PathBuf {
@@ -399,6 +461,7 @@ fn every_event_has_its_golden_file() {
     let first = samples().into_iter().map(|event| (format!("{}.v{}.json", event.name(), event.version()), event));
     let further = additions()
         .into_iter()
+        .chain(shapes())
         .map(|(what, event)| (format!("{}.v{}.{what}.json", event.name(), event.version()), event));
     for (name, event) in first.chain(further) {
         let path = folder().join(&name);

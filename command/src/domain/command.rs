@@ -5,8 +5,8 @@ use std::time::Duration;
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, ServiceTier,
-    SessionOpening, Status,
+    AdjustmentKind, AppSettings, CallOutcome, Direction, Dispatch, FreezeScope, ModelRates, Pricing, ReleaseReason,
+    Route, ServiceTier, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
@@ -28,6 +28,8 @@ pub enum Caller {
     Developer(DeveloperId, TokenId),
     /// A user through a session.
     Session(SessionId),
+    /// The gateway, for a session whose token it was shown. It alone ends the holds of its calls.
+    Gateway(SessionId),
     /// Somebody without a credential.
     Public,
     /// The writer's clock.
@@ -41,7 +43,7 @@ impl Caller {
             Self::Admin => Actor::Admin,
             Self::Operator => Actor::Operator,
             Self::Developer(_, token) => Actor::Token(token),
-            Self::Session(session) => Actor::Session(session),
+            Self::Session(session) | Self::Gateway(session) => Actor::Session(session),
             Self::Public => Actor::Public,
             Self::Clock => Actor::Clock,
         }
@@ -117,6 +119,46 @@ pub struct CallRequest {
     pub model: String,
     /// The provider's service tier that is asked for.
     pub service_tier: ServiceTier,
+}
+
+/// A call that the gateway is about to send: the hold that it places for it, and owns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BeginCall {
+    /// The hold.
+    pub hold_id: HoldId,
+    /// What will price it.
+    pub call: CallRequest,
+    /// Grants the price of `dispatch.bound`, or as much of it as is available, if that is at least the price of this.
+    pub min_bound: Usage,
+    /// Time until the hold expires.
+    pub expires_in: Duration,
+    /// How it is sent.
+    pub dispatch: Dispatch,
+}
+
+/// How the gateway ends the hold of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallEnding {
+    /// Charge what was used.
+    Capture {
+        /// What was used.
+        usage: Usage,
+        /// The provider's id of the call.
+        provider_request_id: Option<String>,
+    },
+    /// Give the funds back.
+    Release(ReleaseReason),
+}
+
+/// The end of a call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndCall {
+    /// The hold.
+    pub hold_id: HoldId,
+    /// Charge or release.
+    pub ending: CallEnding,
+    /// How it went.
+    pub outcome: CallOutcome,
 }
 
 /// What somebody wants.
@@ -246,6 +288,10 @@ pub enum Command {
     ExpireHold {
         hold_id: HoldId,
     },
+    /// As `PlaceHold`, for the gateway's own call.
+    BeginCall(Box<BeginCall>),
+    /// As `CaptureHold` or `ReleaseHold`, for the gateway's own call.
+    EndCall(Box<EndCall>),
     RecordUsage {
         usage_id: UsageId,
         call: CallRequest,
@@ -290,6 +336,8 @@ impl Command {
             Self::CaptureHold { .. } => "capture_hold",
             Self::ReleaseHold { .. } => "release_hold",
             Self::ExpireHold { .. } => "expire_hold",
+            Self::BeginCall(_) => "begin_call",
+            Self::EndCall(_) => "end_call",
             Self::RecordUsage { .. } => "record_usage",
             Self::Freeze { .. } => "freeze",
             Self::Thaw { .. } => "thaw",

@@ -5,7 +5,7 @@ use modelfaucet_schema::ids::{DeveloperId, SessionId, WalletId};
 use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
-use super::{adjustment, catalogue, freeze, hold, session, top_up, usage};
+use super::{adjustment, call, catalogue, freeze, hold, session, top_up, usage};
 
 /// Decides a command at time `at`. Deterministic; the events are not taken in yet.
 ///
@@ -52,10 +52,13 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
         Command::AdjustWallet { .. } => adjustment::adjust(context, command),
         Command::PlaceHold { .. } => hold::place(context, command),
         Command::CaptureHold { hold_id, usage, service_tier, provider_request_id, occurred_at } => {
-            hold::capture(context, *hold_id, usage, *service_tier, provider_request_id.as_deref(), *occurred_at)
+            let id = provider_request_id.as_deref();
+            hold::capture(context, *hold_id, usage, *service_tier, id, *occurred_at, None)
         }
-        Command::ReleaseHold { hold_id, reason } => hold::release(context, *hold_id, *reason),
+        Command::ReleaseHold { hold_id, reason } => hold::release(context, *hold_id, *reason, None),
         Command::ExpireHold { hold_id } => hold::expire(context, *hold_id),
+        Command::BeginCall(begin) => call::begin(context, begin),
+        Command::EndCall(end) => call::end(context, end),
         Command::RecordUsage { .. } => usage::record(context, command),
         Command::Freeze { scope, reason } => freeze::freeze(context, *scope, reason),
         Command::Thaw { scope, reason } => freeze::thaw(context, *scope, reason),
@@ -84,7 +87,9 @@ impl<'a> Context<'a> {
     pub(super) fn require_admin(self) -> Result<(), Rejection> {
         match self.caller {
             Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
-            Caller::Developer(..) | Caller::Session(_) | Caller::Public => Err(Rejection::Forbidden),
+            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public => {
+                Err(Rejection::Forbidden)
+            }
         }
     }
 
@@ -93,7 +98,7 @@ impl<'a> Context<'a> {
         match self.caller {
             Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
             Caller::Developer(own, _) if own == developer => Ok(()),
-            Caller::Developer(..) | Caller::Session(_) | Caller::Public => Err(otherwise),
+            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public => Err(otherwise),
         }
     }
 
@@ -109,8 +114,8 @@ impl<'a> Context<'a> {
         let wallet = self.state.wallets.get(&wallet_id).ok_or(Rejection::WalletNotFound)?;
         let app = self.state.apps.get(&wallet.app_id).ok_or(Rejection::WalletNotFound)?;
         match self.caller {
-            Caller::Session(own) if session.is_some_and(|(id, _)| id == own) => {}
-            Caller::Session(_) | Caller::Public => return Err(Rejection::WalletNotFound),
+            Caller::Session(own) | Caller::Gateway(own) if session.is_some_and(|(id, _)| id == own) => {}
+            Caller::Session(_) | Caller::Gateway(_) | Caller::Public => return Err(Rejection::WalletNotFound),
             _ => self.require_developer(
                 app.developer_id,
                 if session.is_some() { Rejection::SessionNotFound } else { Rejection::WalletNotFound },
@@ -118,7 +123,7 @@ impl<'a> Context<'a> {
         }
         if !app.is_active() {
             return Err(match self.caller {
-                Caller::Session(_) => Rejection::InvalidSession,
+                Caller::Session(_) | Caller::Gateway(_) => Rejection::InvalidSession,
                 _ => Rejection::InvalidApp,
             });
         }
@@ -129,7 +134,7 @@ impl<'a> Context<'a> {
 
     fn live_session(self, id: SessionId) -> Result<&'a Session, Rejection> {
         let missing = match self.caller {
-            Caller::Session(_) => Rejection::InvalidSession,
+            Caller::Session(_) | Caller::Gateway(_) => Rejection::InvalidSession,
             _ => Rejection::SessionNotFound,
         };
         let session = self.state.sessions.get(&id).ok_or(missing)?;

@@ -112,6 +112,7 @@ impl State {
                     rate_card_id: event.rate_card_id,
                     price_rule: event.price_rule,
                     expires_at: event.expires_at,
+                    gateway: event.dispatch.as_ref().map(|dispatch| dispatch.gateway),
                 };
                 self.holds.set(event.hold_id, hold);
             }

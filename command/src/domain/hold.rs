@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use modelfaucet_schema::event::{
-    Balance, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured, Rating, ReleaseReason,
-    Route, ServiceTier,
+    Balance, CallOutcome, Dispatch, Event, HoldCaptured, HoldExpired, HoldPlaced, HoldReleased, LateUsageCaptured,
+    Rating, ReleaseReason, Route, ServiceTier,
 };
 use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::usage::Usage;
 
-use super::decide::Context;
+use super::decide::{Context, Payment};
 use super::rating::{self, Parties, Price, Rounding, Split};
-use super::usage;
+use super::usage::{self, Quote};
 use super::{App, Caller, Command, Hold, HoldAmount, Rejection, State, Wallet};
 
 /// The longest time a hold may stay open.
@@ -25,29 +25,58 @@ pub(super) fn place(context: Context<'_>, command: &Command) -> Result<Vec<Event
     };
     let payment = context.payment(call.payer)?;
     let quote = usage::quote(context, &payment, call)?;
-    if *expires_in < Duration::from_secs(1) || *expires_in > MAX_HOLD {
-        return Err(Rejection::InvalidDeadline);
-    }
-    if context.state.holds.contains(hold_id) || context.state.expired_holds.contains(hold_id) {
-        return Err(Rejection::AlreadyExists);
-    }
+    require_new(context, *hold_id, *expires_in)?;
     let requested = match amount {
         HoldAmount::Fixed(amount) => *amount,
         HoldAmount::Bound(bound) => {
             rating::price(call.route, quote.offer, call.service_tier, bound, &quote.rule, Rounding::Hold)?.retail
         }
     };
-    let granted = grant(payment.wallet, requested, min_amount.unwrap_or(requested))?;
+    let wish = Wish { hold_id: *hold_id, requested, min: min_amount.unwrap_or(requested), expires_in: *expires_in };
+    grant_to(context, payment, quote, wish, None)
+}
+
+/// The hold that somebody wants.
+#[derive(Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) hold_id: HoldId,
+    pub(super) requested: Money,
+    pub(super) min: Money,
+    pub(super) expires_in: Duration,
+}
+
+/// The hold is new, and its time within bounds.
+pub(super) fn require_new(context: Context<'_>, hold_id: HoldId, expires_in: Duration) -> Result<(), Rejection> {
+    if expires_in < Duration::from_secs(1) || expires_in > MAX_HOLD {
+        return Err(Rejection::InvalidDeadline);
+    }
+    if context.state.holds.contains(&hold_id) || context.state.expired_holds.contains(&hold_id) {
+        return Err(Rejection::AlreadyExists);
+    }
+    Ok(())
+}
+
+/// Places a hold, which is new, of as much as can be granted.
+pub(super) fn grant_to(
+    context: Context<'_>,
+    payment: Payment<'_>,
+    quote: Quote<'_>,
+    wish: Wish,
+    dispatch: Option<Box<Dispatch>>,
+) -> Result<Vec<Event>, Rejection> {
+    let Wish { hold_id, requested, min, expires_in } = wish;
+    let granted = grant(payment.wallet, requested, min)?;
     let held = payment.wallet.balance.held.checked_add(granted).ok_or(Rejection::AmountOutOfRange)?;
     let event = HoldPlaced {
-        hold_id: *hold_id,
+        hold_id,
         wallet_id: payment.wallet_id,
         call: quote.call,
         requested,
         amount: granted,
         rate_card_id: quote.rate_card_id,
         price_rule: quote.rule,
-        expires_at: context.at.plus(*expires_in),
+        expires_at: context.at.plus(expires_in),
+        dispatch,
         balance: Balance { held, ..payment.wallet.balance },
     };
     Ok(vec![event.into()])
@@ -80,8 +109,11 @@ fn own_hold<'a>(context: Context<'a>, hold_id: HoldId) -> Result<(&'a Hold, &'a 
     let app = state.apps.get(&wallet.app_id).ok_or(Rejection::HoldNotFound)?;
     match context.caller {
         // A session that ended after its hold was placed may still end the hold: the provider has been called.
-        Caller::Session(own) if hold.call.session_id == Some(own) => {}
-        Caller::Session(_) | Caller::Public => return Err(Rejection::HoldNotFound),
+        Caller::Session(own) if hold.call.session_id == Some(own) && hold.gateway.is_none() => {}
+        Caller::Gateway(own) if hold.call.session_id == Some(own) && hold.gateway.is_some() => {}
+        Caller::Session(_) | Caller::Gateway(_) | Caller::Public => return Err(Rejection::HoldNotFound),
+        // Whoever could give a gateway's hold back amid the call could make the call free.
+        Caller::Developer(..) if hold.gateway.is_some() => return Err(Rejection::HoldNotFound),
         _ => context.require_developer(app.developer_id, Rejection::HoldNotFound)?,
     }
     Ok((hold, wallet, app, open))
@@ -95,6 +127,7 @@ pub(super) fn capture(
     served: Option<ServiceTier>,
     provider_request_id: Option<&str>,
     occurred_at: Option<Timestamp>,
+    outcome: Option<Box<CallOutcome>>,
 ) -> Result<Vec<Event>, Rejection> {
     let (hold, wallet, app, open) = own_hold(context, hold_id)?;
     context.require_past(occurred_at)?;
@@ -114,6 +147,7 @@ pub(super) fn capture(
             over_hold: price.retail > hold.amount,
             provider_request_id,
             occurred_at,
+            outcome,
             entry: rating::entry(hold.call.route, &price, &split, parties)?,
             balance: charged(without_hold(wallet.balance, hold.amount)?, &split)?,
         };
@@ -135,6 +169,7 @@ pub(super) fn capture(
         rating: rating_of(hold, served, usage, &price, &split),
         provider_request_id,
         occurred_at,
+        outcome,
         entry: rating::entry(hold.call.route, &price, &split, parties)?,
         balance: charged(late.balance, &split)?,
     };
@@ -142,13 +177,18 @@ pub(super) fn capture(
     Ok(events)
 }
 
-pub(super) fn release(context: Context<'_>, hold_id: HoldId, reason: ReleaseReason) -> Result<Vec<Event>, Rejection> {
+pub(super) fn release(
+    context: Context<'_>,
+    hold_id: HoldId,
+    reason: ReleaseReason,
+    outcome: Option<Box<CallOutcome>>,
+) -> Result<Vec<Event>, Rejection> {
     let (hold, wallet, _, open) = own_hold(context, hold_id)?;
     if !open {
         return Err(Rejection::HoldNotFound);
     }
     let balance = without_hold(wallet.balance, hold.amount)?;
-    Ok(vec![HoldReleased { hold_id, wallet_id: hold.wallet_id, amount: hold.amount, reason, balance }.into()])
+    Ok(vec![HoldReleased { hold_id, wallet_id: hold.wallet_id, amount: hold.amount, reason, outcome, balance }.into()])
 }
 
 pub(super) fn expire(context: Context<'_>, hold_id: HoldId) -> Result<Vec<Event>, Rejection> {

@@ -57,10 +57,7 @@ pub fn price(
         Rounding::Hold => exact_cost.round_up(),
     };
     let upstream = upstream.ok_or(Rejection::AmountOutOfRange)?;
-    let retail = upstream
-        .share_bps(rule.markup_bps)
-        .and_then(|margin| upstream.checked_add(margin))
-        .ok_or(Rejection::AmountOutOfRange)?;
+    let retail = rule.retail(upstream).ok_or(Rejection::AmountOutOfRange)?;
     Ok(Price { exact_cost, upstream, retail })
 }
 

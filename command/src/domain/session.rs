@@ -22,7 +22,7 @@ pub(super) fn open(context: Context<'_>, command: &Command) -> Result<Vec<Event>
     match context.caller {
         Caller::Public if !app.opens_publicly() => return Err(Rejection::ServerSessionsOnly),
         Caller::Public => {}
-        Caller::Session(_) => return Err(Rejection::Forbidden),
+        Caller::Session(_) | Caller::Gateway(_) => return Err(Rejection::Forbidden),
         _ => context.require_developer(app.developer_id, Rejection::InvalidApp)?,
     }
     if let Some(key) = feature_key

@@ -7,7 +7,7 @@ use modelfaucet_schema::event::{
     AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, DeveloperId, FeatureId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId,
+    AppId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::time::Timestamp;
@@ -86,6 +86,11 @@ impl RateCard {
     pub fn new(mut models: Vec<ModelRates>) -> Self {
         models.sort_by(|a, b| (&a.model, &a.provider).cmp(&(&b.model, &b.provider)));
         Self { models }
+    }
+
+    /// Every offer, by model and provider.
+    pub fn models(&self) -> &[ModelRates] {
+        &self.models
     }
 
     /// The offers of a model, by provider.
@@ -171,6 +176,9 @@ pub struct Hold {
     pub price_rule: PriceRule,
     /// When it expires.
     pub expires_at: Timestamp,
+    /// The gateway that owns it; nobody else ends it before it expires. Absent: an app's own hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewayId>,
 }
 
 /// The state of one shard.

@@ -207,7 +207,8 @@ pub(super) fn usage_reply(event: &Event, caller: Caller) -> Option<UsageReply> {
         charged_usd: rating.charge,
         receivable_usd: rating.receivable,
         over_hold,
-        developer_revenue_usd: (!matches!(caller, Caller::Session(_) | Caller::Public)).then_some(rating.developer),
+        developer_revenue_usd: (!matches!(caller, Caller::Session(_) | Caller::Gateway(_) | Caller::Public))
+            .then_some(rating.developer),
         rating: matches!(caller, Caller::Admin | Caller::Operator).then(|| RatingReply {
             rate_card_id: rating.rate_card_id,
             exact_cost_usd: rating.exact_cost,

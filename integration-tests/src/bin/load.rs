@@ -28,6 +28,16 @@ enum Mode {
     Batch,
     /// `GET /health`: the HTTP stack alone.
     Health,
+    /// One chat completion through the gateway, each connection with a session of its own; with `--bare`, straight at a provider.
+    Chat,
+    /// The same as a stream.
+    ChatStream,
+}
+
+impl Mode {
+    fn is_call(self) -> bool {
+        matches!(self, Self::Chat | Self::ChatStream)
+    }
 }
 
 /// Loads a running ledger and prints one line of JSON.
@@ -105,6 +115,14 @@ impl Connection {
             let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
             let head = std::str::from_utf8(&self.buffer[..end])?;
             let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or("no status")?;
+            if head.contains("transfer-encoding: chunked") {
+                while !self.buffer.ends_with(b"\r\n0\r\n\r\n") {
+                    if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                        return Err("the stream broke off".into());
+                    }
+                }
+                return Ok((status, &self.buffer[end + 4..]));
+            }
             let length = head.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next());
             let length: usize = length.ok_or("no content-length")?.parse()?;
             let total = end + 4 + length;
@@ -127,7 +145,7 @@ impl Connection {
     }
 }
 
-/// Opens wallets with ten thousand dollars each.
+/// Opens wallets with ten thousand dollars each; their ids, or, for calls, the tokens of their sessions.
 async fn prepare(args: &Args, admin: &str) -> Result<Vec<String>, Error> {
     let mut connection = Connection::open(&args.address, admin).await?;
     let run = Uuid::now_v7();
@@ -147,7 +165,7 @@ async fn prepare(args: &Args, admin: &str) -> Result<Vec<String>, Error> {
         let wallet = hold["wallet"]["wallet_id"].as_str().ok_or("no wallet")?.to_owned();
         let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
         connection.json("POST", &path, "", &json!({ "amount_usd": "10000.00" })).await?;
-        wallets.push(wallet);
+        wallets.push(if args.mode.is_call() { token.to_owned() } else { wallet });
     }
     Ok(wallets)
 }
@@ -192,6 +210,13 @@ async fn one_request(
     let key = || format!("idempotency-key: {}\r\n", Uuid::now_v7());
     match mode {
         Mode::Health => Ok(connection.send("GET", "/health", "", "text/plain", b"").await?.0),
+        Mode::Chat | Mode::ChatStream => {
+            let stream = mode == Mode::ChatStream;
+            let body = format!(
+                r#"{{"model":"gpt-4o-mini","max_tokens":64,"stream":{stream},"messages":[{{"role":"user","content":"Hello [[tokens=16]]"}}]}}"#
+            );
+            Ok(connection.send("POST", "/v1/chat/completions", "", "application/json", body.as_bytes()).await?.0)
+        }
         Mode::Usage => {
             let body = usage_body(random, wallet, None);
             Ok(connection.send("POST", "/v1/usage", &key(), "application/json", body.as_bytes()).await?.0)
@@ -246,7 +271,8 @@ async fn main() -> Result<(), Error> {
             (Arc::clone(&wallets), Arc::clone(&planned), args.address.clone(), admin.clone());
         let (mode, items, rate) = (args.mode, args.items, args.rate);
         tasks.push(tokio::spawn(async move {
-            let mut connection = Connection::open(&address, &admin).await?;
+            let token = if mode.is_call() { &wallets[number % wallets.len()] } else { &admin };
+            let mut connection = Connection::open(&address, token).await?;
             let mut random = Random(0x9E37_79B9_7F4A_7C15 ^ (u64::try_from(number)? + 1));
             let mut seen = Seen::default();
             loop {

@@ -359,6 +359,7 @@ impl Generator {
             rate_card_id: *self.cards.last().unwrap(),
             price_rule: PriceRule { markup_bps: bps(3_000), share_bps: bps(4_000), fee_usd: Money::ZERO },
             expires_at: self.now.plus(Duration::from_mins(5)),
+            dispatch: None,
             balance,
         };
         let actor = self.user(wallet);
@@ -389,6 +390,7 @@ impl Generator {
                 over_hold,
                 provider_request_id,
                 occurred_at: None,
+                outcome: None,
                 entry,
                 balance,
             },
@@ -401,8 +403,8 @@ impl Generator {
         let balance = self.change(wallet, 0, 0, -amount.units());
         if self.roll(2) == 0 {
             let actor = self.user(wallet);
-            return self
-                .say(actor, HoldReleased { hold_id, wallet_id, amount, reason: ReleaseReason::Failed, balance });
+            let reason = ReleaseReason::Failed;
+            return self.say(actor, HoldReleased { hold_id, wallet_id, amount, reason, outcome: None, balance });
         }
         self.say(Actor::Clock, HoldExpired { hold_id, wallet_id, amount, balance });
         let rating = self.rating(wallet, call.route, balance.available());
@@ -415,6 +417,7 @@ impl Generator {
             rating,
             provider_request_id: None,
             occurred_at: None,
+            outcome: None,
             entry,
             balance,
         };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RateCardId, ServiceTier};
+use super::{CallOutcome, Dispatch, RateCardId, ServiceTier};
 use crate::account::Name;
 use crate::entry::JournalEntry;
 use crate::ids::{AdjustmentId, AppId, HoldId, SessionId, TopUpId, UsageId, WalletId};
@@ -94,6 +94,13 @@ pub struct PriceRule {
     /// Fee of a call on the user's own key or machine.
     #[serde(default, skip_serializing_if = "Money::is_zero_ref")]
     pub fee_usd: Money,
+}
+
+impl PriceRule {
+    /// R: the retail price of a cost. `None` if it is out of range.
+    pub fn retail(&self, upstream: Money) -> Option<Money> {
+        upstream.share_bps(self.markup_bps).and_then(|margin| upstream.checked_add(margin))
+    }
 }
 
 /// What a usage came to. `charge = upstream − unrecovered + developer + platform` on the platform route.
@@ -278,6 +285,9 @@ pub struct HoldPlaced {
     pub price_rule: PriceRule,
     /// From this time on the hold expires.
     pub expires_at: Timestamp,
+    /// How the gateway sends the call; absent: an app's own hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dispatch: Option<Box<Dispatch>>,
     /// The wallet after it.
     pub balance: Balance,
 }
@@ -305,6 +315,9 @@ pub struct HoldCaptured {
     /// When the call happened by the caller's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<Timestamp>,
+    /// How the gateway's call went; absent: an app's own hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Box<CallOutcome>>,
     /// The postings.
     pub entry: JournalEntry,
     /// The wallet after it.
@@ -342,6 +355,9 @@ pub struct HoldReleased {
     pub amount: Money,
     /// Why.
     pub reason: ReleaseReason,
+    /// How the gateway's call went; absent: an app's own hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Box<CallOutcome>>,
     /// The wallet after it.
     pub balance: Balance,
 }
@@ -378,6 +394,9 @@ pub struct LateUsageCaptured {
     /// When the call happened by the caller's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub occurred_at: Option<Timestamp>,
+    /// How the gateway's call went; absent: an app's own hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Box<CallOutcome>>,
     /// The postings.
     pub entry: JournalEntry,
     /// The wallet after it.

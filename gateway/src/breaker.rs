@@ -1,0 +1,154 @@
+//! Breakers, one per model: a provider that keeps failing is not asked for a while, so that callers get a quick refusal instead of
+//! a slow failure. Local and disposable; money never depends on them.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Failures and successes are counted in windows of this length.
+const WINDOW: Duration = Duration::from_secs(30);
+/// With fewer attempts in a window nothing is concluded.
+const ENOUGH: u32 = 20;
+/// How long an open breaker refuses before one attempt may try.
+const OPEN: Duration = Duration::from_secs(10);
+/// How long after the provider refused our key.
+const KEY_REFUSED: Duration = Duration::from_secs(30);
+/// With more models than this, those that are closed are forgotten.
+const MAX_MODELS: usize = 10_000;
+
+/// How an attempt went, as far as a breaker cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The provider works.
+    Good,
+    /// It does not.
+    Bad,
+    /// It refuses our key.
+    KeyRefused,
+    /// It asked to be left alone for so long.
+    Cool(Duration),
+}
+
+#[derive(Debug)]
+struct State {
+    since: Instant,
+    attempts: u32,
+    failures: u32,
+    /// Refused until then; afterwards one attempt may try.
+    closed_at: Option<Instant>,
+    /// Since when one tries. It may end without a word, so another may try after a while.
+    trying: Option<Instant>,
+}
+
+/// The breakers.
+#[derive(Debug, Default)]
+pub(crate) struct Breakers {
+    models: Mutex<HashMap<String, State>>,
+}
+
+impl Breakers {
+    /// May a model be asked now? If not, after how long.
+    pub(crate) fn admit(&self, model: &str, now: Instant) -> Result<(), Duration> {
+        let mut models = self.models.lock();
+        let Some(state) = models.get_mut(model) else { return Ok(()) };
+        match state.closed_at {
+            None => Ok(()),
+            Some(at) if at > now => Err(at.duration_since(now)),
+            Some(_) if state.trying.is_some_and(|since| now.saturating_duration_since(since) < OPEN) => {
+                Err(Duration::from_secs(1))
+            }
+            Some(_) => {
+                state.trying = Some(now);
+                Ok(())
+            }
+        }
+    }
+
+    /// An attempt that was admitted has ended.
+    pub(crate) fn record(&self, model: &str, verdict: Verdict, now: Instant) {
+        let mut models = self.models.lock();
+        if models.len() >= MAX_MODELS {
+            models.retain(|_, state| state.closed_at.is_some());
+        }
+        let state = models.entry(model.to_owned()).or_insert_with(|| State::new(now));
+        if now.saturating_duration_since(state.since) >= WINDOW {
+            (state.since, state.attempts, state.failures) = (now, 0, 0);
+        }
+        state.attempts += 1;
+        let tried = state.trying.take().is_some();
+        let open = match verdict {
+            Verdict::Good => {
+                state.closed_at = None;
+                return;
+            }
+            Verdict::KeyRefused => Some(KEY_REFUSED),
+            Verdict::Cool(wait) => Some(wait.min(WINDOW)),
+            Verdict::Bad => {
+                state.failures += 1;
+                let many = state.attempts >= ENOUGH && state.failures * 2 >= state.attempts;
+                (many || tried).then_some(OPEN)
+            }
+        };
+        if let Some(open) = open {
+            state.closed_at = Some(now + open);
+        }
+    }
+}
+
+impl State {
+    fn new(now: Instant) -> Self {
+        Self { since: now, attempts: 0, failures: 0, closed_at: None, trying: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_failures_open_it_and_one_success_closes_it() {
+        let (breakers, now) = (Breakers::default(), Instant::now());
+        for _ in 0..19 {
+            breakers.record("m", Verdict::Bad, now);
+            assert_eq!(breakers.admit("m", now), Ok(()));
+        }
+        breakers.record("m", Verdict::Bad, now);
+        assert_eq!(breakers.admit("m", now), Err(OPEN));
+        assert_eq!(breakers.admit("other", now), Ok(()));
+        let later = now + OPEN;
+        assert_eq!(breakers.admit("m", later), Ok(()), "one may try");
+        assert!(breakers.admit("m", later).is_err(), "and only one");
+        assert_eq!(breakers.admit("m", later + OPEN), Ok(()), "or another, if it never ends");
+        let later = later + OPEN;
+        breakers.record("m", Verdict::Bad, later);
+        assert_eq!(breakers.admit("m", later), Err(OPEN));
+        assert_eq!(breakers.admit("m", later + OPEN), Ok(()));
+        breakers.record("m", Verdict::Good, later + OPEN);
+        assert_eq!(breakers.admit("m", later + OPEN), Ok(()));
+        assert_eq!(breakers.admit("m", later + OPEN), Ok(()));
+    }
+
+    #[test]
+    fn half_failures_open_it_fewer_do_not() {
+        let now = Instant::now();
+        for (failures, opens) in [(9, false), (10, true)] {
+            let breakers = Breakers::default();
+            (0..20 - failures).for_each(|_| breakers.record("m", Verdict::Good, now));
+            (0..failures).for_each(|_| breakers.record("m", Verdict::Bad, now));
+            assert_eq!(breakers.admit("m", now).is_err(), opens, "{failures}");
+        }
+    }
+
+    #[test]
+    fn a_refused_key_opens_it_at_once_and_old_failures_are_forgotten() {
+        let (breakers, now) = (Breakers::default(), Instant::now());
+        breakers.record("m", Verdict::KeyRefused, now);
+        assert_eq!(breakers.admit("m", now), Err(KEY_REFUSED));
+        breakers.record("cool", Verdict::Cool(Duration::from_secs(5)), now);
+        assert_eq!(breakers.admit("cool", now), Err(Duration::from_secs(5)));
+        (0..19).for_each(|_| breakers.record("old", Verdict::Bad, now));
+        breakers.record("old", Verdict::Bad, now + WINDOW);
+        assert_eq!(breakers.admit("old", now + WINDOW), Ok(()));
+    }
+}

@@ -1,0 +1,187 @@
+//! The way to the command side: what the gateway asks of it and what it may answer. The binary implements it, in process or over
+//! HTTP; the gateway knows neither writer nor database.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use modelfaucet_schema::account::Name;
+use modelfaucet_schema::event::{
+    CallOutcome, Dispatch, HoldCaptured, HoldPlaced, HoldReleased, KeyUse, LateUsageCaptured, ReleaseReason, Route,
+    UsageRecorded,
+};
+use modelfaucet_schema::ids::{HoldId, Position, SessionId};
+use modelfaucet_schema::money::Money;
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::token::short_hash;
+use modelfaucet_schema::usage::Usage;
+
+/// A hold that the gateway wants for a call.
+#[derive(Clone, Debug)]
+pub struct BeginCall {
+    /// The hold's id, which is the call's.
+    pub hold_id: HoldId,
+    /// The session that pays.
+    pub session_id: SessionId,
+    /// The feature; absent: the session's.
+    pub feature_key: Option<String>,
+    /// The route.
+    pub route: Route,
+    /// The provider.
+    pub provider: Name,
+    /// The model.
+    pub model: String,
+    /// Grants the price of the dispatch's bound, or less, but at least the price of this.
+    pub min_bound: Usage,
+    /// Time until the hold expires.
+    pub expires_in: Duration,
+    /// How the call is sent.
+    pub dispatch: Dispatch,
+    /// The client's idempotency key, if it gave one.
+    pub key: Option<KeyUse>,
+}
+
+/// A hold that is durable.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// The event.
+    pub placed: HoldPlaced,
+    /// Its place.
+    pub position: Position,
+    /// Is it the hold of an earlier call with the same key?
+    pub replayed: bool,
+}
+
+/// How a hold is to end.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// Charge what was used.
+    Capture {
+        /// What was used.
+        usage: Usage,
+        /// The provider's id of the call.
+        provider_request_id: Option<String>,
+    },
+    /// Give the funds back.
+    Release(ReleaseReason),
+}
+
+/// The end of a call.
+#[derive(Clone, Debug)]
+pub struct EndCall {
+    /// The hold.
+    pub hold_id: HoldId,
+    /// Its session.
+    pub session_id: SessionId,
+    /// Charge or release.
+    pub ending: Ending,
+    /// How it went.
+    pub outcome: CallOutcome,
+}
+
+/// How a hold has ended: the first ending stands, whoever asks for another.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// Charged.
+    Captured(Box<HoldCaptured>, Position),
+    /// Charged after its time.
+    CapturedLate(Box<LateUsageCaptured>, Position),
+    /// Given back.
+    Released(Box<HoldReleased>, Position),
+}
+
+/// Why the command side did nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PortError {
+    /// The wallet cannot pay; with `later`, only until its open holds have ended.
+    #[error("{message}")]
+    CannotPay {
+        /// For people.
+        message: String,
+        /// What can be held.
+        available: Money,
+        /// What is needed at least.
+        required: Money,
+        /// Is it for open holds only?
+        later: bool,
+    },
+    /// Another rule says no: HTTP status, stable code, message.
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The stable code.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// Too much is waiting; certainly no effect.
+    #[error("too much is waiting")]
+    Overloaded,
+    /// The log cannot be reached; certainly no effect.
+    #[error("the ledger is not available")]
+    Unavailable,
+    /// Not known; the same request again gives the truth.
+    #[error("the result is not known yet")]
+    InDoubt,
+}
+
+/// Usage of a model on the user's own machine: nothing was called through us.
+#[derive(Clone, Debug)]
+pub struct LocalUsage {
+    /// The session that reports it.
+    pub session_id: SessionId,
+    /// The feature; absent: the session's.
+    pub feature_key: Option<String>,
+    /// Who runs the model.
+    pub provider: Name,
+    /// The model.
+    pub model: String,
+    /// What was used, as the client counts it.
+    pub usage: Usage,
+    /// The client's own id of the call.
+    pub label: String,
+    /// When, by the client's clock.
+    pub occurred_at: Option<Timestamp>,
+    /// The key under which it is recorded once.
+    pub key: KeyUse,
+}
+
+/// A local usage in the log.
+#[derive(Clone, Debug)]
+pub struct Reported {
+    /// The event.
+    pub recorded: UsageRecorded,
+    /// Its place.
+    pub position: Position,
+    /// Was it recorded before?
+    pub replayed: bool,
+}
+
+/// The command side, as the gateway sees it. Every request may be repeated.
+pub trait Ledger: Send + Sync + 'static {
+    /// Places a hold. Dropping the future does not take it back.
+    fn begin(&self, request_id: &str, begin: BeginCall) -> BoxFuture<'_, Result<Begun, PortError>>;
+
+    /// Ends a hold; a repeat, and any later wish, gets the first ending.
+    fn end(&self, request_id: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>>;
+
+    /// Records local usage, once per key.
+    fn report(&self, request_id: &str, usage: LocalUsage) -> BoxFuture<'_, Result<Reported, PortError>>;
+
+    /// How a hold has ended; `None` while it is open.
+    fn ending(&self, session_id: SessionId, hold_id: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>>;
+
+    /// Waits until the read model has all that the log holds now.
+    fn catch_up(&self) -> BoxFuture<'_, ()>;
+
+    /// Can the log be reached?
+    fn is_ready(&self) -> bool;
+}
+
+/// The key under which a hold ends. It says nothing of how, so that the first ending is the only one.
+pub fn end_key(hold_id: HoldId) -> KeyUse {
+    KeyUse {
+        key: short_hash(&[b"gateway", b"end", hold_id.0.as_bytes()]),
+        fingerprint: short_hash(&[b"gateway_end_call", hold_id.0.as_bytes()]),
+    }
+}

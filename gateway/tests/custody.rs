@@ -1,0 +1,324 @@
+//! Whatever happens to client, ledger or the code itself: a hold that was granted ends once, and the last byte waits for the charge.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::middleware::from_fn;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
+use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, Ledger, LocalUsage, PortError, Reported};
+use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
+use modelfaucet_gateway::sandbox_provider::{Book, router as provider};
+use modelfaucet_gateway::{Gateway, http::router};
+use modelfaucet_schema::entry::EntryBuilder;
+use modelfaucet_schema::event::{
+    Balance, Call, HoldCaptured, HoldPlaced, HoldReleased, ModelRates, PriceRule, RateCardId, Rating, ReleaseReason,
+    ServiceTier,
+};
+use modelfaucet_schema::http::observe;
+use modelfaucet_schema::ids::{AppId, EpochId, GatewayId, HoldId, Position, SessionId, WalletId};
+use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::rate::{ExactCost, Rate};
+use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::token::TokenHash;
+use modelfaucet_schema::usage::Component;
+use parking_lot::Mutex;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+const CARD: RateCardId = RateCardId(Uuid::from_u128(5));
+const TOKEN: &str = "mf_sess_test";
+
+/// A command side that grants everything, and misbehaves as a test wants it to.
+#[derive(Default)]
+struct Fake {
+    begun: Mutex<Vec<BeginCall>>,
+    ended: Mutex<Vec<EndCall>>,
+    begin_takes: Mutex<Duration>,
+    end_takes: Mutex<Duration>,
+    /// So many endings panic, then so many are refused for now.
+    panics: AtomicU32,
+    unavailable: AtomicU32,
+    settled: AtomicBool,
+}
+
+fn wallet() -> WalletId {
+    WalletId(Uuid::from_u128(1))
+}
+
+fn rule() -> PriceRule {
+    PriceRule { markup_bps: BasisPoints::default(), share_bps: BasisPoints::default(), fee_usd: Money::ZERO }
+}
+
+fn placed(begin: &BeginCall) -> HoldPlaced {
+    HoldPlaced {
+        hold_id: begin.hold_id,
+        wallet_id: wallet(),
+        call: Call {
+            app_id: AppId(Uuid::from_u128(2)),
+            session_id: Some(begin.session_id),
+            feature_key: None,
+            route: begin.route,
+            provider: begin.provider.clone(),
+            model: begin.model.clone(),
+            service_tier: ServiceTier::Standard,
+        },
+        requested: Money::from_units(1_000),
+        amount: Money::from_units(1_000),
+        rate_card_id: CARD,
+        price_rule: rule(),
+        expires_at: Timestamp::now().plus(begin.expires_in),
+        dispatch: Some(Box::new(begin.dispatch.clone())),
+        balance: Balance::default(),
+    }
+}
+
+fn ended(end: &EndCall, call: Call) -> Ended {
+    let (hold_id, wallet_id, balance) = (end.hold_id, wallet(), Balance::default());
+    match &end.ending {
+        Ending::Release(reason) => {
+            let released =
+                HoldReleased { hold_id, wallet_id, amount: Money::ZERO, reason: *reason, outcome: None, balance };
+            Ended::Released(Box::new(released), Position(9))
+        }
+        Ending::Capture { usage, .. } => {
+            let rating = Rating {
+                rate_card_id: CARD,
+                price_rule: rule(),
+                service_tier: ServiceTier::Standard,
+                usage: *usage,
+                exact_cost: ExactCost::ZERO,
+                upstream: Money::ZERO,
+                retail: Money::ZERO,
+                charge: Money::from_units(77),
+                developer: Money::ZERO,
+                unrecovered: Money::ZERO,
+                promo: Money::ZERO,
+                receivable: Money::ZERO,
+            };
+            let captured = HoldCaptured {
+                hold_id,
+                wallet_id,
+                call,
+                held: Money::ZERO,
+                rating,
+                over_hold: false,
+                provider_request_id: None,
+                occurred_at: None,
+                outcome: None,
+                entry: EntryBuilder::new().build().unwrap(),
+                balance,
+            };
+            Ended::Captured(Box::new(captured), Position(9))
+        }
+    }
+}
+
+impl Ledger for Fake {
+    fn begin(&self, _: &str, begin: BeginCall) -> BoxFuture<'_, Result<Begun, PortError>> {
+        async move {
+            let takes = *self.begin_takes.lock();
+            tokio::time::sleep(takes).await;
+            let placed = placed(&begin);
+            self.begun.lock().push(begin);
+            Ok(Begun { placed, position: Position(8), replayed: false })
+        }
+        .boxed()
+    }
+
+    fn end(&self, _: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {
+        async move {
+            let due = |counter: &AtomicU32| {
+                counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+            };
+            assert!(!due(&self.panics), "a planted panic");
+            if due(&self.unavailable) {
+                return Err(PortError::Unavailable);
+            }
+            let takes = *self.end_takes.lock();
+            tokio::time::sleep(takes).await;
+            let begin = self.begun.lock().iter().find(|begin| begin.hold_id == end.hold_id).cloned();
+            let Some(begin) = begin else {
+                return Err(PortError::Refused { status: 404, code: "hold_not_found", message: "none".into() });
+            };
+            self.settled.store(true, Ordering::SeqCst);
+            let answer = ended(&end, placed(&begin).call);
+            self.ended.lock().push(end);
+            Ok(answer)
+        }
+        .boxed()
+    }
+
+    fn report(&self, _: &str, _: LocalUsage) -> BoxFuture<'_, Result<Reported, PortError>> {
+        async { Err(PortError::Unavailable) }.boxed()
+    }
+
+    fn ending(&self, _: SessionId, _: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn catch_up(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+struct World {
+    fake: Arc<Fake>,
+    gateway: Gateway,
+    router: Router,
+}
+
+async fn world() -> World {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move { axum::serve(listener, provider(Book::nowhere())).await });
+    let model = Arc::new(ReadModel::default());
+    let rate = |usd| Rate::per_million(usd).unwrap();
+    let rates = [(Component::InputUncached, rate("1")), (Component::OutputText, rate("2"))];
+    let offer = ModelRates::flat("openai".parse().unwrap(), "m", rates);
+    model.publish_card(CARD, RateCard::new([offer]));
+    model.activate_card(CARD, Timestamp::now());
+    let session = Session {
+        session_id: SessionId(Uuid::from_u128(4)),
+        app_id: AppId(Uuid::from_u128(2)),
+        wallet_id: wallet(),
+        feature_key: None,
+        expires_at: Timestamp::now().plus(Duration::from_secs(600)),
+    };
+    model.open_session(TokenHash::of_text(TOKEN), session);
+    let timeouts = Timeouts {
+        hold: Duration::from_millis(100),
+        capture: Duration::from_millis(200),
+        retry_delay: Duration::from_millis(1),
+        ..Timeouts::default()
+    };
+    let options = Options {
+        gateway: GatewayId::generate(),
+        epoch: EpochId::generate(),
+        platform: Platform { base_url, key: None },
+        timeouts,
+        limits: Limits::default(),
+    };
+    let fake = Arc::new(Fake::default());
+    let gateway = Gateway::new(options, fake.clone(), model).unwrap();
+    let router = Router::from(router(gateway.clone())).layer(from_fn(|request, next| observe("test", request, next)));
+    World { fake, gateway, router }
+}
+
+impl World {
+    async fn send(&self, script: &str, stream: bool) -> Response<Body> {
+        let body = serde_json::json!({
+            "model": "m", "stream": stream, "messages": [{ "role": "user", "content": format!("[[{script}]]") }],
+        });
+        let request = Request::post("/v1/chat/completions")
+            .header("authorization", format!("Bearer {TOKEN}"))
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn text(response: Response<Body>) -> String {
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    /// Waits for every call and says how each hold ended.
+    async fn endings(&self) -> Vec<Ending> {
+        assert_eq!(self.gateway.finish(Duration::from_secs(20)).await, 0);
+        let (begun, ended) = (self.fake.begun.lock(), self.fake.ended.lock());
+        let ends = |begin: &BeginCall| ended.iter().filter(|end| end.hold_id == begin.hold_id).count();
+        assert!(begun.iter().all(|begin| ends(begin) == 1), "each hold ends once");
+        ended.iter().map(|end| end.ending.clone()).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_panic_at_the_capture_still_ends_the_hold() {
+    for stream in [false, true] {
+        let world = world().await;
+        world.fake.panics.store(1, Ordering::SeqCst);
+        let response = world.send("tokens=4", stream).await;
+        if stream {
+            assert!(response.into_body().collect().await.is_err(), "a stream that broke does not look complete");
+        } else {
+            assert_eq!(response.status(), 500);
+        }
+        let endings = world.endings().await;
+        assert!(matches!(endings[0], Ending::Capture { usage, .. } if usage.output_text == 5), "{endings:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_away_for_a_moment_is_asked_again() {
+    let world = world().await;
+    world.fake.unavailable.store(2, Ordering::SeqCst);
+    let response = world.send("tokens=4", false).await;
+    assert_eq!(response.status(), 200);
+    assert!(matches!(world.endings().await[..], [Ending::Capture { usage, .. }] if usage.output_text == 4));
+}
+
+#[tokio::test]
+async fn a_grant_that_comes_too_late_is_given_back_and_nothing_was_sent() {
+    let world = world().await;
+    *world.fake.begin_takes.lock() = Duration::from_millis(400);
+    let response = world.send("tokens=4", false).await;
+    assert_eq!((response.status().as_u16(), response.headers()["retry-after"].as_bytes()), (503, b"1".as_slice()));
+    assert!(World::text(response).await.contains("ledger_unavailable"));
+    assert!(matches!(world.endings().await[..], [Ending::Release(ReleaseReason::NotSent)]));
+}
+
+#[tokio::test]
+async fn a_charge_that_takes_too_long_is_told_and_still_made() {
+    for stream in [false, true] {
+        let world = world().await;
+        *world.fake.end_takes.lock() = Duration::from_millis(600);
+        let response = world.send("tokens=4", stream).await;
+        let (status, retry) = (response.status().as_u16(), response.headers().get("x-should-retry").cloned());
+        let text = World::text(response).await;
+        assert!(text.contains("capture_pending") && !text.contains("[DONE]"), "{text}");
+        if !stream {
+            assert_eq!((status, retry.unwrap().as_bytes()), (503, b"false".as_slice()));
+        }
+        assert!(matches!(world.endings().await[..], [Ending::Capture { usage, .. }] if usage.output_text == 4));
+    }
+}
+
+#[tokio::test]
+async fn the_last_byte_waits_for_the_charge() {
+    for (script, stream) in
+        [("tokens=4", false), ("tokens=4", true), ("tokens=4 usage=none", true), ("tokens=4 usage=beside", true)]
+    {
+        let world = world().await;
+        *world.fake.end_takes.lock() = Duration::from_millis(50);
+        let mut body = world.send(script, stream).await.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.unwrap();
+            let text = String::from_utf8_lossy(frame.data_ref().unwrap()).into_owned();
+            let last = !stream || text.contains("[DONE]") || text.contains("modelfaucet");
+            assert!(!last || world.fake.settled.load(Ordering::SeqCst), "{script}: {text}");
+        }
+        assert!(world.fake.settled.load(Ordering::SeqCst));
+        world.endings().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_at_once_drops_no_money() {
+    let world = world().await;
+    {
+        let send = world.send("tokens=4 delay_ms=100", true);
+        let _left = tokio::time::timeout(Duration::from_millis(30), send).await;
+    }
+    assert!(matches!(world.endings().await[..], [Ending::Capture { usage, .. }] if usage.output_text == 4));
+}

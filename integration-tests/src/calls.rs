@@ -1,0 +1,254 @@
+//! Calls through the gateway, and the comparison of the books with what the provider wrote down: the provider's book is the truth,
+//! never a counter of ours.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use modelfaucet_schema::event::{CallOutcome, Event, HoldPlaced, Rating, UsageSource};
+use modelfaucet_schema::ids::HoldId;
+use modelfaucet_schema::money::Money;
+use modelfaucet_schema::usage::Usage;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_postgres::{Config, NoTls};
+
+/// The body of a chat completion with a script for the sandbox provider.
+pub fn chat(script: &str) -> Value {
+    json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": format!("Hello [[{script}]]") }] })
+}
+
+/// The same as a stream.
+pub fn streamed(script: &str) -> Value {
+    let mut body = chat(script);
+    body["stream"] = json!(true);
+    body
+}
+
+/// How a call is named outside.
+pub fn label(hold: HoldId) -> String {
+    format!("req_{}", URL_SAFE_NO_PAD.encode(hold.0.as_bytes()))
+}
+
+/// What the provider says of one request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Served {
+    /// Its answer's end, empty while it runs.
+    pub end: String,
+    /// What it bills: input, cached, output and reasoning tokens.
+    pub bill: Option<[u64; 4]>,
+    /// The output cap that it saw.
+    pub cap: Option<u64>,
+}
+
+/// What the provider wrote down, by call.
+///
+/// # Panics
+/// If the book is no list of JSON lines.
+pub fn provider_book(path: &Path) -> BTreeMap<String, Vec<Served>> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let mut calls: BTreeMap<String, Vec<Served>> = BTreeMap::new();
+    let mut open: BTreeMap<u64, (String, usize)> = BTreeMap::new();
+    // A killed process may have left half a line.
+    for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+        let line: Value = serde_json::from_str(line).expect("a JSON line");
+        let request = line["request"].as_u64().expect("a number");
+        if line["what"] == "received" {
+            let call = line["call"].as_str().unwrap_or_default().to_owned();
+            let served = calls.entry(call.clone()).or_default();
+            served.push(Served { cap: line["max_tokens"].as_u64(), ..Served::default() });
+            // A provider that was started again counts from one again.
+            open.insert(request, (call, served.len() - 1));
+            continue;
+        }
+        let Some(served) = open.remove(&request).and_then(|(call, at)| calls.get_mut(&call)?.get_mut(at)) else {
+            continue;
+        };
+        line["end"].as_str().unwrap_or_default().clone_into(&mut served.end);
+        let count = |name: &str| line["bill"][name].as_u64().unwrap_or(0);
+        served.bill =
+            line["bill"].is_object().then(|| [count("input"), count("cached"), count("output"), count("reasoning")]);
+    }
+    calls
+}
+
+/// One call in the books.
+#[derive(Clone, Debug)]
+pub struct Booked {
+    /// Its hold.
+    pub placed: HoldPlaced,
+    /// Its endings, in order: one, once it has ended.
+    pub endings: Vec<Event>,
+}
+
+impl Booked {
+    /// The one ending.
+    ///
+    /// # Panics
+    /// If there is none, or more than one.
+    pub fn ending(&self) -> &Event {
+        assert_eq!(self.endings.len(), 1, "a hold ends once: {self:?}");
+        &self.endings[0]
+    }
+
+    /// What it came to, if it was charged.
+    pub fn rating(&self) -> Option<&Rating> {
+        match self.ending() {
+            Event::HoldCaptured(event) => Some(&event.rating),
+            Event::LateUsageCaptured(event) => Some(&event.rating),
+            _ => None,
+        }
+    }
+
+    /// How it went.
+    ///
+    /// # Panics
+    /// If its ending does not say.
+    pub fn outcome(&self) -> &CallOutcome {
+        let outcome = match self.ending() {
+            Event::HoldCaptured(event) => event.outcome.as_deref(),
+            Event::LateUsageCaptured(event) => event.outcome.as_deref(),
+            Event::HoldReleased(event) => event.outcome.as_deref(),
+            _ => None,
+        };
+        outcome.unwrap_or_else(|| panic!("an outcome: {:?}", self.ending()))
+    }
+}
+
+/// The calls in the log, by hold.
+///
+/// # Panics
+/// If the log cannot be read.
+pub async fn booked(database: &Config) -> BTreeMap<HoldId, Booked> {
+    let (client, connection) = database.connect(NoTls).await.expect("a connection");
+    let connection = tokio::spawn(connection);
+    let sql = "SELECT type, version, payload FROM ledger.event WHERE shard = 0 ORDER BY position";
+    let rows = client.query(sql, &[]).await.expect("rows");
+    drop(client);
+    let _closed = connection.await;
+    let mut calls = BTreeMap::new();
+    for row in rows {
+        let event = Event::decode(row.get(0), row.get(1), row.get(2)).expect("an event of ours");
+        let hold = match &event {
+            Event::HoldPlaced(event) if event.dispatch.is_some() => {
+                calls.insert(event.hold_id, Booked { placed: event.clone(), endings: Vec::new() });
+                continue;
+            }
+            Event::HoldCaptured(event) => event.hold_id,
+            Event::HoldReleased(event) => event.hold_id,
+            Event::HoldExpired(event) => event.hold_id,
+            Event::LateUsageCaptured(event) => event.hold_id,
+            _ => continue,
+        };
+        if let Some(call) = calls.get_mut(&hold) {
+            call.endings.push(event);
+        }
+    }
+    calls
+}
+
+/// The calls in the log, once each has ended.
+///
+/// # Panics
+/// If that takes too long.
+pub async fn booked_when_ended(database: &Config) -> BTreeMap<HoldId, Booked> {
+    let began = Instant::now();
+    loop {
+        let calls = booked(database).await;
+        let open = calls.values().filter(|call| call.endings.is_empty()).count();
+        if open == 0 {
+            return calls;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{open} holds do not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The usage that a bill says.
+pub fn usage_of(bill: [u64; 4]) -> Usage {
+    let [input, cached, output, reasoning] = bill;
+    Usage { cache_read: cached, output_reasoning: reasoning, ..Usage::text(input - cached, output - reasoning) }
+}
+
+/// Compares books and truth: nothing was sent without a hold, every hold ended once, and what the provider named is what it bills.
+/// Returns how many calls were charged by the provider's own counts.
+///
+/// # Panics
+/// If anything differs.
+pub fn compare(books: &BTreeMap<HoldId, Booked>, truth: &BTreeMap<String, Vec<Served>>) -> usize {
+    let by_label: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
+    for call in truth.keys() {
+        assert!(by_label.contains_key(call), "{call} was sent without a hold");
+    }
+    let mut exact = 0;
+    for (name, call) in by_label {
+        let outcome = call.outcome();
+        let Some(rating) = call.rating() else { continue };
+        assert!(rating.charge <= call.placed.amount, "{name} was charged more than was held");
+        let served = truth.get(&name).map(Vec::as_slice).unwrap_or_default();
+        let last = served.last().unwrap_or_else(|| panic!("{name} was charged and never sent"));
+        if outcome.source == Some(UsageSource::Provider) && outcome.anomalies.is_empty() {
+            let bill = last.bill.unwrap_or_else(|| panic!("{name} was charged and not billed"));
+            assert!(rating.usage == usage_of(bill) || rating.usage == Usage::default(), "{name}: {rating:?}, {bill:?}");
+            exact += 1;
+        }
+    }
+    exact
+}
+
+/// The sum of what was charged.
+pub fn charged(books: &BTreeMap<HoldId, Booked>) -> Money {
+    books.values().filter_map(Booked::rating).map(|rating| rating.charge).sum()
+}
+
+/// A request on a connection of its own, to be read in pieces or left.
+#[derive(Debug)]
+pub struct Raw {
+    stream: TcpStream,
+    /// What has come so far, as it came.
+    pub received: Vec<u8>,
+}
+
+impl Raw {
+    /// Sends a chat completion.
+    ///
+    /// # Panics
+    /// If there is no connection.
+    pub async fn send(address: &str, token: &str, headers: &str, body: &Value) -> Self {
+        let body = body.to_string();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n{headers}content-type: \
+             application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        stream.write_all(head.as_bytes()).await.expect("an open connection");
+        stream.write_all(body.as_bytes()).await.expect("an open connection");
+        Self { stream, received: Vec::new() }
+    }
+
+    /// Reads until this text has come so often; false if the connection ends before.
+    pub async fn read_until(&mut self, text: &str, times: usize) -> bool {
+        let mut buffer = [0; 4_096];
+        loop {
+            if String::from_utf8_lossy(&self.received).matches(text).count() >= times {
+                return true;
+            }
+            match self.stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return false,
+                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
+            }
+        }
+    }
+
+    /// Reads to the end of the connection; all that has come.
+    pub async fn rest(mut self) -> String {
+        let mut rest = Vec::new();
+        let _broken = self.stream.read_to_end(&mut rest).await;
+        self.received.extend_from_slice(&rest);
+        String::from_utf8_lossy(&self.received).into_owned()
+    }
+}

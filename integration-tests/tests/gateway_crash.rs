@@ -1,0 +1,300 @@
+//! Calls through the gateway while processes and databases are killed: every hold ends once, and no answer that a client has read to
+//! its end is missing from the books.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use modelfaucet_integration_tests::calls::{
+    Booked, Raw, booked, booked_when_ended, charged, chat, compare, label, provider_book, streamed, usage_of,
+};
+use modelfaucet_integration_tests::connection::Connection;
+use modelfaucet_integration_tests::process::{Up, binary, free_port, has_postgres};
+use modelfaucet_schema::event::{AttemptError, Event, ReleaseReason};
+use modelfaucet_schema::ids::HoldId;
+use modelfaucet_schema::money::Money;
+use serde_json::Value;
+
+/// A sandbox provider in a process of its own, which outlives the gateways that are killed.
+struct Provider {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Provider {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let child = Command::new(binary())
+            .args(["sandbox-provider", "--listen", &format!("127.0.0.1:{port}"), "--log"])
+            .arg(dir.path().join("book"))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let provider = Self { child, port, dir };
+        for _ in 0..500 {
+            if Connection::open(&format!("127.0.0.1:{port}"), "").await.is_ok() {
+                return provider;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the provider does not start");
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn book(&self) -> BTreeMap<String, Vec<modelfaucet_integration_tests::calls::Served>> {
+        provider_book(&self.dir.path().join("book"))
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// The ids of calls whose answers came whole, from what clients have read.
+fn whole(answers: &[String]) -> Vec<String> {
+    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
+        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
+        format!("req_{}", rest.split('"').next().unwrap())
+    });
+    ids.collect()
+}
+
+/// Whatever a client has read to its end is charged.
+fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
+    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
+    for id in whole(answers) {
+        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
+        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
+    }
+}
+
+#[tokio::test]
+async fn a_killed_gateway_leaves_no_hold_and_no_answer_uncharged() {
+    if !has_postgres() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let mut up = Up::start_with_variables(&[("LITELLM_BASE_URL", &provider.url())]).await;
+    let (token, _) = up.wallet_with("killed", "50.00").await;
+    let mut answers = Vec::new();
+    for round in 0..8_u64 {
+        let calls: Vec<_> = (0..12_u64)
+            .map(|number| {
+                let (address, token) = (up.address(), token.clone());
+                let script = format!("tokens=6 delay_ms={} gap_ms={}", number * 20, number % 4 * 10);
+                let body = if number % 2 == 0 { chat(&script) } else { streamed(&script) };
+                tokio::spawn(async move { Raw::send(&address, &token, "", &body).await.rest().await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(40 + round * 35)).await;
+        up.kill();
+        for call in calls {
+            answers.extend(call.await.ok());
+        }
+        up.start_again();
+        up.wait_until_ready(Duration::from_secs(60)).await;
+        // Recovery is done before anything is served.
+        let open = booked(&up.database("ledger_audit")).await.values().filter(|call| call.endings.is_empty()).count();
+        assert_eq!(open, 0, "round {round}");
+    }
+    let books = booked_when_ended(&up.database("ledger_audit")).await;
+    assert!(books.len() >= 40, "{}", books.len());
+    check_read(&answers, &books);
+    compare(&books, &provider.book());
+    let lost: Vec<_> = books
+        .values()
+        .filter(|call| matches!(call.ending(), Event::HoldReleased(e) if e.reason == ReleaseReason::Absorbed))
+        .collect();
+    assert!(!lost.is_empty(), "some calls were hit");
+    for call in lost {
+        let attempt = &call.outcome().attempts[0];
+        assert_eq!((attempt.error, attempt.exposure), (Some(AttemptError::Lost), Some(call.placed.amount)));
+    }
+    let report = up.as_admin("GET", "/v1/admin/reconciliation/ledger", "", &Value::Null).await.json();
+    assert_eq!(report["summary"]["mismatch_count"], 0, "{report}");
+    assert!(up.run(&["verify", "--data-dir", "data"]).status.success());
+}
+
+#[tokio::test]
+async fn a_key_outlives_the_process_and_never_pays_twice() {
+    if !has_postgres() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let mut up = Up::start_with_variables(&[("LITELLM_BASE_URL", &provider.url())]).await;
+    let (token, _) = up.wallet_with("keys", "5.00").await;
+    let send = async |up: &Up, key: &str, body: &Value| {
+        Raw::send(&up.address(), &token, &format!("idempotency-key: {key}\r\n"), body).await.rest().await
+    };
+    let (made, lost) = (chat("tokens=4 made"), chat("tokens=4 delay_ms=3000 lost"));
+    assert!(send(&up, "made-1", &made).await.starts_with("HTTP/1.1 200"));
+    let (address, token_of_lost, body) = (up.address(), token.clone(), lost.clone());
+    let cut = tokio::spawn(async move {
+        Raw::send(&address, &token_of_lost, "idempotency-key: lost-1\r\n", &body).await.rest().await
+    });
+    while provider.book().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    up.kill();
+    assert_eq!(cut.await.unwrap(), "");
+    up.start_again();
+    up.wait_until_ready(Duration::from_secs(60)).await;
+    // Charged, and the answer was in the memory of the process: refused, not made again.
+    let answer = send(&up, "made-1", &made).await;
+    assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("idempotency_reply_expired"), "{answer}");
+    assert!(send(&up, "made-1", &lost).await.starts_with("HTTP/1.1 422"));
+    // Given back without charge: the key makes a new call.
+    assert!(send(&up, "lost-1", &lost).await.starts_with("HTTP/1.1 200"));
+    let books = booked_when_ended(&up.database("ledger_audit")).await;
+    let charged = books.values().filter(|call| call.rating().is_some()).count();
+    assert_eq!((books.len(), charged, provider.book().len()), (3, 2, 3));
+    compare(&books, &provider.book());
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_at_the_capture_loses_no_usage() {
+    if !has_postgres() {
+        return;
+    }
+    let up = Up::start().await;
+    let (token, _) = up.wallet_with("away", "5.00").await;
+    let mut calls = Vec::new();
+    for script in ["tokens=9 delay_ms=600", "tokens=9 gap_ms=80"] {
+        for body in [chat(script), streamed(script)] {
+            let (address, token) = (up.address(), token.clone());
+            calls.push(tokio::spawn(async move { Raw::send(&address, &token, "", &body).await.rest().await }));
+        }
+    }
+    let database = up.database("ledger_audit");
+    while booked(&database).await.len() < 4 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(up.crash_postgres());
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    // PostgreSQL comes back by itself; whoever could not wait was told that the charge is on its way.
+    let mut up = up;
+    up.wait_until_ready(Duration::from_secs(60)).await;
+    let books = booked_when_ended(&up.database("ledger_audit")).await;
+    let truth = provider_book(&up.provider_book());
+    assert_eq!((books.len(), compare(&books, &truth)), (4, 4), "{answers:?}");
+    check_read(&answers, &books);
+    for (hold, call) in &books {
+        let bill = truth[&label(*hold)][0].bill.unwrap();
+        assert_eq!(call.rating().unwrap().usage, usage_of(bill));
+    }
+    for answer in answers {
+        assert!(
+            answer.contains("[DONE]") || answer.contains("\"usage\":{") || answer.contains("capture_pending"),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_calls_of_a_gateway_that_stays_away_are_ended_by_another() {
+    if !has_postgres() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let url = provider.url();
+    let settings = [("LITELLM_BASE_URL", url.as_str()), ("GATEWAY_TAKEOVER_MS", "1500")];
+    let up = Up::start_with_variables(&settings).await;
+    let mut doomed = up.role_with(&["gateway", "--data-dir", "doomed"], "ledger_command", &settings);
+    let living = up.role_with(&["gateway", "--data-dir", "living"], "ledger_command", &settings);
+    doomed.wait_until_ready().await;
+    living.wait_until_ready().await;
+    let (token, _) = up.wallet_with("orphans", "5.00").await;
+    let slow = chat("tokens=5 delay_ms=6000");
+    let mut lost = Raw::send(&doomed.address(), &token, "", &slow).await;
+    let kept = Raw::send(&living.address(), &token, "", &slow).await;
+    let database = up.database("ledger_audit");
+    while provider.book().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    doomed.kill().unwrap();
+    assert!(!lost.read_until("HTTP", 1).await);
+    assert!(kept.rest().await.starts_with("HTTP/1.1 200"), "a call that takes long is nobody's to end");
+    let books = booked_when_ended(&database).await;
+    let reasons: Vec<_> = books
+        .values()
+        .map(|call| match call.ending() {
+            Event::HoldReleased(released) => Some(released.reason),
+            _ => None,
+        })
+        .collect();
+    assert!(reasons.contains(&None) && reasons.contains(&Some(ReleaseReason::Absorbed)), "{reasons:?}");
+    compare(&books, &provider.book());
+}
+
+/// A thousand calls at once through three gateways, with writers of their own, at a wallet that is worth so many of them.
+#[tokio::test]
+async fn three_gateways_never_overspend_one_wallet() {
+    const CALLS: usize = 1_000;
+    const WORTH: usize = 50;
+    if !has_postgres() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let url = provider.url();
+    let settings = [("LITELLM_BASE_URL", url.as_str()), ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "0")];
+    let up = Up::start_with_variables(&settings).await;
+    let second = up.role_with(&["gateway", "--data-dir", "second"], "ledger_command", &settings);
+    let third = up.role_with(&["gateway", "--data-dir", "third"], "ledger_command", &settings);
+    second.wait_until_ready().await;
+    third.wait_until_ready().await;
+    // What one such call is held for, from a first one.
+    let (token, _) = up.wallet_with("first", "1.00").await;
+    let mut body = chat("tokens=300 delay_ms=20");
+    body["max_tokens"] = serde_json::json!(200);
+    assert!(Raw::send(&up.address(), &token, "", &body).await.rest().await.starts_with("HTTP/1.1 200"));
+    let held = booked(&up.database("ledger_audit")).await.into_values().next().unwrap().placed.amount;
+    let worth = Money::from_units(held.units() * i64::try_from(WORTH).unwrap());
+    let (token, wallet) = up.wallet_with("crowd", &worth.to_string()).await;
+    let addresses = [up.address(), second.address(), third.address()];
+    let calls: Vec<_> = (0..CALLS)
+        .map(|number| {
+            let (address, token, body) = (addresses[number % 3].clone(), token.clone(), body.clone());
+            tokio::spawn(async move { Raw::send(&address, &token, "", &body).await.rest().await })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    let books = booked_when_ended(&up.database("ledger_audit")).await;
+    let crowd: BTreeMap<_, _> =
+        books.into_iter().filter(|(_, call)| call.placed.wallet_id.to_string() == wallet).collect();
+    let good = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 200")).count();
+    let refused = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 402")).count();
+    assert_eq!(good, crowd.len(), "each admitted call is answered");
+    assert!(good >= WORTH && good + refused > CALLS / 2, "{good} answered, {refused} refused");
+    check_read(&answers, &crowd);
+    assert!(charged(&crowd) <= worth, "never more than the wallet had");
+    // At every position of the log the wallet covers what is held and charged.
+    let (client, connection) = up.database("ledger_audit").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let rows = client.query("SELECT type, version, payload FROM ledger.event ORDER BY position", &[]).await.unwrap();
+    for row in rows {
+        let event = Event::decode(row.get(0), row.get(1), row.get(2)).unwrap();
+        if let Some((id, balance)) = event.balance() {
+            assert!(balance.available() >= Money::ZERO, "{id} is overspent after {event:?}");
+        }
+    }
+    let truth = provider.book();
+    assert_eq!(truth.keys().filter(|call| crowd.keys().any(|hold| label(*hold) == **call)).count(), good);
+}
