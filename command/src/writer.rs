@@ -220,9 +220,6 @@ pub enum WriterError {
     /// The state could not be built.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The system gives it no thread.
-    #[error("there is no thread for the writer: {0}")]
-    Thread(#[from] std::io::Error),
     /// The database's error.
     #[error("the database cannot be reached: {0}")]
     Database(#[from] tokio_postgres::Error),
@@ -343,26 +340,9 @@ pub async fn start(
         snapshot_every: options.snapshot_every,
         snapshot_at: snapshot_head.position,
     };
-    let task = run_alone(writer)?;
+    let task = tokio::spawn(writer.run());
     let ledger = Ledger { messages, waiting, capacity: options.queue, directory, head: head_receiver, tail, ready };
     Ok((ledger, task))
-}
-
-/// Runs a writer on a thread of its own. Among the tasks of a busy runtime each of its steps would wait behind the requests that the
-/// last one has answered, and everybody waits for the writer.
-fn run_alone(mut writer: Writer) -> std::io::Result<tokio::task::JoinHandle<Result<(), WriterError>>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (end, ended) = oneshot::channel();
-    let work = move || {
-        let result = runtime.block_on(async {
-            // A connection belongs to the runtime that it was opened on.
-            writer.connection = Connection::open(&writer.database).await?;
-            writer.run().await
-        });
-        let _gone = end.send(result);
-    };
-    std::thread::Builder::new().name("writer".to_owned()).spawn(work)?;
-    Ok(tokio::spawn(async move { ended.await.expect("a writer that does not panic says how it ended") }))
 }
 
 /// The log has grown enough for a snapshot.
