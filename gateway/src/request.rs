@@ -81,8 +81,17 @@ const ROUTER_CONTROLS: &[&str] = &[
 /// The same by their beginning.
 const ROUTER_PREFIXES: &[&str] = &["aws_", "azure_", "litellm_", "vertex_", "watsonx_", "cost_per_"];
 /// Members that change what a call costs in a way that the rate card has no price for.
-const COST_CHANGERS: &[&str] =
-    &["audio", "background", "best_of", "modalities", "prediction", "service_tier", "web_search_options"];
+const COST_CHANGERS: &[&str] = &[
+    "audio",
+    "background",
+    "best_of",
+    "inference_geo",
+    "modalities",
+    "prediction",
+    "service_tier",
+    "speed",
+    "web_search_options",
+];
 /// Members that put input before the model that we cannot see.
 const HIDDEN_INPUT: &[&str] = &["conversation", "context_management", "previous_response_id", "prompt"];
 
@@ -428,6 +437,8 @@ mod tests {
             ("service_tier", json!("priority"), "unsupported_parameter service_tier"),
             ("modalities", json!(["text", "audio"]), "unsupported_parameter modalities"),
             ("web_search_options", json!({}), "unsupported_parameter web_search_options"),
+            ("speed", json!("fast"), "unsupported_parameter speed"),
+            ("inference_geo", json!("us"), "unsupported_parameter inference_geo"),
             ("tools", json!([{ "type": "web_search" }]), "unsupported_parameter tools[0].type"),
             (
                 "messages",
