@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -15,6 +16,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_postgres::{Config, NoTls};
+
+use crate::connection::Connection;
+use crate::process::{binary, free_port};
 
 /// The body of a chat completion with a script for the sandbox provider.
 pub fn chat(script: &str) -> Value {
@@ -73,6 +77,58 @@ pub fn provider_book(path: &Path) -> BTreeMap<String, Vec<Served>> {
             line["bill"].is_object().then(|| [count("input"), count("cached"), count("output"), count("reasoning")]);
     }
     calls
+}
+
+/// A sandbox provider in a process of its own, which outlives the gateways that are killed.
+#[derive(Debug)]
+pub struct Provider {
+    child: Child,
+    port: u16,
+    dir: tempfile::TempDir,
+}
+
+impl Provider {
+    /// Starts one and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let port = free_port();
+        let child = Command::new(binary())
+            .args(["sandbox-provider", "--listen", &format!("127.0.0.1:{port}"), "--log"])
+            .arg(dir.path().join("book"))
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        let provider = Self { child, port, dir };
+        for _ in 0..500 {
+            if Connection::open(&format!("127.0.0.1:{port}"), "").await.is_ok() {
+                return provider;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the provider does not start");
+    }
+
+    /// Its base.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What it has written down so far, by call.
+    pub fn book(&self) -> BTreeMap<String, Vec<Served>> {
+        provider_book(&self.dir.path().join("book"))
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
 }
 
 /// One call in the books.
@@ -199,6 +255,27 @@ pub fn compare(books: &BTreeMap<HoldId, Booked>, truth: &BTreeMap<String, Vec<Se
     exact
 }
 
+/// The ids of calls whose answers came whole, from what clients have read.
+fn whole(answers: &[String]) -> Vec<String> {
+    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
+        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
+        format!("req_{}", rest.split('"').next().unwrap_or_default())
+    });
+    ids.collect()
+}
+
+/// Whatever a client has read to its end is charged.
+///
+/// # Panics
+/// If something is missing from the books.
+pub fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
+    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
+    for id in whole(answers) {
+        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
+        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
+    }
+}
+
 /// The sum of what was charged.
 pub fn charged(books: &BTreeMap<HoldId, Booked>) -> Money {
     books.values().filter_map(Booked::rating).map(|rating| rating.charge).sum()
@@ -218,16 +295,24 @@ impl Raw {
     /// # Panics
     /// If there is no connection.
     pub async fn send(address: &str, token: &str, headers: &str, body: &Value) -> Self {
+        Self::try_send(address, token, headers, body).await.expect("an open connection")
+    }
+
+    /// Sends a chat completion to somebody who may be dead.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn try_send(address: &str, token: &str, headers: &str, body: &Value) -> std::io::Result<Self> {
         let body = body.to_string();
         let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n{headers}content-type: \
              application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        let mut stream = TcpStream::connect(address).await.expect("a connection");
-        stream.write_all(head.as_bytes()).await.expect("an open connection");
-        stream.write_all(body.as_bytes()).await.expect("an open connection");
-        Self { stream, received: Vec::new() }
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        Ok(Self { stream, received: Vec::new() })
     }
 
     /// Reads until this text has come so often; false if the connection ends before.

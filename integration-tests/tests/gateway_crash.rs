@@ -3,81 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use modelfaucet_integration_tests::calls::{
-    Booked, Raw, booked, booked_when_ended, charged, chat, compare, label, provider_book, streamed, usage_of,
+    Provider, Raw, booked, booked_when_ended, charged, chat, check_read, compare, label, provider_book, streamed,
+    usage_of,
 };
-use modelfaucet_integration_tests::connection::Connection;
-use modelfaucet_integration_tests::process::{Up, binary, free_port, has_postgres};
+use modelfaucet_integration_tests::process::{Up, has_postgres};
 use modelfaucet_schema::event::{AttemptError, Event, ReleaseReason};
-use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
 use serde_json::Value;
-
-/// A sandbox provider in a process of its own, which outlives the gateways that are killed.
-struct Provider {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Provider {
-    async fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let child = Command::new(binary())
-            .args(["sandbox-provider", "--listen", &format!("127.0.0.1:{port}"), "--log"])
-            .arg(dir.path().join("book"))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let provider = Self { child, port, dir };
-        for _ in 0..500 {
-            if Connection::open(&format!("127.0.0.1:{port}"), "").await.is_ok() {
-                return provider;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the provider does not start");
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn book(&self) -> BTreeMap<String, Vec<modelfaucet_integration_tests::calls::Served>> {
-        provider_book(&self.dir.path().join("book"))
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
-    }
-}
-
-/// The ids of calls whose answers came whole, from what clients have read.
-fn whole(answers: &[String]) -> Vec<String> {
-    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
-        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
-        format!("req_{}", rest.split('"').next().unwrap())
-    });
-    ids.collect()
-}
-
-/// Whatever a client has read to its end is charged.
-fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
-    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
-    for id in whole(answers) {
-        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
-        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
-    }
-}
 
 #[tokio::test]
 async fn a_killed_gateway_leaves_no_hold_and_no_answer_uncharged() {
