@@ -5,7 +5,8 @@
 //! usage · `prompt=N` input tokens · `usage=none|zero|null|impossible|twice|beside|every` how the usage is shown · `status=N` a failure
 //! before the first byte, for the first `times=N` requests of the same script text · `retry_after=N` with it · `billed` it is billed all the
 //! same · `delay_ms=N` before the first byte · `gap_ms=N` between chunks · `stall_after=N` tokens, then silence, or `comments` ·
-//! `disconnect_after=N` tokens · `crlf` · `tool_call` · `served_model=NAME`.
+//! `disconnect_after=N` tokens · `crlf` · `tool_call` · `served_model=NAME` · `stamp` each piece of a streamed
+//! chat says when it left, in microseconds of the clock.
 
 use http::HeaderMap;
 use memchr::memmem;
@@ -49,6 +50,7 @@ pub(super) struct Script {
     pub(super) disconnect_after: Option<u64>,
     pub(super) crlf: bool,
     pub(super) tool_call: bool,
+    pub(super) stamp: bool,
     pub(super) served_model: Option<String>,
 }
 
@@ -84,6 +86,7 @@ impl Script {
             "disconnect_after" => self.disconnect_after = number,
             "crlf" => self.crlf = true,
             "tool_call" => self.tool_call = true,
+            "stamp" => self.stamp = true,
             "served_model" => self.served_model = Some(value.to_owned()),
             "usage" => {
                 self.shown = match value {
