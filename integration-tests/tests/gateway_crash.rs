@@ -9,8 +9,10 @@ use modelfaucet_integration_tests::calls::{
     Provider, Raw, booked, booked_when_ended, charged, chat, check_read, compare, label, provider_book, streamed,
     usage_of,
 };
-use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::database::TestDatabase;
+use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
 use modelfaucet_schema::event::{AttemptError, Event, ReleaseReason};
+use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::money::Money;
 use serde_json::Value;
 
@@ -176,6 +178,19 @@ async fn the_calls_of_a_gateway_that_stays_away_are_ended_by_another() {
     compare(&books, &provider.book());
 }
 
+/// At every position of the log the wallet covers what is held and charged.
+async fn never_overspent(log: &tokio_postgres::Config) {
+    let (client, connection) = log.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let rows = client.query("SELECT type, version, payload FROM ledger.event ORDER BY position", &[]).await.unwrap();
+    for row in rows {
+        let event = Event::decode(row.get(0), row.get(1), row.get(2)).unwrap();
+        if let Some((id, balance)) = event.balance() {
+            assert!(balance.available() >= Money::ZERO, "{id} is overspent after {event:?}");
+        }
+    }
+}
+
 /// A thousand calls at once through three gateways, with writers of their own, at a wallet that is worth so many of them.
 #[tokio::test]
 async fn three_gateways_never_overspend_one_wallet() {
@@ -220,16 +235,80 @@ async fn three_gateways_never_overspend_one_wallet() {
     assert!(good >= WORTH && good + refused > CALLS / 2, "{good} answered, {refused} refused");
     check_read(&answers, &crowd);
     assert!(charged(&crowd) <= worth, "never more than the wallet had");
-    // At every position of the log the wallet covers what is held and charged.
-    let (client, connection) = up.database("ledger_audit").connect(tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    let rows = client.query("SELECT type, version, payload FROM ledger.event ORDER BY position", &[]).await.unwrap();
-    for row in rows {
-        let event = Event::decode(row.get(0), row.get(1), row.get(2)).unwrap();
-        if let Some((id, balance)) = event.balance() {
-            assert!(balance.available() >= Money::ZERO, "{id} is overspent after {event:?}");
-        }
-    }
+    never_overspent(&up.database("ledger_audit")).await;
     let truth = provider.book();
     assert_eq!(truth.keys().filter(|call| crowd.keys().any(|hold| label(*hold) == **call)).count(), good);
+}
+
+/// No projection runs, and every gateway is killed and started again in the middle: what may be spent is known to the log alone.
+#[tokio::test]
+async fn limits_hold_without_projections_and_over_restarts() {
+    const WORTH: usize = 20;
+    let Some(database) = TestDatabase::durable().await else { return };
+    let provider = Provider::start().await;
+    let url = provider.url();
+    let settings = [("LITELLM_BASE_URL", url.as_str()), ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "0")];
+    let setting = Setting { database: Some(database.superuser()), ..Setting::default() };
+    let mut up = Up::start_with(setting).await;
+    let (first, _) = up.wallet_with("first", "1.00").await;
+    let mut body = chat("tokens=300 delay_ms=5");
+    body["max_tokens"] = serde_json::json!(200);
+    assert!(Raw::send(&up.address(), &first, "", &body).await.rest().await.starts_with("HTTP/1.1 200"));
+    let held = booked(&up.database("ledger_audit")).await.into_values().next().unwrap().placed.amount;
+    let worth = Money::from_units(held.units() * i64::try_from(WORTH).unwrap());
+    let (token, wallet) = up.wallet_with("crowd", &worth.to_string()).await;
+    let log = database.role(ServiceRole::Audit);
+    let checkpoints = async || {
+        let client = database.connect_as(ServiceRole::Audit).await;
+        let sum = "SELECT sum(position)::bigint FROM projection.checkpoint";
+        client.query_one(sum, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    // With `up` go the projector and the writer that made all this.
+    up.stop();
+    let before = checkpoints().await;
+    let gateway = |name: &str| up.role_with(&["gateway", "--data-dir", name], "ledger_command", &settings);
+    let mut gateways = [gateway("one"), gateway("two")];
+    for gateway in &gateways {
+        gateway.wait_until_ready().await;
+    }
+    let (mut good, mut refused) = (0, 0);
+    for round in 0..4 {
+        let calls: Vec<_> = (0..100)
+            .map(|number| {
+                let (address, token, body) = (gateways[number % 2].address(), token.clone(), body.clone());
+                tokio::spawn(async move {
+                    match Raw::try_send(&address, &token, "", &body).await {
+                        Ok(raw) => raw.rest().await,
+                        Err(_) => String::new(),
+                    }
+                })
+            })
+            .collect();
+        if round % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            for gateway in &mut gateways {
+                gateway.kill().unwrap();
+                gateway.start_again();
+            }
+            for gateway in &gateways {
+                gateway.wait_until_ready().await;
+            }
+        }
+        for call in calls {
+            let answer = call.await.unwrap();
+            good += usize::from(answer.starts_with("HTTP/1.1 200"));
+            refused += usize::from(answer.starts_with("HTTP/1.1 402"));
+        }
+    }
+    assert_eq!(checkpoints().await, before, "no projection has moved");
+    let books = booked_when_ended(&log).await;
+    let crowd: BTreeMap<_, _> =
+        books.into_iter().filter(|(_, call)| call.placed.wallet_id.to_string() == wallet).collect();
+    assert!(good >= WORTH / 2 && refused > WORTH, "{good} answered, {refused} refused");
+    assert!(charged(&crowd) <= worth, "never more than the wallet had");
+    never_overspent(&log).await;
+    compare(
+        &crowd,
+        &provider.book().into_iter().filter(|(call, _)| crowd.keys().any(|id| label(*id) == *call)).collect(),
+    );
 }
