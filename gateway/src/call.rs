@@ -27,13 +27,15 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-use crate::answers::{Recorder, Stored};
+use crate::answers::{Draft, Marker, Recorder, Stored};
 use crate::bound::{Ask, table};
 use crate::breaker::Verdict;
 use crate::client::{Client, Head, listen};
 use crate::delivered::Delivered;
 use crate::error::CallError;
 use crate::gateway::{Gateway, LeftHold, Place, Running};
+use crate::limit::Charge;
+use crate::memory::Taken;
 use crate::port::{BeginCall, EndCall, Ended, Ending, PortError};
 use crate::read_model::{Policy, Session};
 use crate::relay::{Relay, Said, read_answer, with_member};
@@ -93,6 +95,8 @@ pub(crate) struct Job {
     pub(crate) request_id: String,
     pub(crate) began: Instant,
     pub(crate) place: Place,
+    /// The tokens that it has taken from the rate limits.
+    pub(crate) charge: Charge,
 }
 
 /// Runs a call in a task of its own and says where its first answer comes out.
@@ -169,7 +173,7 @@ struct Call<'a> {
 
 /// A good answer, before any byte of it went to the client.
 enum Good {
-    Whole(Bytes, Said, Delivered),
+    Whole(Bytes, Said, Delivered, Taken),
     Stream(Answer),
 }
 
@@ -181,7 +185,7 @@ impl Call<'_> {
             return;
         }
         match self.dispatch(&held).await {
-            Ok(Good::Whole(body, said, delivered)) => self.finish_whole(&held, body, said, delivered).await,
+            Ok(Good::Whole(body, said, delivered, _taken)) => self.finish_whole(&held, body, said, delivered).await,
             Ok(Good::Stream(answer)) => self.relay(&held, answer).await,
             Err(failure) => {
                 self.release(&held, failure.release).await;
@@ -224,9 +228,7 @@ impl Call<'_> {
     }
 
     fn default_cap(&self) -> u64 {
-        let default = self.gateway.shared.options.limits.default_cap;
-        let default = self.job.offer.max_output_tokens.map_or(default, |most| most.min(default));
-        self.job.policy.max_output_tokens.unwrap_or(default)
+        cap(self.gateway.shared.options.limits.default_cap, &self.job.policy, &self.job.offer)
     }
 
     async fn place(&mut self, hold_id: HoldId, generation: u32) -> Option<(HoldPlaced, Position, bool)> {
@@ -316,10 +318,13 @@ impl Call<'_> {
         }
         match shared.ledger.ending(self.job.session.session_id, placed.hold_id).await {
             Ok(Some(Ended::Released(..))) => return Earlier::GivenBack,
-            Ok(Some(Ended::Captured(..) | Ended::CapturedLate(..))) => {
-                // It may have been stored since we looked.
-                match shared.answers.get(placed.hold_id) {
-                    Some(stored) => self.replay(&stored, position).await,
+            Ok(Some(ended)) => {
+                // It may have been stored since we looked, or before this process began.
+                match self.stored(placed, &ended).await {
+                    Some(stored) => {
+                        metrics::counter!("gateway_replays_total").increment(1);
+                        self.replay(&stored, position).await;
+                    }
                     None => self.client.fail(reply_expired()),
                 }
             }
@@ -327,6 +332,24 @@ impl Call<'_> {
             Err(error) => self.client.fail(of_port(&error)),
         }
         Earlier::Answered
+    }
+
+    /// The answer of an earlier call that was charged.
+    async fn stored(&self, placed: &HoldPlaced, ended: &Ended) -> Option<Arc<Stored>> {
+        let answers = &self.gateway.shared.answers;
+        if let Some(stored) = answers.get(placed.hold_id) {
+            return Some(stored);
+        }
+        let draft = answers.load(placed.call.app_id, placed.hold_id).await?;
+        answers.put(placed.hold_id, complete(draft, placed, ended));
+        answers.get(placed.hold_id)
+    }
+
+    /// Keeps an answer for repeats before it is charged, if its call has a key.
+    async fn keep(&self, held: &Held, draft: Option<&Draft>) {
+        if let (Some(draft), true) = (draft, self.job.key.is_some()) {
+            self.gateway.shared.answers.keep(held.placed.call.app_id, held.placed.hold_id, draft).await;
+        }
     }
 
     async fn replay(&mut self, stored: &Stored, position: Position) {
@@ -434,10 +457,10 @@ impl Call<'_> {
             let malformed = || Failure::malformed(200, "Provider answered without a stream.");
             return if answer.is_stream { Ok(Good::Stream(answer)) } else { Err(malformed()) };
         }
-        let body = answer.whole(shared.options.limits.answer, deadline).await?;
+        let (body, taken) = answer.whole(shared.options.limits.answer, deadline, &shared.memory).await?;
         attempt.total_ms = Some(milliseconds(started.elapsed()));
         match read_answer(request.endpoint, &body) {
-            Some((said, delivered)) => Ok(Good::Whole(body, said, delivered)),
+            Some((said, delivered)) => Ok(Good::Whole(body, said, delivered, taken)),
             None => Err(Failure::malformed(answer.status, "Provider answer could not be read.")),
         }
     }
@@ -476,6 +499,8 @@ impl Call<'_> {
                 *self.custody.hold.lock() = None;
                 let outcome = match &ended {
                     Ended::Captured(captured, _) => {
+                        let usage = captured.rating.usage;
+                        self.job.charge.settle(usage.input_tokens().saturating_add(usage.output_tokens()));
                         if captured.over_hold {
                             metrics::counter!("gateway_over_hold_total").increment(1);
                         }
@@ -533,19 +558,19 @@ impl Call<'_> {
     async fn finish_whole(&mut self, held: &Held, body: Bytes, said: Said, delivered: Delivered) {
         self.custody.delivered.store(delivered.tokens(), Ordering::Release);
         let (ending, outcome) = self.judged(&said, delivered, usage::Ending::Clean);
-        let source = outcome.source;
         let mut headers = self.headers(held, said.id.as_deref());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let marker = Marker::new();
+        let pieces = vec![Bytes::from(with_member(&body, &marker.value()))];
+        let draft = Draft { headers, pieces, stream: false, marker };
+        self.keep(held, Some(&draft)).await;
         let ended = match self.end(held, ending, outcome).await {
             Ok(ended) => ended,
             Err(error) => return self.client.fail(error),
         };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        insert(&mut headers, "x-mf-cost", &charge(&ended).to_string());
-        insert(&mut headers, "x-mf-balance", &balance(&ended).to_string());
-        headers.insert(HeaderName::from_static(LEDGER_POSITION), HeaderValue::from(position(&ended).0));
-        let body = Bytes::from(with_member(&body, &ours(held, &ended, source)));
+        let stored = complete(draft, &held.placed, &ended);
+        let (headers, body) = (stored.headers.clone(), stored.pieces.first().cloned().unwrap_or_default());
         if self.job.key.is_some() {
-            let stored = Stored { headers: headers.clone(), pieces: vec![body.clone()], stream: false };
             self.gateway.shared.answers.put(held.placed.hold_id, stored);
         }
         self.client.whole(headers, body);
@@ -579,19 +604,8 @@ impl Call<'_> {
         }
         let ending = if whole { usage::Ending::Clean } else { usage::Ending::Interrupted };
         let (ending, outcome) = self.judged(relay.said(), relay.delivered(), ending);
-        let source = outcome.source;
-        let pending = match self.end(held, ending, outcome).await {
-            Ok(ended) => Ok(relay.finish(&ours(held, &ended, source))),
-            Err(error) => Err(error),
-        };
-        self.start_stream(&headers);
-        let mut tail = match pending {
-            Ok(tail) => tail,
-            Err(error) => {
-                self.client.send(error_event(&error, &self.job.request_id)).await;
-                return self.client.end();
-            }
-        };
+        let marker = Marker::new();
+        let mut tail = relay.finish(&marker.value());
         if !whole {
             let error = CallError::provider_failed("The provider's stream broke off.");
             tail.push(error_event(&error, &self.job.request_id));
@@ -599,11 +613,28 @@ impl Call<'_> {
         for piece in &tail {
             recorder.add(piece);
         }
-        if let Some(pieces) = recorder.finish() {
-            self.gateway.shared.answers.put(held.placed.hold_id, Stored { headers, pieces, stream: true });
+        let draft = recorder.finish().map(|pieces| Draft {
+            headers: headers.clone(),
+            pieces,
+            stream: true,
+            marker: marker.clone(),
+        });
+        self.keep(held, draft.as_ref()).await;
+        let ended = self.end(held, ending, outcome).await;
+        self.start_stream(&headers);
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.client.send(error_event(&error, &self.job.request_id)).await;
+                return self.client.end();
+            }
+        };
+        if let Some(draft) = draft {
+            self.gateway.shared.answers.put(held.placed.hold_id, complete(draft, &held.placed, &ended));
         }
+        let ours = ours(&held.placed, &ended);
         for piece in tail {
-            self.client.send(piece).await;
+            self.client.send(marker.fill(&piece, &ours)).await;
         }
         self.client.end();
     }
@@ -625,6 +656,7 @@ impl Call<'_> {
         let timeouts = self.gateway.shared.options.timeouts;
         let total = tokio::time::Instant::from_std(self.job.began) + timeouts.total;
         let mut splitter = Splitter::default();
+        let mut taken = self.gateway.shared.memory.take();
         let mut out = Vec::new();
         let mut idle_until = tokio::time::Instant::now() + timeouts.idle;
         let mut drain_until = None;
@@ -666,6 +698,8 @@ impl Call<'_> {
                 }
                 relay.take(frame, &mut out);
             }
+            // An event that is not whole yet, and what is gathered for repeats.
+            taken.set(splitter.waiting() + recorder.bytes());
             self.custody.delivered.store(relay.delivered().tokens(), Ordering::Release);
             if !out.is_empty() {
                 self.start_stream(headers);
@@ -698,18 +732,35 @@ impl Call<'_> {
 }
 
 /// The member `modelfaucet` of the answer.
-fn ours(held: &Held, ended: &Ended, source: Option<UsageSource>) -> Value {
+fn ours(placed: &HoldPlaced, ended: &Ended) -> Value {
     let mut ours = json!({
-        "request_id": call_label(held.placed.hold_id),
-        "route_mode": held.placed.call.route.name(),
+        "request_id": call_label(placed.hold_id),
+        "route_mode": placed.call.route.name(),
         "estimated_price_usd": charge(ended),
-        "price_version": held.placed.rate_card_id,
-        "usage_source": source.unwrap_or_default().name(),
+        "price_version": placed.rate_card_id,
+        "usage_source": source(ended).name(),
     });
-    if let (Some(key), Some(object)) = (&held.placed.call.feature_key, ours.as_object_mut()) {
+    if let (Some(key), Some(object)) = (&placed.call.feature_key, ours.as_object_mut()) {
         object.insert("feature_key".to_owned(), Value::from(key.as_str()));
     }
     ours
+}
+
+/// An answer with its charge, as it goes out, and goes out again: all of it from the log.
+fn complete(draft: Draft, placed: &HoldPlaced, ended: &Ended) -> Stored {
+    let mut further = HeaderMap::new();
+    if !draft.stream {
+        insert(&mut further, "x-mf-cost", &charge(ended).to_string());
+        insert(&mut further, "x-mf-balance", &balance(ended).to_string());
+        further.insert(HeaderName::from_static(LEDGER_POSITION), HeaderValue::from(position(ended).0));
+    }
+    draft.complete(&ours(placed, ended), further)
+}
+
+/// The output cap of a request that names none: the feature's, else the gateway's, at most the model's.
+pub(crate) fn cap(default: u64, policy: &Policy, offer: &ModelRates) -> u64 {
+    let default = offer.max_output_tokens.map_or(default, |most| most.min(default));
+    policy.max_output_tokens.unwrap_or(default)
 }
 
 /// What became of an earlier call with the same key.
@@ -784,6 +835,15 @@ fn charge(ended: &Ended) -> Money {
         Ended::CapturedLate(event, _) => event.rating.charge,
         Ended::Released(..) => Money::ZERO,
     }
+}
+
+fn source(ended: &Ended) -> UsageSource {
+    let outcome = match ended {
+        Ended::Captured(event, _) => &event.outcome,
+        Ended::CapturedLate(event, _) => &event.outcome,
+        Ended::Released(event, _) => &event.outcome,
+    };
+    outcome.as_ref().and_then(|outcome| outcome.source).unwrap_or_default()
 }
 
 fn balance(ended: &Ended) -> Money {

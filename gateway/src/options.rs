@@ -6,6 +6,9 @@ use modelfaucet_schema::ids::{EpochId, GatewayId};
 use secrecy::SecretString;
 use url::Url;
 
+use crate::answers::KeptAnswers;
+use crate::limit::{RateLimits, Rates};
+
 /// Everything the gateway is told at its start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -19,6 +22,10 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// How much and how large.
     pub limits: Limits,
+    /// Who counts for the rate limits.
+    pub rate_limits: RateLimits,
+    /// Where answers are kept for repeats; absent: in memory only.
+    pub kept_answers: Option<KeptAnswers>,
 }
 
 /// The operator's own router or provider.
@@ -94,14 +101,18 @@ pub struct Limits {
     pub relay: usize,
     /// Calls at once.
     pub calls: usize,
+    /// Streams among them.
+    pub streams: usize,
+    /// Bytes of whole answers and large events, all calls together; at this no new call begins.
+    pub memory: usize,
     /// Tries of one call.
     pub attempts: u32,
     /// The output cap of requests that name none, where the feature names none either.
     pub default_cap: u64,
     /// Bytes of stored answers, for repeats with the same key.
     pub stored_answers: usize,
-    /// Requests per session and minute; 0: no limit.
-    pub requests_per_minute: u32,
+    /// How much sessions, users and apps may use.
+    pub rates: Rates,
 }
 
 impl Default for Limits {
@@ -111,10 +122,12 @@ impl Default for Limits {
             answer: 32 << 20,
             relay: 64 << 10,
             calls: 10_000,
+            streams: 10_000,
+            memory: 256 << 20,
             attempts: 2,
             default_cap: 4_096,
             stored_answers: 64 << 20,
-            requests_per_minute: 0,
+            rates: Rates::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use http::{Method, Request};
 use modelfaucet_gateway::Gateway;
 use modelfaucet_gateway::http::{openapi, router};
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
 use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ledger, LocalUsage, PortError, Reported};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
@@ -108,6 +109,8 @@ async fn nothing_reaches_a_provider_without_a_hold() {
         platform: Platform { base_url, key: None },
         timeouts: Timeouts::default(),
         limits: Limits::default(),
+        rate_limits: RateLimits::default(),
+        kept_answers: None,
     };
     let closed = Arc::new(Closed::default());
     let gateway = Gateway::new(options, closed.clone(), model).unwrap();

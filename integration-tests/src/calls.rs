@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -16,9 +15,6 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_postgres::{Config, NoTls};
-
-use crate::connection::Connection;
-use crate::process::{binary, free_port};
 
 /// The body of a chat completion with a script for the sandbox provider.
 pub fn chat(script: &str) -> Value {
@@ -77,58 +73,6 @@ pub fn provider_book(path: &Path) -> BTreeMap<String, Vec<Served>> {
             line["bill"].is_object().then(|| [count("input"), count("cached"), count("output"), count("reasoning")]);
     }
     calls
-}
-
-/// A sandbox provider in a process of its own, which outlives the gateways that are killed.
-#[derive(Debug)]
-pub struct Provider {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Provider {
-    /// Starts one and waits until it listens.
-    ///
-    /// # Panics
-    /// If it does not start.
-    pub async fn start() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = free_port();
-        let child = Command::new(binary())
-            .args(["sandbox-provider", "--listen", &format!("127.0.0.1:{port}"), "--log"])
-            .arg(dir.path().join("book"))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let provider = Self { child, port, dir };
-        for _ in 0..500 {
-            if Connection::open(&format!("127.0.0.1:{port}"), "").await.is_ok() {
-                return provider;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the provider does not start");
-    }
-
-    /// Its base.
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// What it has written down so far, by call.
-    pub fn book(&self) -> BTreeMap<String, Vec<Served>> {
-        provider_book(&self.dir.path().join("book"))
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
-    }
 }
 
 /// One call in the books.

@@ -10,6 +10,7 @@ use clap::Parser;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use modelfaucet_gateway::http::router;
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
 use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, Ledger, LocalUsage, PortError, Reported};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
@@ -166,6 +167,8 @@ async fn main() -> Result<(), Error> {
         platform: Platform { base_url: args.provider, key: None },
         timeouts: Timeouts::default(),
         limits: Limits::default(),
+        rate_limits: RateLimits::default(),
+        kept_answers: None,
     };
     let gateway = Gateway::new(options, Arc::new(MoneyOff), model)?;
     gateway.recover(Vec::<LeftHold>::new()).await;
