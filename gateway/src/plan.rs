@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
-use modelfaucet_schema::event::{Endpoint, Mode, ModelRates, PriceRule, Route};
+use modelfaucet_schema::event::{Endpoint, Mode, ModelRates, PriceRule, Route, ServiceTier};
 use modelfaucet_schema::ids::{AppId, CredentialId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::Usage;
@@ -15,7 +15,7 @@ use crate::bound::Ask;
 use crate::breaker::Subject;
 use crate::error::CallError;
 use crate::read_model::{Policy, RateCard, ReadModel};
-use crate::request::CallRequest;
+use crate::request::{AskedTier, CallRequest};
 use crate::usage::Convention;
 
 /// One place that a call may be sent to.
@@ -29,6 +29,8 @@ pub(crate) struct Target {
     pub(crate) model: String,
     /// The price list's entry; absent only where the provider's price is not ours.
     pub(crate) offer: Option<ModelRates>,
+    /// The service tiers that may serve it here and have a price.
+    pub(crate) tiers: Vec<ServiceTier>,
     /// Scheme, host and port; what is written down of the address.
     pub(crate) origin: Arc<str>,
     /// The key of a developer or user that it is called with; absent: the platform's.
@@ -57,23 +59,28 @@ impl Target {
         self.offer.as_ref().filter(|_| matches!(self.route, Route::Platform | Route::DeveloperKey))
     }
 
-    /// The most that a request can use here.
-    pub(crate) fn bound(&self, ask: Ask) -> Usage {
+    /// The dearest service tier that may serve a request here: what is held for.
+    pub(crate) fn dearest_tier(&self, ask: Ask) -> ServiceTier {
+        self.priced_by().map_or(ServiceTier::Standard, |offer| ask.dearest_tier(offer, &self.tiers))
+    }
+
+    /// The most that a request can use here, if a tier serves it.
+    pub(crate) fn bound_at(&self, ask: Ask, tier: ServiceTier) -> Usage {
         match self.priced_by() {
-            Some(offer) => ask.bound(offer),
+            Some(offer) => ask.bound_at(offer, tier),
             None => Usage::text(ask.input, ask.answers.saturating_mul(ask.cap)),
         }
     }
 
     /// The output cap that `granted` covers here; where only a fee is due, the one that was asked for.
     pub(crate) fn affordable(&self, ask: Ask, granted: Money, rule: &PriceRule) -> u64 {
-        self.priced_by().map_or(ask.cap, |offer| ask.affordable(granted, offer, rule))
+        self.priced_by().map_or(ask.cap, |offer| ask.affordable(granted, offer, &self.tiers, rule))
     }
 
-    /// What a usage costs the platform, rounded up; `None` where somebody else's key pays, or something has no price.
+    /// The most that a usage can cost the platform, rounded up; `None` where somebody else's key pays, or something has no price.
     pub(crate) fn cost(&self, usage: &Usage) -> Option<Money> {
         let offer = self.offer.as_ref().filter(|_| self.route == Route::Platform)?;
-        offer.exact_cost(usage).ok()?.round_up()
+        self.tiers.iter().filter_map(|tier| offer.exact_cost_at(*tier, usage).ok()?.round_up()).max()
     }
 }
 
@@ -139,10 +146,11 @@ impl Planner<'_> {
             let message = "The feature does not allow this model.";
             return Err(CallError::new(403, "model_not_allowed", "permission_error", message).param("model"));
         }
-        let mut targets = vec![self.platform_target(offer(&card, request.endpoint, model)?)];
+        let tier = request.service_tier;
+        let mut targets = vec![self.platform_target(offer(&card, request, model)?, tier)];
         for model in &policy.fallback_models {
-            let Ok(offer) = offer(&card, request.endpoint, model) else { continue };
-            let target = self.platform_target(offer);
+            let Ok(offer) = offer(&card, request, model) else { continue };
+            let target = self.platform_target(offer, tier);
             if !targets.iter().any(|known| known.is_same_as(&target)) {
                 targets.push(target);
             }
@@ -150,12 +158,13 @@ impl Planner<'_> {
         Ok(targets)
     }
 
-    fn platform_target(self, offer: &ModelRates) -> Target {
+    fn platform_target(self, offer: &ModelRates, tier: AskedTier) -> Target {
         Target {
             route: Route::Platform,
             provider: offer.provider.clone(),
             model: offer.model.clone(),
             offer: Some(offer.clone()),
+            tiers: tier.open().iter().copied().filter(|tier| offer.tables(*tier).is_some()).collect(),
             origin: Arc::clone(self.platform),
             credential: None,
             convention: Convention::Inclusive,
@@ -173,12 +182,15 @@ fn model_not_found() -> CallError {
 }
 
 /// The price list's one entry of a model for requests of this kind.
-fn offer<'a>(card: &'a RateCard, endpoint: Endpoint, model: &str) -> Result<&'a ModelRates, CallError> {
+fn offer<'a>(card: &'a RateCard, request: &CallRequest, model: &str) -> Result<&'a ModelRates, CallError> {
+    let not_priced = |what, param| CallError::invalid(404, "model_not_priced", what).param(param);
     match card.offers(model) {
         [] => Err(model_not_found()),
-        [offer] if !answers(offer, endpoint) => {
-            let message = "The model has no price for this kind of request.";
-            Err(CallError::invalid(404, "model_not_priced", message).param("model"))
+        [offer] if !answers(offer, request.endpoint) => {
+            Err(not_priced("The model has no price for this kind of request.", "model"))
+        }
+        [offer] if offer.tables(request.service_tier.named()).is_none() => {
+            Err(not_priced("The model has no price for this service tier.", "service_tier"))
         }
         [offer] => Ok(offer),
         _ => Err(CallError::malformed("model", "Several providers offer this model under one name.")),
@@ -265,6 +277,11 @@ mod tests {
             request["metadata"] = json!({ "route_mode": route });
             request
         };
+        let fast = |model| {
+            let mut request = chat(model);
+            request["service_tier"] = json!("priority");
+            request
+        };
         let policy = json!({ "models": ["a"], "fallback_models": ["b"] });
         for (policy, request, code, param) in [
             (json!({}), chat("unknown"), "model_not_found", "model"),
@@ -276,6 +293,7 @@ mod tests {
             (json!({}), with("byok"), "no_available_route", "metadata.route_mode"),
             (json!({}), with("developer_key"), "no_available_route", "metadata.route_mode"),
             (json!({}), with("local"), "no_available_route", "metadata.route_mode"),
+            (json!({}), fast("a"), "model_not_priced", "service_tier"),
         ] {
             assert_eq!(planned(&policy, &request), Err((code, param.to_owned())), "{request}");
         }
