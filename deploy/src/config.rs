@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use modelfaucet_gateway::guard::Network;
 use modelfaucet_gateway::limit::{Quota, Rate, RateLimits, Rates, RedisOptions};
-use modelfaucet_gateway::options::{Limits as GatewayLimits, Platform, Timeouts};
+use modelfaucet_gateway::options::{Limits as GatewayLimits, LostCalls, Platform, Timeouts};
+use modelfaucet_schema::event::Route;
 use secrecy::SecretString;
 
 use crate::edge::{Edge, Origins, Side};
@@ -91,8 +92,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "PROVIDER_MAX_RETRIES",
         "tries",
         "1",
-        "How often a failed call is sent again before its first byte, 0 to 2.",
+        "How often a failed call is sent again to the same target before its first byte, 0 to 2.",
     ),
+    setting("GATEWAY_MAX_ATTEMPTS", "tries", "3", "How often a call is sent in all, fallbacks included, 1 to 10."),
     setting("PROVIDER_RETRY_DELAY_MS", "milliseconds", "250", "Pause before the second try; doubles from try to try."),
     setting(
         "GATEWAY_IDLE_TIMEOUT_MS",
@@ -106,6 +108,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "milliseconds",
         "120000",
         "How long an answer is read on after its client has gone.",
+    ),
+    setting(
+        "GATEWAY_MARK_INTERVAL_MS",
+        "milliseconds",
+        "10000",
+        "How often a long stream leaves a mark in the log, by which it is charged if the gateway dies.",
+    ),
+    setting(
+        "GATEWAY_ABSORB_LOST_ROUTES",
+        "routes",
+        "",
+        "Routes whose calls are given back if their gateway dies, whatever their marks say: platform, developer_key, byok, with commas between.",
     ),
     setting(
         "GATEWAY_DEFAULT_MAX_TOKENS",
@@ -371,6 +385,7 @@ impl Config {
             total: milliseconds("GATEWAY_TOTAL_TIMEOUT_MS")?,
             drain: milliseconds("GATEWAY_DRAIN_TIMEOUT_MS")?,
             retry_delay: milliseconds("PROVIDER_RETRY_DELAY_MS")?,
+            mark: milliseconds("GATEWAY_MARK_INTERVAL_MS")?,
             ..defaults
         })
     }
@@ -414,7 +429,9 @@ impl Config {
     pub(crate) fn gateway_limits(&self) -> Result<GatewayLimits, ConfigError> {
         let retries = self.number("PROVIDER_MAX_RETRIES", 0..=2)?;
         Ok(GatewayLimits {
-            attempts: u32::try_from(retries).unwrap_or(2) + 1,
+            attempts: u32::try_from(self.number("GATEWAY_MAX_ATTEMPTS", 1..=10)?).unwrap_or(1),
+            tries: u32::try_from(retries).unwrap_or(2) + 1,
+            lost: self.lost_calls()?,
             default_cap: self.number("GATEWAY_DEFAULT_MAX_TOKENS", 1..=10_000_000)?,
             calls: self.size("GATEWAY_MAX_CALLS", 1..=1_000_000)?,
             streams: self.size("GATEWAY_MAX_STREAMS", 1..=1_000_000)?,
@@ -511,6 +528,17 @@ impl Config {
                 "GATEWAY_RATE_LIMIT_ADDRESS_REQUESTS",
                 "GATEWAY_RATE_LIMIT_WINDOW_MS",
             )?,
+        })
+    }
+
+    fn lost_calls(&self) -> Result<LostCalls, ConfigError> {
+        let names = self.text("GATEWAY_ABSORB_LOST_ROUTES").unwrap_or_default();
+        let mut names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.try_fold(LostCalls::default(), |policy, name| {
+            let route = [Route::Platform, Route::DeveloperKey, Route::Byok].into_iter().find(|r| r.name() == name);
+            let route =
+                route.ok_or_else(|| wrong("GATEWAY_ABSORB_LOST_ROUTES", "names another route than there is"))?;
+            Ok(policy.absorbing(route))
         })
     }
 
@@ -664,6 +692,9 @@ mod tests {
             ("LITELLM_BASE_URL", "localhost:4000"),
             ("LITELLM_BASE_URL", "http://user:secret@localhost"),
             ("PROVIDER_MAX_RETRIES", "3"),
+            ("GATEWAY_MAX_ATTEMPTS", "0"),
+            ("GATEWAY_MARK_INTERVAL_MS", "0"),
+            ("GATEWAY_ABSORB_LOST_ROUTES", "platform, moon"),
             ("PROVIDER_TIMEOUT_MS", "0"),
             ("GATEWAY_IDLE_TIMEOUT_MS", "soon"),
             ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "-1"),

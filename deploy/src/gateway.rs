@@ -86,6 +86,7 @@ impl Follower for Feed {
             Event::HoldPlaced(_) | Event::HoldCaptured(_) | Event::HoldReleased(_) | Event::HoldExpired(_) => {
                 self.holds.take_in(event);
             }
+            Event::AttemptStarted(_) | Event::AttemptProgressed(_) => self.holds.take_in(event),
             _ => self.model.take_in(event),
         }
     }
@@ -221,14 +222,14 @@ pub(crate) fn remote(config: &Config) -> Result<Option<Remote>, Failure> {
 pub(crate) fn serve_gateways(
     config: &Config,
     ledger: &Ledger,
-    holds: &Arc<OpenHolds>,
+    feed: &Feed,
     reports: &Arc<Reports>,
     database: &DatabaseConfig,
 ) -> Result<Option<OpenApiRouter>, Failure> {
     let Some(token) = config.gateway_token()? else { return Ok(None) };
     let answers = answer_table(config, database)?;
     let ledger = InProcess(ledger.clone());
-    let server = Server::new(ledger, Arc::clone(holds), Arc::clone(reports), answers, TokenHash::of(&token));
+    let server = Server::new(ledger, Arc::clone(&feed.holds), Arc::clone(reports), answers, TokenHash::of(&token));
     Ok(Some(server.router()))
 }
 
@@ -236,32 +237,26 @@ pub(crate) fn serve_gateways(
 pub(crate) async fn watch(
     config: &Config,
     ledger: &Ledger,
-    holds: &Arc<OpenHolds>,
+    feed: &Feed,
     reports: &Arc<Reports>,
     database: &DatabaseConfig,
 ) -> Result<(), Failure> {
-    let patience = config.gateway_timeouts()?.hold_life();
+    let (patience, policy) = (config.gateway_timeouts()?.hold_life(), config.gateway_limits()?.lost);
+    let prices = Arc::clone(&feed.model);
     let ledger = InProcess(ledger.clone());
     let watch = Watch {
         database: database.clone(),
         own: None,
         reports: Arc::clone(reports),
-        holds: Arc::clone(holds),
+        holds: Arc::clone(&feed.holds),
         after: config.takeover_after()?,
         recover: Arc::new(move |left: Vec<LeftHold>| {
-            let ledger = ledger.clone();
-            async move { modelfaucet_gateway::recover(&ledger, patience, left).await }.boxed()
+            let (ledger, prices) = (ledger.clone(), Arc::clone(&prices));
+            async move { modelfaucet_gateway::recover(&ledger, patience, policy, &prices, left).await }.boxed()
         }),
     };
     watch.start().await;
     Ok(())
-}
-
-impl Feed {
-    /// The open holds of all gateways.
-    pub(crate) fn holds(&self) -> &Arc<OpenHolds> {
-        &self.holds
-    }
 }
 
 /// The sandbox provider in this process: made-up answers on a port of its own, on loopback.

@@ -32,20 +32,20 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let edge = config.edge(config.rate_limits("command")?, false)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
-    let holds: Arc<gateway::OpenHolds> = Arc::default();
+    let feed = Arc::new(gateway::Feed::default());
     let reports: Arc<gateway::Reports> = Arc::default();
     let serves_gateways = config.gateway_token()?.is_some();
     let options = WriterOptions {
         queue: config.queue()?,
         snapshot_every: config.snapshot_every()?,
-        followers: if serves_gateways { vec![holds.clone()] } else { Vec::new() },
+        followers: if serves_gateways { vec![feed.clone()] } else { Vec::new() },
         ..WriterOptions::new(database.clone())
     };
     let (ledger, mut writer) = writer::start(options).await?;
     let mut routes = log_routes(config, &ledger, &database, &admin)?;
-    if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &holds, &reports, &database)? {
+    if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &feed, &reports, &database)? {
         routes = routes.merge(for_gateways);
-        gateway::watch(config, &ledger, &holds, &reports, &database).await?;
+        gateway::watch(config, &ledger, &feed, &reports, &database).await?;
     }
     let api = Api {
         ledger: ledger.clone(),

@@ -139,7 +139,7 @@ impl Process<'_> {
             gateway_base_url: gateway_base_url.into(),
         };
         let mut routes = roles::log_routes(config, &ledger, &command, &admin)?;
-        if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, feed.holds(), &reports, &command)? {
+        if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &feed, &reports, &command)? {
             routes = routes.merge(for_gateways);
         }
         let routes = routes

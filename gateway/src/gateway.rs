@@ -5,36 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use modelfaucet_schema::event::{Attempt, AttemptError, Billed, CallOutcome, HoldPlaced, ReleaseReason};
-use modelfaucet_schema::ids::{HoldId, SessionId};
-use modelfaucet_schema::money::Money;
-use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::ids::HoldId;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::answers::Answers;
 use crate::breaker::Breakers;
+use crate::lost::LeftHold;
 use crate::memory::Memory;
-use crate::options::Options;
-use crate::port::{EndCall, Ended, Ending, Ledger, PortError};
+use crate::options::{LostCalls, Options};
+use crate::port::{EndCall, Ended, Ledger, PortError};
 use crate::read_model::ReadModel;
 use crate::upstream::{Upstream, UpstreamError};
-
-/// A hold that an earlier life of this gateway left open.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeftHold {
-    /// The hold.
-    pub hold_id: HoldId,
-    /// Its session.
-    pub session_id: SessionId,
-    /// What is held: the most that the call can have cost.
-    pub amount: Money,
-    /// The provider and the model that may have been called.
-    pub provider: modelfaucet_schema::account::Name,
-    /// See `provider`.
-    pub model: String,
-}
+use crate::upstreams::Upstreams;
 
 /// The gateway. Cheap to clone.
 #[derive(Clone)]
@@ -46,8 +29,8 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) model: Arc<ReadModel>,
-    pub(crate) upstream: Upstream,
-    pub(crate) origin: String,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) origin: Arc<str>,
     pub(crate) answers: Answers,
     pub(crate) breakers: Breakers,
     pub(crate) memory: Memory,
@@ -63,8 +46,8 @@ impl Gateway {
     /// # Errors
     /// [`UpstreamError`].
     pub fn new(options: Options, ledger: Arc<dyn Ledger>, model: Arc<ReadModel>) -> Result<Self, UpstreamError> {
-        let upstream = Upstream::new(&options.platform, &options.timeouts)?;
-        let origin = Upstream::origin(&options.platform.base_url);
+        let upstreams = Upstreams::new(&options.platform, &options.timeouts)?;
+        let origin = Upstream::origin(&options.platform.base_url).into();
         let shared = Shared {
             answers: Answers::new(options.limits.stored_answers, options.kept_answers.clone()),
             breakers: Breakers::default(),
@@ -72,7 +55,7 @@ impl Gateway {
             options,
             ledger,
             model,
-            upstream,
+            upstreams,
             origin,
             running: Mutex::default(),
             calls: AtomicUsize::new(0),
@@ -84,7 +67,9 @@ impl Gateway {
 
     /// As [`recover`], through this gateway's ledger.
     pub async fn recover(&self, left: Vec<LeftHold>) -> usize {
-        recover(self.shared.ledger.as_ref(), self.shared.options.timeouts.hold_life(), left).await
+        let options = &self.shared.options;
+        let patience = options.timeouts.hold_life();
+        recover(self.shared.ledger.as_ref(), patience, options.limits.lost, &self.shared.model, left).await
     }
 
     /// Ends a hold, however often that has to be tried; a refusal is final.
@@ -128,43 +113,32 @@ impl Gateway {
     }
 }
 
-/// Gives back the holds that an earlier life of a gateway left: whether their calls were made is not known, what they cost is ours.
-/// Each ends once; a hold that has ended meanwhile stays as it is. Tries each for as long as `patience`. Returns how many were given
-/// back.
-pub async fn recover(ledger: &dyn Ledger, patience: Duration, left: Vec<LeftHold>) -> usize {
-    let mut recovered = 0;
+/// Ends the holds that an earlier life of a gateway left: what their marks show is charged, the others are given back. Each ends once;
+/// a hold that has ended meanwhile stays as it is. Tries each for as long as `patience`. Returns how many were ended.
+pub async fn recover(
+    ledger: &dyn Ledger,
+    patience: Duration,
+    policy: LostCalls,
+    prices: &ReadModel,
+    left: Vec<LeftHold>,
+) -> usize {
+    let (mut absorbed, mut charged) = (0_u64, 0_u64);
     for hold in left {
-        let attempt = Attempt {
-            provider: hold.provider,
-            model: hold.model,
-            started_at: Timestamp::now(),
-            first_byte_ms: None,
-            total_ms: None,
-            status: None,
-            error: Some(AttemptError::Lost),
-            billed: Billed::Unknown,
-            exposure: Some(hold.amount),
-        };
-        let end = EndCall {
-            hold_id: hold.hold_id,
-            session_id: hold.session_id,
-            ending: Ending::Release(ReleaseReason::Absorbed),
-            outcome: CallOutcome { attempts: vec![attempt], ..CallOutcome::default() },
-        };
-        match end_hold(ledger, patience, "recovery", end).await {
-            Ok(Ended::Released(..)) => recovered += 1,
-            Ok(_) => {}
+        match end_hold(ledger, patience, "recovery", hold.end(policy, prices)).await {
+            Ok(Ended::Released(..)) => absorbed += 1,
+            Ok(Ended::Captured(..) | Ended::CapturedLate(..)) => charged += 1,
             Err(error) => {
-                tracing::error!(hold = %hold.hold_id, %error, "a hold could not be given back; it will expire");
+                tracing::error!(hold = %hold.hold_id, %error, "the hold of a lost call could not be ended; it will expire");
             }
         }
     }
-    if recovered > 0 {
-        tracing::warn!(recovered, "calls of an earlier life of a gateway were lost; their holds are given back");
-        metrics::counter!("gateway_recovered_total", "how" => "absorbed")
-            .increment(u64::try_from(recovered).unwrap_or(u64::MAX));
+    if absorbed + charged > 0 {
+        tracing::warn!(absorbed, charged, "the calls of a gateway that died were lost; their holds have ended");
+        for (how, count) in [("absorbed", absorbed), ("marked", charged)] {
+            metrics::counter!("gateway_recovered_total", "how" => how).increment(count);
+        }
     }
-    recovered
+    usize::try_from(absorbed + charged).unwrap_or(usize::MAX)
 }
 
 async fn end_hold(ledger: &dyn Ledger, patience: Duration, request_id: &str, end: EndCall) -> Result<Ended, PortError> {
@@ -207,19 +181,5 @@ pub(crate) struct Running(Arc<Shared>, HoldId);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.lock().remove(&self.1);
-    }
-}
-
-/// A hold as recovery needs it.
-impl LeftHold {
-    /// The hold of an event, if a session pays for it.
-    pub fn of(placed: &HoldPlaced) -> Option<Self> {
-        Some(Self {
-            hold_id: placed.hold_id,
-            session_id: placed.call.session_id?,
-            amount: placed.amount,
-            provider: placed.call.provider.clone(),
-            model: placed.call.model.clone(),
-        })
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::{Endpoint, Mode, ModelRates};
+use modelfaucet_schema::event::{Endpoint, ModelRates};
 use modelfaucet_schema::http::{RequestId, bearer, idempotency_key, read_body};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
@@ -21,12 +21,14 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::call::{ClientKey, Job, cap, spawn};
+use crate::call::{ClientKey, Job, ask, spawn};
 use crate::client::Head;
 use crate::error::CallError;
 use crate::gateway::Gateway;
 use crate::limit::{Allowance, Charge, Decision, Unit, show};
+use crate::plan::{Plan, Planner, Target};
 use crate::read_model::{Policy, RateCard, Session};
+use crate::request::CallRequest;
 use crate::{report, request};
 
 /// How long an unknown token waits for the newest events.
@@ -174,15 +176,16 @@ async fn prepare(
     let body: Bytes = body?;
     let request = request::read(endpoint, &body)?;
     let session = session(gateway, token).await?;
+    let planner = Planner { model: &gateway.shared.model, app: session.app_id, platform: &gateway.shared.origin };
     let feature_key = request.feature_key.clone().or(session.feature_key.as_deref().map(str::to_owned));
     let policy = match &feature_key {
         None => Arc::new(Policy::default()),
-        Some(key) => feature(gateway, &session, key)?,
+        Some(key) => planner.feature(key)?,
     };
-    let offer = offer(gateway, &session, &policy, endpoint, &request.model)?;
-    gateway.shared.breakers.admit(&offer.model, began).map_err(resting)?;
-    let bound = request.ask(cap(options.limits.default_cap, &policy, &offer)).bound(&offer);
-    let charge = take(gateway, &session, bound.input_tokens().saturating_add(bound.output_tokens()), limits).await?;
+    let plan = planner.plan(&request, &policy)?;
+    let targets = awake(gateway, endpoint, &plan, began)?;
+    let charge =
+        take(gateway, &session, tokens(&request, &targets, &policy, options.limits.default_cap), limits).await?;
     let place = gateway.enter(request.stream).ok_or_else(CallError::overloaded)?;
     Ok(Job {
         key: key.map(|key| ClientKey::new(key, &body)),
@@ -191,11 +194,19 @@ async fn prepare(
         session,
         feature_key,
         policy,
-        offer,
+        targets,
         request_id: request_id.to_owned(),
         began,
         place,
         charge,
+    })
+}
+
+/// The most tokens that a call can come to where it goes first.
+fn tokens(request: &CallRequest, targets: &[Target], policy: &Policy, default_cap: u64) -> u64 {
+    targets.first().map_or(0, |target| {
+        let ask = ask(request, target, policy, default_cap);
+        ask.input.saturating_add(ask.answers.saturating_mul(ask.cap))
     })
 }
 
@@ -236,61 +247,19 @@ pub(crate) async fn session(gateway: &Gateway, token: TokenHash) -> Result<Sessi
     if session.expires_at <= Timestamp::now() { Err(CallError::expired_session()) } else { Ok(session) }
 }
 
-fn feature(gateway: &Gateway, session: &Session, key: &str) -> Result<Arc<Policy>, CallError> {
-    let policy = gateway.shared.model.policy(session.app_id, key);
-    policy.ok_or_else(|| {
-        CallError::invalid(404, "feature_not_found", "The feature could not be found.").param("metadata.feature_key")
-    })
-}
-
-/// Does a model answer such requests? One that does not say answers any.
-fn answers(offer: &ModelRates, endpoint: Endpoint) -> bool {
-    match (offer.mode, endpoint) {
-        (None, _)
-        | (Some(Mode::Chat), Endpoint::ChatCompletions | Endpoint::Responses)
-        | (Some(Mode::Responses), Endpoint::Responses)
-        | (Some(Mode::Embedding), Endpoint::Embeddings) => true,
-        (Some(_), _) => false,
-    }
-}
-
-/// The price list's entry of a model that the session may call.
-fn offer(
-    gateway: &Gateway,
-    session: &Session,
-    policy: &Policy,
-    endpoint: Endpoint,
-    model: &str,
-) -> Result<ModelRates, CallError> {
-    let not_found =
-        || CallError::invalid(404, "model_not_found", "The active rate card does not have this model.").param("model");
-    let Some((card, _)) = gateway.shared.model.active_card() else {
-        return Err(CallError::invalid(404, "model_not_priced", "No rate card is active.").param("model"));
-    };
-    let aliased;
-    let (model, policy) = match model.strip_prefix("auto:") {
-        None => (model, policy),
-        Some(key) => {
-            aliased = feature(gateway, session, key)?;
-            (aliased.models.first().ok_or_else(not_found)?.as_str(), aliased.as_ref())
+/// The plan without the targets that rest: with an open breaker the next one is the first.
+fn awake(gateway: &Gateway, endpoint: Endpoint, plan: &Plan, now: Instant) -> Result<Vec<Target>, CallError> {
+    let mut soonest = Duration::MAX;
+    for (index, target) in plan.targets().iter().enumerate() {
+        match gateway.shared.breakers.admit(&target.subject(endpoint), now) {
+            Ok(()) => return Ok(plan.targets().get(index..).unwrap_or_default().to_vec()),
+            Err(wait) => soonest = soonest.min(wait),
         }
-    };
-    if !policy.models.is_empty() && !policy.models.iter().any(|allowed| allowed == model) {
-        let message = "The feature does not allow this model.";
-        return Err(CallError::new(403, "model_not_allowed", "permission_error", message).param("model"));
     }
-    match card.offers(model) {
-        [] => Err(not_found()),
-        [offer] if !answers(offer, endpoint) => {
-            let message = "The model has no price for this kind of request.";
-            Err(CallError::invalid(404, "model_not_priced", message).param("model"))
-        }
-        [offer] => Ok(offer.clone()),
-        _ => Err(CallError::malformed("model", "Several providers offer this model under one name.")),
-    }
+    Err(resting(soonest))
 }
 
-/// The provider of this model has failed too often of late.
+/// Everything that could be called has failed too often of late.
 fn resting(wait: Duration) -> CallError {
     let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
     let message = "The provider has failed too often of late; try again.";
@@ -386,7 +355,7 @@ async fn providers(gateway: Gateway, health: Health) -> Response {
         return json_answer(&value);
     }
     let began = Instant::now();
-    let (status, error) = gateway.shared.upstream.probe(Duration::from_secs(3)).await;
+    let (status, error) = gateway.shared.upstreams.probe(Duration::from_secs(3)).await;
     let ok = status.is_some_and(|status| (200..300).contains(&status));
     let latency = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut provider = json!({ "ok": ok, "provider": "litellm", "latencyMs": latency });

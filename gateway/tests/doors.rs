@@ -17,9 +17,11 @@ use modelfaucet_gateway::Gateway;
 use modelfaucet_gateway::http::{openapi, router};
 use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
-use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ledger, LocalUsage, PortError, Reported};
+use modelfaucet_gateway::port::{
+    BeginCall, Begun, EndCall, Ended, Ledger, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt,
+};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
-use modelfaucet_schema::event::{ModelRates, RateCardId};
+use modelfaucet_schema::event::{AttemptStarted, ModelRates, RateCardId};
 use modelfaucet_schema::http::observe;
 use modelfaucet_schema::ids::{AppId, EpochId, GatewayId, HoldId, SessionId, WalletId};
 use modelfaucet_schema::money::Money;
@@ -53,6 +55,14 @@ impl Ledger for Closed {
             later: false,
         };
         async { Err(error) }.boxed()
+    }
+
+    fn start(&self, _: &str, _: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
+        async { Err(PortError::Unavailable) }.boxed()
+    }
+
+    fn mark(&self, _: &str, _: MarkAttempt) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn end(&self, _: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {

@@ -38,13 +38,17 @@ impl Follower for OpenHolds {
         let mut holds = self.0.lock();
         holds.clear();
         for (id, hold) in state.holds.iter() {
-            let (Some(gateway), Some(session_id)) = (hold.gateway, hold.call.session_id) else { continue };
+            let (Some(gateway), Some(session_id), Some(sent)) = (hold.gateway, hold.call.session_id, &hold.sent) else {
+                continue;
+            };
             let left = LeftHold {
                 hold_id: *id,
                 session_id,
-                amount: hold.amount,
-                provider: hold.call.provider.clone(),
-                model: hold.call.model.clone(),
+                call: hold.call.as_ref().clone(),
+                rate_card_id: hold.rate_card_id,
+                credential: sent.credential,
+                input: sent.input,
+                mark: sent.mark,
             };
             holds.insert(*id, (gateway, left));
         }
@@ -55,6 +59,16 @@ impl Follower for OpenHolds {
             Event::HoldPlaced(placed) => {
                 if let (Some(dispatch), Some(hold)) = (&placed.dispatch, LeftHold::of(placed)) {
                     self.0.lock().insert(placed.hold_id, (dispatch.gateway, hold));
+                }
+            }
+            Event::AttemptStarted(event) => {
+                if let Some((_, hold)) = self.0.lock().get_mut(&event.hold_id) {
+                    hold.start(event);
+                }
+            }
+            Event::AttemptProgressed(event) => {
+                if let Some((_, hold)) = self.0.lock().get_mut(&event.hold_id) {
+                    hold.mark = Some(event.usage);
                 }
             }
             Event::HoldCaptured(event) => self.forget(event.hold_id),

@@ -9,10 +9,11 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Method, StatusCode};
 use modelfaucet_gateway::LeftHold;
 use modelfaucet_gateway::port::{
-    AnswerStore, BeginCall, Begun, EndCall, Ended, Ledger, LocalUsage, PortError, Reported, StoreError,
+    AnswerStore, BeginCall, Begun, EndCall, Ended, Ledger, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt,
+    StoreError,
 };
 use modelfaucet_gateway::read_model::ReadModel;
-use modelfaucet_schema::event::Event;
+use modelfaucet_schema::event::{AttemptStarted, Event};
 use modelfaucet_schema::http::REQUEST_ID;
 use modelfaucet_schema::ids::{GatewayId, HoldId, SessionId};
 use parking_lot::Mutex;
@@ -35,7 +36,8 @@ const PAGE: Duration = Duration::from_secs(30);
 /// Without a word of the feed for so long, it is not ready.
 const STALE: Duration = Duration::from_secs(8);
 /// What the read model does not need, which is most of the log.
-const EXCEPT: &str = "HoldPlaced,HoldCaptured,HoldReleased,HoldExpired,LateUsageCaptured,UsageRecorded";
+const EXCEPT: &str =
+    "HoldPlaced,AttemptStarted,AttemptProgressed,HoldCaptured,HoldReleased,HoldExpired,LateUsageCaptured,UsageRecorded";
 
 /// A command side that cannot be spoken to, or says no.
 #[derive(Debug, thiserror::Error)]
@@ -222,6 +224,16 @@ impl Ledger for Remote {
     fn begin(&self, request_id: &str, begin: BeginCall) -> BoxFuture<'_, Result<Begun, PortError>> {
         let request_id = request_id.to_owned();
         async move { self.post(CALLS, &request_id, &begin).await }.boxed()
+    }
+
+    fn start(&self, request_id: &str, start: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
+        let request_id = request_id.to_owned();
+        async move { self.post(&format!("{CALLS}/{}/attempts", start.hold_id), &request_id, &start).await }.boxed()
+    }
+
+    fn mark(&self, request_id: &str, mark: MarkAttempt) -> BoxFuture<'_, Result<(), PortError>> {
+        let request_id = request_id.to_owned();
+        async move { self.post(&format!("{CALLS}/{}/marks", mark.hold_id), &request_id, &mark).await }.boxed()
     }
 
     fn end(&self, request_id: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {

@@ -11,7 +11,9 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use modelfaucet_gateway::port::{AnswerStore as _, BeginCall, EndCall, Ledger as _, LocalUsage};
+use modelfaucet_gateway::port::{
+    AnswerStore as _, BeginCall, EndCall, Ledger as _, LocalUsage, MarkAttempt, StartAttempt,
+};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson};
 use modelfaucet_schema::ids::{HoldId, SessionId};
 use modelfaucet_schema::token::TokenHash;
@@ -57,6 +59,8 @@ impl Server {
     pub(crate) fn router(self) -> OpenApiRouter {
         let routes = Router::new()
             .route(CALLS, post(begin))
+            .route(&format!("{CALLS}/{{hold}}/attempts"), post(start))
+            .route(&format!("{CALLS}/{{hold}}/marks"), post(mark))
             .route(&format!("{CALLS}/{{hold}}/end"), post(end))
             .route(&format!("{CALLS}/{{hold}}/ending"), get(ending))
             .route(&format!("{CALLS}/{{hold}}/answer"), get(answer).put(put_answer))
@@ -81,6 +85,34 @@ async fn begin(State(server): State<Server>, id: RequestId, StrictJson(begin): S
     Reply::of(server.shared.ledger.begin(id.as_str(), begin).await)
 }
 
+async fn start(
+    State(server): State<Server>,
+    id: RequestId,
+    Path(hold): Path<HoldId>,
+    StrictJson(start): StrictJson<StartAttempt>,
+) -> Response {
+    if start.hold_id != hold {
+        return other_hold();
+    }
+    Reply::of(server.shared.ledger.start(id.as_str(), start).await)
+}
+
+async fn mark(
+    State(server): State<Server>,
+    id: RequestId,
+    Path(hold): Path<HoldId>,
+    StrictJson(mark): StrictJson<MarkAttempt>,
+) -> Response {
+    if mark.hold_id != hold {
+        return other_hold();
+    }
+    Reply::of(server.shared.ledger.mark(id.as_str(), mark).await)
+}
+
+fn other_hold() -> Response {
+    ApiError::invalid("The body names another hold than the path.").into_response()
+}
+
 async fn end(
     State(server): State<Server>,
     id: RequestId,
@@ -88,7 +120,7 @@ async fn end(
     StrictJson(end): StrictJson<EndCall>,
 ) -> Response {
     if end.hold_id != hold {
-        return ApiError::invalid("The body names another hold than the path.").into_response();
+        return other_hold();
     }
     Reply::of(server.shared.ledger.end(id.as_str(), end).await)
 }
