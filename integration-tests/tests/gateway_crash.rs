@@ -6,33 +6,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use modelfaucet_integration_tests::calls::{
-    Booked, Raw, booked, booked_when_ended, charged, chat, compare, label, provider_book, streamed, usage_of,
+    Raw, booked, booked_when_ended, charged, chat, check_read, compare, label, provider_book, streamed, usage_of,
 };
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use modelfaucet_integration_tests::provider::Provider;
 use modelfaucet_schema::event::{AttemptError, Event, ReleaseReason};
-use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
 use serde_json::{Value, json};
-
-/// The ids of calls whose answers came whole, from what clients have read.
-fn whole(answers: &[String]) -> Vec<String> {
-    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
-        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
-        format!("req_{}", rest.split('"').next().unwrap())
-    });
-    ids.collect()
-}
-
-/// Whatever a client has read to its end is charged.
-fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
-    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
-    for id in whole(answers) {
-        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
-        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
-    }
-}
 
 #[tokio::test]
 async fn a_killed_gateway_leaves_no_hold_and_no_answer_uncharged() {
