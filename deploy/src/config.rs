@@ -462,6 +462,7 @@ impl Config {
 
     /// Where Redis is, if that is set.
     fn redis(&self, service: &'static str) -> Result<Option<RedisOptions>, ConfigError> {
+        let patience = self.window("REDIS_TIMEOUT_MS")?;
         let Some(text) = self.text("REDIS_URL") else { return Ok(None) };
         // A message must not quote the password.
         let no_url = || wrong("REDIS_URL", "is not an address such as redis://127.0.0.1:6379 or redis+unix:///path");
@@ -481,7 +482,6 @@ impl Config {
                 "names a host off this machine; this version speaks to Redis without TLS, so only loopback or a Unix socket is accepted",
             ));
         }
-        let patience = self.window("REDIS_TIMEOUT_MS")?;
         Ok(Some(RedisOptions { url: SecretString::from(text), service, patience }))
     }
 
@@ -699,7 +699,7 @@ mod tests {
             ("GATEWAY_IDLE_TIMEOUT_MS", "soon"),
             ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "-1"),
             ("GATEWAY_RATE_LIMIT_WINDOW_MS", "0"),
-            ("REDIS_URL", "127.0.0.1:6379"),
+            ("REDIS_URL", "localhost:6379"),
             ("REDIS_URL", "redis://:password@redis.example.com"),
             ("REDIS_URL", "http://127.0.0.1:6379"),
             ("REDIS_TIMEOUT_MS", "0"),
