@@ -18,6 +18,7 @@ use modelfaucet_command::domain::{
 };
 use modelfaucet_command::writer::core::Outcome;
 use modelfaucet_command::writer::{CommandError, Ledger, Request};
+use modelfaucet_gateway::fault::{self, Fault};
 use modelfaucet_gateway::options::{Options, Platform};
 use modelfaucet_gateway::port::{
     BeginCall, Begun, EndCall, Ended, Ending, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt, attempt_key,
@@ -387,10 +388,23 @@ pub(crate) async fn start(
     };
     let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model))
         .map_err(|error| Failure::new(Exit::Config, error))?;
+    arm_faults()?;
     let left = std::mem::take(&mut *feed.left.lock());
     gateway.recover(left).await;
     takeover::start(database.clone(), Arc::clone(feed), gateway.clone(), config.takeover_after()?).await;
     Ok(gateway)
+}
+
+/// Faults of tests, in builds for tests only.
+fn arm_faults() -> Result<(), Failure> {
+    if cfg!(debug_assertions)
+        && let Ok(text) = std::env::var("MODELFAUCET_TEST_FAULTS")
+    {
+        let faults = text.split(',').filter(|fault| !fault.is_empty()).map(str::parse::<Fault>);
+        let faults: Result<Vec<_>, _> = faults.collect();
+        fault::arm(faults.map_err(|error| Failure::new(Exit::Config, error))?);
+    }
+    Ok(())
 }
 
 /// The sandbox provider in this process: made-up answers on a port of its own, on loopback.
