@@ -19,6 +19,7 @@ use futures_util::FutureExt as _;
 use modelfaucet_command::directory::Follower;
 use modelfaucet_command::domain::State;
 use modelfaucet_command::writer::Ledger;
+use modelfaucet_gateway::fault::{self, Fault};
 use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Options, Platform};
 use modelfaucet_gateway::port::AnswerStore;
@@ -171,6 +172,7 @@ pub(crate) async fn start(
     let options = shared.options(config, identity.gateway, platform, Arc::new(answer_table(config, database)?))?;
     let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model))
         .map_err(|error| Failure::new(Exit::Config, error))?;
+    arm_faults()?;
     gateway.recover(feed.holds.of(identity.gateway)).await;
     let recovering = gateway.clone();
     let watch = Watch {
@@ -256,6 +258,18 @@ pub(crate) async fn watch(
         }),
     };
     watch.start().await;
+    Ok(())
+}
+
+/// Faults of tests, in builds for tests only.
+fn arm_faults() -> Result<(), Failure> {
+    if cfg!(debug_assertions)
+        && let Ok(text) = std::env::var("MODELFAUCET_TEST_FAULTS")
+    {
+        let faults = text.split(',').filter(|fault| !fault.is_empty()).map(str::parse::<Fault>);
+        let faults: Result<Vec<_>, _> = faults.collect();
+        fault::arm(faults.map_err(|error| Failure::new(Exit::Config, error))?);
+    }
     Ok(())
 }
 

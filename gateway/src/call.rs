@@ -18,6 +18,7 @@ use modelfaucet_schema::event::{Attempt, AttemptError, ReleaseReason};
 use tokio::sync::oneshot;
 
 use crate::client::{Client, Head, listen};
+use crate::fault::{self, Point};
 use crate::gateway::{Gateway, Place};
 use crate::limit::Charge;
 use crate::plan::Target;
@@ -84,6 +85,7 @@ impl<'a> Call<'a> {
 
     async fn run(mut self) {
         let Some(mut held) = self.begin().await else { return };
+        fault::at(Point::HoldPlaced);
         if self.client.is_gone() {
             self.release(&held, ReleaseReason::Cancelled).await;
             return;

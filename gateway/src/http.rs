@@ -183,7 +183,7 @@ async fn prepare(
         Some(key) => planner.feature(key)?,
     };
     let plan = planner.plan(&request, &policy)?;
-    let targets = awake(gateway, endpoint, &plan, began)?;
+    let targets = awake(gateway, endpoint, plan, began)?;
     let charge =
         take(gateway, &session, tokens(&request, &targets, &policy, options.limits.default_cap), limits).await?;
     let place = gateway.enter(request.stream).ok_or_else(CallError::overloaded)?;
@@ -248,15 +248,17 @@ pub(crate) async fn session(gateway: &Gateway, token: TokenHash) -> Result<Sessi
 }
 
 /// The plan without the targets that rest: with an open breaker the next one is the first.
-fn awake(gateway: &Gateway, endpoint: Endpoint, plan: &Plan, now: Instant) -> Result<Vec<Target>, CallError> {
+fn awake(gateway: &Gateway, endpoint: Endpoint, plan: Plan, now: Instant) -> Result<Vec<Target>, CallError> {
+    let mut targets = plan.into_targets();
     let mut soonest = Duration::MAX;
-    for (index, target) in plan.targets().iter().enumerate() {
-        match gateway.shared.breakers.admit(&target.subject(endpoint), now) {
-            Ok(()) => return Ok(plan.targets().get(index..).unwrap_or_default().to_vec()),
-            Err(wait) => soonest = soonest.min(wait),
-        }
+    let awake = targets.iter().position(|target| {
+        let admitted = gateway.shared.breakers.admit(&target.subject(endpoint), now);
+        admitted.map_err(|wait| soonest = soonest.min(wait)).is_ok()
+    });
+    match awake {
+        Some(first) => Ok(targets.split_off(first)),
+        None => Err(resting(soonest)),
     }
-    Err(resting(soonest))
 }
 
 /// Everything that could be called has failed too often of late.

@@ -10,6 +10,7 @@ mod call;
 mod client;
 mod delivered;
 pub mod error;
+pub mod fault;
 mod gateway;
 pub mod guard;
 pub mod http;

@@ -28,7 +28,7 @@ pub(crate) struct Target {
     /// The model, as it is priced and as it goes upstream.
     pub(crate) model: String,
     /// The price list's entry; absent only where the provider's price is not ours.
-    pub(crate) offer: Option<ModelRates>,
+    pub(crate) offer: Option<Arc<ModelRates>>,
     /// The service tiers that may serve it here and have a price.
     pub(crate) tiers: Vec<ServiceTier>,
     /// Scheme, host and port; what is written down of the address.
@@ -56,7 +56,7 @@ impl Target {
 
     /// The price list's entry, where the provider's price is ours to pass on.
     pub(crate) fn priced_by(&self) -> Option<&ModelRates> {
-        self.offer.as_ref().filter(|_| matches!(self.route, Route::Platform | Route::DeveloperKey))
+        self.offer.as_deref().filter(|_| matches!(self.route, Route::Platform | Route::DeveloperKey))
     }
 
     /// The dearest service tier that may serve a request here: what is held for.
@@ -79,7 +79,7 @@ impl Target {
 
     /// The most that a usage can cost the platform, rounded up; `None` where somebody else's key pays, or something has no price.
     pub(crate) fn cost(&self, usage: &Usage) -> Option<Money> {
-        let offer = self.offer.as_ref().filter(|_| self.route == Route::Platform)?;
+        let offer = self.offer.as_deref().filter(|_| self.route == Route::Platform)?;
         self.tiers.iter().filter_map(|tier| offer.exact_cost_at(*tier, usage).ok()?.round_up()).max()
     }
 }
@@ -90,8 +90,8 @@ pub(crate) struct Plan(Vec<Target>);
 
 impl Plan {
     /// The targets in order.
-    pub(crate) fn targets(&self) -> &[Target] {
-        &self.0
+    pub(crate) fn into_targets(self) -> Vec<Target> {
+        self.0
     }
 }
 
@@ -158,12 +158,12 @@ impl Planner<'_> {
         Ok(targets)
     }
 
-    fn platform_target(self, offer: &ModelRates, tier: AskedTier) -> Target {
+    fn platform_target(self, offer: &Arc<ModelRates>, tier: AskedTier) -> Target {
         Target {
             route: Route::Platform,
             provider: offer.provider.clone(),
             model: offer.model.clone(),
-            offer: Some(offer.clone()),
+            offer: Some(Arc::clone(offer)),
             tiers: tier.open().iter().copied().filter(|tier| offer.tables(*tier).is_some()).collect(),
             origin: Arc::clone(self.platform),
             credential: None,
@@ -182,7 +182,7 @@ fn model_not_found() -> CallError {
 }
 
 /// The price list's one entry of a model for requests of this kind.
-fn offer<'a>(card: &'a RateCard, request: &CallRequest, model: &str) -> Result<&'a ModelRates, CallError> {
+fn offer<'a>(card: &'a RateCard, request: &CallRequest, model: &str) -> Result<&'a Arc<ModelRates>, CallError> {
     let not_priced = |what, param| CallError::invalid(404, "model_not_priced", what).param(param);
     match card.offers(model) {
         [] => Err(model_not_found()),
@@ -246,7 +246,7 @@ mod tests {
         let planner = Planner { model: &model, app: APP, platform: &"http://127.0.0.1:4000".into() };
         let policy = model.policy(APP, "reply").unwrap();
         match planner.plan(&request, &policy) {
-            Ok(plan) => Ok(plan.targets().iter().map(|target| target.model.clone()).collect()),
+            Ok(plan) => Ok(plan.into_targets().into_iter().map(|target| target.model).collect()),
             Err(error) => Err((error.code(), error.body("").error.param.unwrap_or_default())),
         }
     }

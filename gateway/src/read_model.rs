@@ -63,7 +63,7 @@ impl Policy {
 /// Prices by model.
 #[derive(Debug, Default)]
 pub struct RateCard {
-    models: HashMap<String, Vec<ModelRates>>,
+    models: HashMap<String, Vec<Arc<ModelRates>>>,
 }
 
 impl RateCard {
@@ -71,24 +71,24 @@ impl RateCard {
     pub fn new(models: impl IntoIterator<Item = ModelRates>) -> Self {
         let mut card = Self::default();
         for rates in models {
-            card.models.entry(rates.model.clone()).or_default().push(rates);
+            card.models.entry(rates.model.clone()).or_default().push(Arc::new(rates));
         }
         card
     }
 
     /// The offers of a model, one per provider.
-    pub fn offers(&self, model: &str) -> &[ModelRates] {
+    pub fn offers(&self, model: &str) -> &[Arc<ModelRates>] {
         self.models.get(model).map_or(&[], Vec::as_slice)
     }
 
     /// The offer of a provider.
-    pub fn offer(&self, provider: &Name, model: &str) -> Option<&ModelRates> {
+    pub fn offer(&self, provider: &Name, model: &str) -> Option<&Arc<ModelRates>> {
         self.offers(model).iter().find(|rates| rates.provider == *provider)
     }
 
     /// Every offer, in no order.
     pub fn all(&self) -> impl Iterator<Item = &ModelRates> {
-        self.models.values().flatten()
+        self.models.values().flatten().map(Arc::as_ref)
     }
 }
 

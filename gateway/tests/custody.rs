@@ -414,6 +414,7 @@ async fn a_call_falls_back_only_as_far_as_it_may() {
         ("status=500", 502, vec![failed("m"), failed("m"), failed("second")]),
         ("status=500 only=m", 200, vec![failed("m"), failed("m"), good("second")]),
         ("status=503 times=1", 200, vec![failed("m"), good("m")]),
+        ("status=429 retry_after=1 times=1", 200, vec![failed("m"), good("m")]),
         // What would fail here again is tried elsewhere at once.
         ("status=429 retry_after=30 only=m", 200, vec![failed("m"), good("second")]),
         ("status=401 only=m", 200, vec![failed("m"), good("second")]),

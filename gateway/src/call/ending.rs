@@ -19,6 +19,7 @@ use super::{Call, milliseconds};
 use crate::answers::{Draft, Marker, Stored};
 use crate::delivered::Delivered;
 use crate::error::CallError;
+use crate::fault::{self, Point};
 use crate::plan::Target;
 use crate::port::{EndCall, Ended, Ending, PortError};
 use crate::relay::{Said, with_member};
@@ -42,6 +43,7 @@ impl Call<'_> {
         let outcome = CallOutcome { attempts: std::mem::take(&mut self.attempts), ..outcome };
         let (hold_id, session_id) = (held.placed.hold_id, self.job.session.session_id);
         let end = EndCall { hold_id, session_id, ending, outcome };
+        fault::at(Point::BeforeEnd);
         let began = Instant::now();
         let gateway = self.gateway;
         let mut ended = std::pin::pin!(gateway.end(&self.job.request_id, end));
@@ -54,6 +56,7 @@ impl Call<'_> {
         metrics::histogram!("gateway_stage_seconds", "stage" => "capture").record(began.elapsed());
         match result {
             Ok(Ok(ended)) => {
+                fault::at(Point::AfterEnd);
                 self.custody.end();
                 let outcome = match &ended {
                     Ended::Captured(captured, _) => {
@@ -105,9 +108,9 @@ impl Call<'_> {
             judged.anomalies.extend(&served.anomalies);
             // What has no price is charged as it was held for.
             let tier = served.tier.unwrap_or_else(|| self.target.dearest_tier(held.ask));
-            judged = with_prices(judged, served.offer.as_ref().unwrap_or(offer), tier);
+            judged = with_prices(judged, served.offer.as_deref().unwrap_or(offer), tier);
             service_tier = Some(tier);
-            served_model = served.offer.map(|offer| offer.model);
+            served_model = served.offer.map(|offer| offer.model.clone());
         }
         metrics::counter!("gateway_usage_total", "source" => judged.source.name(), "anomaly" => if judged.anomalies.is_empty() { "no" } else { "yes" })
             .increment(1);

@@ -16,6 +16,7 @@ use super::{Call, milliseconds};
 use crate::answers::{Draft, Marker, Recorder};
 use crate::delivered::{COUNTER, Delivered};
 use crate::error::CallError;
+use crate::fault::{self, Point};
 use crate::port::{MarkAttempt, PortError};
 use crate::relay::{Relay, Said};
 use crate::sse::Splitter;
@@ -224,6 +225,7 @@ impl Call<'_> {
                     recorder.add(&piece);
                     self.client.send(piece).await;
                 }
+                fault::at(Point::Relayed);
             }
             if relay.failed() || ended {
                 return None;
