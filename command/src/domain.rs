@@ -7,6 +7,7 @@ mod adjustment;
 mod call;
 mod catalogue;
 mod command;
+pub mod credential;
 mod decide;
 mod evolve;
 mod freeze;

@@ -1,6 +1,9 @@
 //! One role per process: the write side, the read API, the projector.
 
+use std::sync::Arc;
+
 use modelfaucet_command::http::Api;
+use modelfaucet_command::vault::Vault;
 use modelfaucet_command::writer::{self, WriterOptions};
 use modelfaucet_gateway::sandbox_provider::Book;
 use modelfaucet_projector::Projector;
@@ -14,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::Keeper;
 use crate::serve::{Limits, serve};
 use crate::{app, database, gateway};
 
@@ -23,6 +27,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     database::check(&database, ServiceRole::Command).await?;
     let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
     let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
+    let keeper = Keeper::of(config).await?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
     let options = WriterOptions {
@@ -37,7 +42,11 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
         user_key: user_key.into(),
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
+        vault: keeper.clone().map(|keeper| Arc::new(keeper) as Arc<dyn Vault>),
     };
+    if let Some(keeper) = keeper {
+        tokio::spawn(keeper.sweep(ledger.clone()));
+    }
     let routes = modelfaucet_command::http::router(api);
     let router = app::build(
         "modelfaucet-command",

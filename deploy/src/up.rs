@@ -1,6 +1,7 @@
 //! `modelfaucet up`: everything in one process, with a private PostgreSQL or the one that `DATABASE_URL` names.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelfaucet_command::http::Api;
@@ -10,6 +11,7 @@ use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::ShardId;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
+use modelfaucet_secrets::Keyring;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,6 +19,7 @@ use tokio_postgres::Config as DatabaseConfig;
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::{KEK_FILE, Keeper};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
@@ -82,6 +85,9 @@ impl Process<'_> {
         database::check(&command, ServiceRole::Command).await?;
         database::check(&projector, ServiceRole::Projector).await?;
         database::check(&query, ServiceRole::Query).await?;
+        let vault = role(ServiceRole::Secrets)?;
+        database::check(&vault, ServiceRole::Secrets).await?;
+        let keeper = Keeper::new(vault, self.keyring()?, config.provider_urls()?)?;
 
         let metrics = app::install_metrics()?;
         let admin = self.secret("admin_token", config.admin_token()?)?;
@@ -122,7 +128,9 @@ impl Process<'_> {
             user_key: user_key.into(),
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
+            vault: Some(Arc::new(keeper.clone())),
         };
+        let sweeping = tokio::spawn(keeper.sweep(ledger.clone()));
         let routes = modelfaucet_command::http::router(api)
             .merge(modelfaucet_query::router(query.clone()))
             .merge(modelfaucet_gateway::http::router(gateway.clone()));
@@ -150,6 +158,7 @@ impl Process<'_> {
         }
         let _gone = stop_sandbox.send(true);
         drop(gateway);
+        sweeping.abort();
         let _late = tokio::time::timeout(Duration::from_secs(10), projecting).await;
         drop(ledger);
         if let Err(error) = crate::save_snapshot(&command).await {
@@ -167,6 +176,16 @@ impl Process<'_> {
             }
             None => Ok(self.secrets.get_or_make(name, TokenKind::Admin)?),
         }
+    }
+
+    /// What provider keys are encrypted with: the configured keys, else the kept ones, else a new one.
+    fn keyring(&self) -> Result<Keyring, Failure> {
+        if let Some(keyring) = self.config.keyring()? {
+            return Ok(keyring);
+        }
+        let kept = self.secrets.get_or_make(KEK_FILE, TokenKind::Admin)?;
+        let wrong = |error| Failure::new(Exit::Config, format!("{}: {error}", self.secrets.path(KEK_FILE).display()));
+        Keyring::parse(&kept).map_err(wrong)
     }
 
     /// What somebody who has just typed `up` needs next. Tokens are shown on the first start only.

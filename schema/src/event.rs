@@ -3,6 +3,7 @@
 
 mod call;
 mod catalogue;
+mod credential;
 mod freeze;
 mod model_rates;
 mod money;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use call::*;
 pub use catalogue::*;
+pub use credential::*;
 pub use freeze::*;
 pub use model_rates::*;
 pub use money::*;
@@ -105,6 +107,8 @@ events! {
     UsageRecorded = 1,
     Frozen = 1,
     Thawed = 1,
+    CredentialAdded = 1,
+    CredentialDisabled = 1,
 }
 
 impl Event {
@@ -138,6 +142,8 @@ impl Event {
             Self::HoldExpired(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::LateUsageCaptured(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::UsageRecorded(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::CredentialAdded(event) => (StreamKind::Credential, event.credential_id.0),
+            Self::CredentialDisabled(event) => (StreamKind::Credential, event.credential_id.0),
             Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
         };
         StreamId::new(kind, id)

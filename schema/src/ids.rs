@@ -65,6 +65,8 @@ typed_ids! {
     UsageId,
     /// A credit or debit of a wallet by an administrator.
     AdjustmentId,
+    /// A provider key of a user or developer (its id, never its text).
+    CredentialId,
     /// One log line: `ledger.log.log_id`. A restored log that lost a suffix gets a new one.
     LogId,
     /// A gateway: the owner of the holds of its calls, the same after every start.
@@ -140,6 +142,8 @@ pub enum StreamKind {
     Session,
     /// A wallet: top-ups, holds, usage, adjustments.
     Wallet,
+    /// A provider key.
+    Credential,
     /// Matters of the whole shard: freezes.
     Shard,
 }
@@ -152,6 +156,7 @@ impl StreamKind {
             Self::RateCard => "rate_card",
             Self::Session => "session",
             Self::Wallet => "wallet",
+            Self::Credential => "credential",
             Self::Shard => "shard",
         }
     }
@@ -194,6 +199,7 @@ impl FromStr for StreamId {
             StreamKind::RateCard,
             StreamKind::Session,
             StreamKind::Wallet,
+            StreamKind::Credential,
             StreamKind::Shard,
         ]
         .into_iter()

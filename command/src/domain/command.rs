@@ -5,11 +5,12 @@ use std::time::Duration;
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, CallOutcome, Direction, Dispatch, FreezeScope, ModelRates, Pricing, ReleaseReason,
-    Route, ServiceTier, SessionOpening, Status,
+    AdjustmentKind, AppSettings, CallOutcome, CredentialAdded, Direction, DisableReason, Dispatch, FreezeScope,
+    ModelRates, Pricing, ReleaseReason, Route, ServiceTier, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
+    AdjustmentId, AppId, CredentialId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId,
+    WalletId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::time::Timestamp;
@@ -300,6 +301,12 @@ pub enum Command {
         provider_request_id: Option<String>,
         occurred_at: Option<Timestamp>,
     },
+    /// Its ciphertext is stored already.
+    AddCredential(Box<CredentialAdded>),
+    DisableCredential {
+        credential_id: CredentialId,
+        reason: DisableReason,
+    },
     Freeze {
         scope: FreezeScope,
         reason: String,
@@ -339,6 +346,8 @@ impl Command {
             Self::BeginCall(_) => "begin_call",
             Self::EndCall(_) => "end_call",
             Self::RecordUsage { .. } => "record_usage",
+            Self::AddCredential(_) => "add_credential",
+            Self::DisableCredential { .. } => "disable_credential",
             Self::Freeze { .. } => "freeze",
             Self::Thaw { .. } => "thaw",
         }

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use modelfaucet_schema::event::{Event, FeatureDefined, Recorded};
+use modelfaucet_schema::event::{Event, FeatureDefined, Recorded, Status};
 
-use super::{App, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, State, Wallet};
+use super::{
+    App, Credential, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, State, Wallet,
+};
 
 impl State {
     /// Takes in a recorded event.
@@ -130,6 +132,19 @@ impl State {
             Event::LateUsageCaptured(event) => {
                 self.expired_holds.remove(&event.hold_id);
             }
+            Event::CredentialAdded(event) => {
+                let credential = Credential { added: Arc::new(event.clone()), status: Status::Active };
+                self.credentials.set(event.credential_id, credential);
+                let count = self.key_counts.get(&event.owner).copied().unwrap_or_default();
+                self.key_counts.set(event.owner, count.saturating_add(1));
+            }
+            Event::CredentialDisabled(event) => {
+                let owner = self.credentials.get(&event.credential_id).map(|credential| credential.added.owner);
+                self.credentials.change(&event.credential_id, |credential| credential.status = Status::Disabled);
+                if let Some(owner) = owner {
+                    self.key_counts.change(&owner, |count| *count = count.saturating_sub(1));
+                }
+            }
             Event::Frozen(event) => self.freezes.set(event.scope, ()),
             Event::Thawed(event) => {
                 self.freezes.remove(&event.scope);
@@ -155,5 +170,5 @@ impl State {
 
 /// After these a stream has no further events, so its number need not be remembered.
 fn ends_stream(event: &Event) -> bool {
-    matches!(event, Event::SessionRevoked(_) | Event::SessionExpired(_))
+    matches!(event, Event::SessionRevoked(_) | Event::SessionExpired(_) | Event::CredentialDisabled(_))
 }

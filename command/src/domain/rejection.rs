@@ -65,6 +65,22 @@ rejections! {
     TopUpNotFound = 404 "top_up_not_found" "No pending top-up has this id.";
     /// No open hold of this id.
     HoldNotFound = 404 "hold_not_found" "No open hold has this id; it may have ended already.";
+    /// No such provider key of the caller.
+    CredentialNotFound = 404 "invalid_request" "Provider key was not found.";
+    /// The same where a developer asks.
+    DeveloperCredentialNotFound = 404 "invalid_request" "Developer provider key was not found.";
+    /// A provider whose keys are not taken.
+    UnsupportedProvider = 400 "secret_validation_failed" "Unsupported BYOK provider.";
+    /// Not a key: too short, too long, or with characters that keys do not have.
+    MalformedKey = 400 "secret_validation_failed" "Provider key failed basic validation.";
+    /// It does not begin as keys of this provider do.
+    KeyOfOtherProvider = 400 "secret_validation_failed" "Provider key prefix does not match the selected provider.";
+    /// A priority out of bounds.
+    InvalidPriority = 400 "invalid_request" "The priority must be 1 to 1000.";
+    /// The owner has as many keys in use as there may be.
+    TooManyKeys = 409 "too_many_provider_keys" "At most 100 provider keys may be in use; disable one first.";
+    /// It is not in use any more.
+    AlreadyDisabled = 409 "already_disabled" "It is disabled already.";
     /// The rate card does not have the model.
     ModelNotFound = 404 "model_not_found" "The active rate card does not have this model.";
     /// Something that was used has no price.

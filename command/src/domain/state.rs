@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
-    AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
+    AppSettings, Balance, Call, CredentialAdded, CredentialOwner, FreezeScope, ModelRates, PriceRule, Pricing,
+    RateCardId, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId,
+    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId,
+    WalletId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::time::Timestamp;
@@ -181,6 +183,15 @@ pub struct Hold {
     pub gateway: Option<GatewayId>,
 }
 
+/// A provider key, in use or not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Credential {
+    /// What was said when it was added.
+    pub added: Arc<CredentialAdded>,
+    /// In use or not.
+    pub status: Status,
+}
+
 /// The state of one shard.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -212,6 +223,12 @@ pub struct State {
     pub holds: Table<HoldId, Hold>,
     /// Holds that expired and whose usage may still come, once.
     pub expired_holds: Table<HoldId, Hold>,
+    /// Provider keys.
+    #[serde(default)]
+    pub credentials: Table<CredentialId, Credential>,
+    /// How many keys in use an owner has.
+    #[serde(default)]
+    pub key_counts: Table<CredentialOwner, u32>,
     /// What is frozen.
     pub freezes: Table<FreezeScope, ()>,
     /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
@@ -234,6 +251,8 @@ macro_rules! each_table {
         $state.top_ups.$method();
         $state.holds.$method();
         $state.expired_holds.$method();
+        $state.credentials.$method();
+        $state.key_counts.$method();
         $state.freezes.$method();
         $state.recorded_at.$method();
     }};

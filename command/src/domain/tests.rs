@@ -6,6 +6,7 @@
 
 mod calls;
 mod catalogue;
+mod credentials;
 mod credit;
 mod freezes;
 mod holds;
