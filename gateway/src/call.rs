@@ -13,34 +13,35 @@ use futures_util::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::event::{
-    Attempt, AttemptError, Billed, CallOutcome, DisconnectPolicy, Dispatch, HoldPlaced, KeyUse, ModelRates,
-    ReleaseReason, Route, UsageSource,
+    Attempt, AttemptError, Billed, CallOutcome, DisconnectPolicy, Dispatch, HoldPlaced, KeyUse, ReleaseReason,
+    UsageSource,
 };
 use modelfaucet_schema::http::LEDGER_POSITION;
 use modelfaucet_schema::ids::{HoldId, Position};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::short_hash;
-use modelfaucet_schema::usage::{Component, Usage};
+use modelfaucet_schema::usage::Usage;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
 use crate::answers::{Recorder, Stored};
-use crate::bound::{Ask, table};
+use crate::bound::Ask;
 use crate::breaker::Verdict;
 use crate::client::{Client, Head, listen};
 use crate::delivered::Delivered;
 use crate::error::CallError;
 use crate::gateway::{Gateway, LeftHold, Place, Running};
+use crate::plan::Target;
 use crate::port::{BeginCall, EndCall, Ended, Ending, PortError};
 use crate::read_model::{Policy, Session};
 use crate::relay::{Relay, Said, read_answer, with_member};
 use crate::request::CallRequest;
 use crate::sse::Splitter;
 use crate::upstream::{Answer, Failure, Retry};
-use crate::usage::{self, Convention, judge, with_prices};
+use crate::usage::{self, judge, with_prices};
 
 /// The version of the table of disconnect policies; so far every route drains.
 const POLICY_VERSION: u32 = 1;
@@ -88,11 +89,19 @@ pub(crate) struct Job {
     pub(crate) session: Session,
     pub(crate) feature_key: Option<String>,
     pub(crate) policy: Arc<Policy>,
-    pub(crate) offer: ModelRates,
+    /// Where it may go, in order; at least one.
+    pub(crate) targets: Vec<Target>,
     pub(crate) key: Option<ClientKey>,
     pub(crate) request_id: String,
     pub(crate) began: Instant,
     pub(crate) place: Place,
+}
+
+impl Job {
+    /// Where it goes first.
+    fn target(&self) -> &Target {
+        self.targets.first().unwrap_or_else(|| unreachable!("a plan has a target"))
+    }
 }
 
 /// Runs a call in a task of its own and says where its first answer comes out.
@@ -212,20 +221,24 @@ impl Call<'_> {
 
     fn held(&self, placed: HoldPlaced, running: Running) -> Held {
         let ask = self.job.request.ask(self.default_cap());
-        let card = self.gateway.shared.model.card(placed.rate_card_id);
-        let offer = card.as_ref().and_then(|card| card.offer(&placed.call.provider, &placed.call.model));
         let cap = if placed.amount >= placed.requested {
             ask.cap
         } else {
             metrics::counter!("gateway_clamped_total").increment(1);
-            ask.affordable(placed.amount, offer.unwrap_or(&self.job.offer), &placed.price_rule)
+            self.job.target().affordable(ask, placed.amount, &placed.price_rule)
         };
         Held { placed, ask, cap, _running: running }
     }
 
     fn default_cap(&self) -> u64 {
         let default = self.gateway.shared.options.limits.default_cap;
-        let default = self.job.offer.max_output_tokens.map_or(default, |most| most.min(default));
+        let default = self
+            .job
+            .target()
+            .offer
+            .as_ref()
+            .and_then(|offer| offer.max_output_tokens)
+            .map_or(default, |most| most.min(default));
         self.job.policy.max_output_tokens.unwrap_or(default)
     }
 
@@ -238,17 +251,17 @@ impl Call<'_> {
             hold_id,
             session_id: job.session.session_id,
             feature_key: job.feature_key.clone(),
-            route: Route::Platform,
-            provider: job.offer.provider.clone(),
-            model: job.offer.model.clone(),
-            min_bound: least.bound(&job.offer),
+            route: job.target().route,
+            provider: job.target().provider.clone(),
+            model: job.target().model.clone(),
+            min_bound: job.target().bound(least),
             expires_in: shared.options.timeouts.hold_life(),
             dispatch: Dispatch {
                 gateway: shared.options.gateway,
                 epoch: shared.options.epoch,
                 endpoint: job.request.endpoint,
-                bound: ask.bound(&job.offer),
-                origin: shared.origin.clone(),
+                bound: job.target().bound(ask),
+                origin: job.target().origin.as_ref().to_owned(),
                 disconnect: DisconnectPolicy::Drain,
                 policy_version: POLICY_VERSION,
             },
@@ -396,7 +409,7 @@ impl Call<'_> {
         };
         let result = self.request(held, deadline, &mut attempt, started).await;
         let verdict = result.as_ref().map_or_else(Failure::verdict, |_| Verdict::Good);
-        shared.breakers.record(&attempt.model, verdict, Instant::now());
+        shared.breakers.record(&job.target().subject(job.request.endpoint), verdict, Instant::now());
         if let Err(failure) = &result {
             attempt.total_ms = Some(milliseconds(started.elapsed()));
             attempt.status = failure.status;
@@ -426,7 +439,8 @@ impl Call<'_> {
         let body = request.upstream_body(&self.job.body, &held.placed.call.model, held.cap);
         let body = body.ok_or_else(|| Failure::malformed(0, "The request could not be read again."))?;
         let label = call_label(held.placed.hold_id);
-        let mut answer = shared.upstream.send(request.endpoint, body, &label, deadline).await?;
+        let upstream = shared.upstreams.to(self.job.target()).await?;
+        let mut answer = upstream.send(request.endpoint, body, &label, deadline).await?;
         attempt.first_byte_ms = Some(milliseconds(started.elapsed()));
         attempt.status = Some(answer.status);
         metrics::histogram!("gateway_stage_seconds", "stage" => "first_byte").record(started.elapsed());
@@ -447,7 +461,7 @@ impl Call<'_> {
         if failure.billed == Billed::No || failure.error == AttemptError::Status {
             return None;
         }
-        self.job.offer.exact_cost(&Usage::text(self.job.request.input_estimate, 0)).ok()?.round_up()
+        self.job.target().cost(&Usage::text(self.job.request.input_estimate, 0))
     }
 
     async fn release(&mut self, held: &Held, reason: ReleaseReason) {
@@ -507,17 +521,15 @@ impl Call<'_> {
 
     /// What the call is charged by, as it goes into the books.
     fn judged(&self, said: &Said, delivered: Delivered, ending: usage::Ending) -> (Ending, CallOutcome) {
-        let reading = said.usage.as_deref().and_then(|usage| usage::read(usage, Convention::Inclusive));
+        let reading = said.usage.as_deref().and_then(|usage| usage::read(usage, self.job.target().convention));
         let judged = judge(reading, delivered, self.job.request.input_estimate, ending);
-        let judged = with_prices(judged, &self.job.offer);
-        let usage = if table(&self.job.offer, judged.usage.input_tokens()).contains_key(&Component::Requests) {
-            Usage { requests: 1, ..judged.usage }
-        } else {
-            judged.usage
+        let judged = match self.job.target().priced_by() {
+            Some(offer) => with_prices(judged, offer),
+            None => judged,
         };
         metrics::counter!("gateway_usage_total", "source" => judged.source.name(), "anomaly" => if judged.anomalies.is_empty() { "no" } else { "yes" })
             .increment(1);
-        let served = said.model.clone().filter(|model| *model != self.job.offer.model);
+        let served = said.model.clone().filter(|model| *model != self.job.target().model);
         let outcome = CallOutcome {
             attempts: Vec::new(),
             source: Some(judged.source),
@@ -527,7 +539,7 @@ impl Call<'_> {
             interrupted: ending == usage::Ending::Interrupted,
             client_gone: self.client.is_gone(),
         };
-        (Ending::Capture { usage, provider_request_id: said.id.clone() }, outcome)
+        (Ending::Capture { usage: judged.usage, provider_request_id: said.id.clone() }, outcome)
     }
 
     async fn finish_whole(&mut self, held: &Held, body: Bytes, said: Said, delivered: Delivered) {

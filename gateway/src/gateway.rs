@@ -19,6 +19,7 @@ use crate::options::Options;
 use crate::port::{EndCall, Ended, Ending, Ledger, PortError};
 use crate::read_model::ReadModel;
 use crate::upstream::{Upstream, UpstreamError};
+use crate::upstreams::Upstreams;
 
 /// A hold that an earlier life of this gateway left open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +46,8 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) model: Arc<ReadModel>,
-    pub(crate) upstream: Upstream,
-    pub(crate) origin: String,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) origin: Arc<str>,
     pub(crate) answers: Answers,
     pub(crate) limits: RateLimits,
     pub(crate) breakers: Breakers,
@@ -61,8 +62,8 @@ impl Gateway {
     /// # Errors
     /// [`UpstreamError`].
     pub fn new(options: Options, ledger: Arc<dyn Ledger>, model: Arc<ReadModel>) -> Result<Self, UpstreamError> {
-        let upstream = Upstream::new(&options.platform, &options.timeouts)?;
-        let origin = Upstream::origin(&options.platform.base_url);
+        let upstreams = Upstreams::new(&options.platform, &options.timeouts)?;
+        let origin = Upstream::origin(&options.platform.base_url).into();
         let shared = Shared {
             answers: Answers::new(options.limits.stored_answers),
             limits: RateLimits::new(options.limits.requests_per_minute),
@@ -70,7 +71,7 @@ impl Gateway {
             options,
             ledger,
             model,
-            upstream,
+            upstreams,
             origin,
             running: Mutex::default(),
             calls: AtomicUsize::new(0),

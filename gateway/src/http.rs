@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::{Endpoint, Mode, ModelRates};
+use modelfaucet_schema::event::{Endpoint, ModelRates};
 use modelfaucet_schema::http::{RequestId, bearer, idempotency_key, read_body};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
@@ -25,6 +25,7 @@ use crate::client::Head;
 use crate::error::CallError;
 use crate::gateway::Gateway;
 use crate::limit::Allowance;
+use crate::plan::{Plan, Planner, Target};
 use crate::read_model::{Policy, RateCard, Session};
 use crate::{report, request};
 
@@ -159,13 +160,14 @@ async fn prepare(
     if let Some(refused) = allowance.filter(|allowance| !allowance.is_granted()) {
         return Err(rate_limited(refused));
     }
+    let planner = Planner { model: &gateway.shared.model, app: session.app_id, platform: &gateway.shared.origin };
     let feature_key = request.feature_key.clone().or(session.feature_key.as_deref().map(str::to_owned));
     let policy = match &feature_key {
         None => Arc::new(Policy::default()),
-        Some(key) => feature(gateway, &session, key)?,
+        Some(key) => planner.feature(key)?,
     };
-    let offer = offer(gateway, &session, &policy, endpoint, &request.model)?;
-    gateway.shared.breakers.admit(&offer.model, began).map_err(resting)?;
+    let plan = planner.plan(&request, &policy)?;
+    let targets = awake(gateway, endpoint, &plan, began)?;
     let place = gateway.enter().ok_or_else(CallError::overloaded)?;
     Ok(Job {
         key: key.map(|key| ClientKey::new(key, &body)),
@@ -174,7 +176,7 @@ async fn prepare(
         session,
         feature_key,
         policy,
-        offer,
+        targets,
         request_id: request_id.to_owned(),
         began,
         place,
@@ -201,61 +203,19 @@ pub(crate) async fn session(gateway: &Gateway, token: TokenHash) -> Result<Sessi
     if session.expires_at <= Timestamp::now() { Err(CallError::expired_session()) } else { Ok(session) }
 }
 
-fn feature(gateway: &Gateway, session: &Session, key: &str) -> Result<Arc<Policy>, CallError> {
-    let policy = gateway.shared.model.policy(session.app_id, key);
-    policy.ok_or_else(|| {
-        CallError::invalid(404, "feature_not_found", "The feature could not be found.").param("metadata.feature_key")
-    })
-}
-
-/// Does a model answer such requests? One that does not say answers any.
-fn answers(offer: &ModelRates, endpoint: Endpoint) -> bool {
-    match (offer.mode, endpoint) {
-        (None, _)
-        | (Some(Mode::Chat), Endpoint::ChatCompletions | Endpoint::Responses)
-        | (Some(Mode::Responses), Endpoint::Responses)
-        | (Some(Mode::Embedding), Endpoint::Embeddings) => true,
-        (Some(_), _) => false,
-    }
-}
-
-/// The price list's entry of a model that the session may call.
-fn offer(
-    gateway: &Gateway,
-    session: &Session,
-    policy: &Policy,
-    endpoint: Endpoint,
-    model: &str,
-) -> Result<ModelRates, CallError> {
-    let not_found =
-        || CallError::invalid(404, "model_not_found", "The active rate card does not have this model.").param("model");
-    let Some((card, _)) = gateway.shared.model.active_card() else {
-        return Err(CallError::invalid(404, "model_not_priced", "No rate card is active.").param("model"));
-    };
-    let aliased;
-    let (model, policy) = match model.strip_prefix("auto:") {
-        None => (model, policy),
-        Some(key) => {
-            aliased = feature(gateway, session, key)?;
-            (aliased.models.first().ok_or_else(not_found)?.as_str(), aliased.as_ref())
+/// The plan without the targets that rest: with an open breaker the next one is the first.
+fn awake(gateway: &Gateway, endpoint: Endpoint, plan: &Plan, now: Instant) -> Result<Vec<Target>, CallError> {
+    let mut soonest = Duration::MAX;
+    for (index, target) in plan.targets().iter().enumerate() {
+        match gateway.shared.breakers.admit(&target.subject(endpoint), now) {
+            Ok(()) => return Ok(plan.targets().get(index..).unwrap_or_default().to_vec()),
+            Err(wait) => soonest = soonest.min(wait),
         }
-    };
-    if !policy.models.is_empty() && !policy.models.iter().any(|allowed| allowed == model) {
-        let message = "The feature does not allow this model.";
-        return Err(CallError::new(403, "model_not_allowed", "permission_error", message).param("model"));
     }
-    match card.offers(model) {
-        [] => Err(not_found()),
-        [offer] if !answers(offer, endpoint) => {
-            let message = "The model has no price for this kind of request.";
-            Err(CallError::invalid(404, "model_not_priced", message).param("model"))
-        }
-        [offer] => Ok(offer.clone()),
-        _ => Err(CallError::malformed("model", "Several providers offer this model under one name.")),
-    }
+    Err(resting(soonest))
 }
 
-/// The provider of this model has failed too often of late.
+/// Everything that could be called has failed too often of late.
 fn resting(wait: Duration) -> CallError {
     let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
     let message = "The provider has failed too often of late; try again.";
@@ -358,7 +318,7 @@ async fn providers(gateway: Gateway, health: Health) -> Response {
         return json_answer(&value);
     }
     let began = Instant::now();
-    let (status, error) = gateway.shared.upstream.probe(Duration::from_secs(3)).await;
+    let (status, error) = gateway.shared.upstreams.probe(Duration::from_secs(3)).await;
     let ok = status.is_some_and(|status| (200..300).contains(&status));
     let latency = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut provider = json!({ "ok": ok, "provider": "litellm", "latencyMs": latency });

@@ -16,6 +16,7 @@ pub mod http;
 mod limit;
 mod members;
 pub mod options;
+mod plan;
 pub mod port;
 pub mod read_model;
 mod relay;
@@ -24,6 +25,7 @@ mod request;
 pub mod sandbox_provider;
 mod sse;
 mod upstream;
+mod upstreams;
 mod usage;
 
 pub use gateway::{Gateway, LeftHold};

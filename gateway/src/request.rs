@@ -108,6 +108,11 @@ pub(crate) struct CallRequest {
     pub(crate) usage_wanted: bool,
     /// The feature that the request names.
     pub(crate) feature_key: Option<String>,
+    /// The route that the request names; absent: whichever the feature prefers.
+    pub(crate) route: Option<Route>,
+    /// What the request would rather have, where there is a choice: `metadata.route_preference`.
+    #[expect(dead_code, reason = "there is a choice once developers and users can keep keys here")]
+    pub(crate) route_preference: Option<String>,
     /// The most input tokens that it can come to.
     pub(crate) input_bound: u64,
     /// What the input probably comes to: for estimates.
@@ -120,6 +125,7 @@ pub(crate) struct CallRequest {
 struct Metadata {
     feature_key: Option<Value>,
     route_mode: Option<Value>,
+    route_preference: Option<Value>,
 }
 
 /// Reads a request.
@@ -141,11 +147,7 @@ pub(crate) fn read(endpoint: Endpoint, body: &[u8]) -> Result<CallRequest, CallE
     if model.is_empty() || model.len() > 256 || model.chars().any(char::is_control) {
         return Err(CallError::malformed("model", "`model` must have 1 to 256 characters and no control characters."));
     }
-    let (feature_key, mode) = metadata(&members)?;
-    if mode != Route::Platform {
-        let message = format!("No route of the kind `{}` is set up for this call.", mode.name());
-        return Err(CallError::invalid(400, "no_available_route", message).param("metadata.route_mode"));
-    }
+    let Ours { feature_key, route, route_preference } = ours(&members)?;
     let input = Input::of(endpoint, &members)?;
     let stream = endpoint != Endpoint::Embeddings && optional::<bool>(&members, "stream")?.unwrap_or(false);
     Ok(CallRequest {
@@ -154,6 +156,8 @@ pub(crate) fn read(endpoint: Endpoint, body: &[u8]) -> Result<CallRequest, CallE
         stream,
         usage_wanted: usage_wanted(endpoint, &members)?,
         feature_key,
+        route,
+        route_preference,
         input_bound: input.bound(),
         input_estimate: input.estimate(),
         answers: answers(endpoint, &members)?,
@@ -211,20 +215,36 @@ fn hosted_tools(endpoint: Endpoint, members: &Members<'_>) -> Result<(), CallErr
     }
 }
 
-fn metadata(members: &Members<'_>) -> Result<(Option<String>, Route), CallError> {
-    let Some(metadata) = optional::<Metadata>(members, "metadata")? else { return Ok((None, Route::Platform)) };
-    let feature_key = match metadata.feature_key {
-        Some(Value::String(key)) if !key.is_empty() => Some(key),
-        None | Some(Value::Null | Value::String(_)) => None,
-        Some(_) => return Err(CallError::malformed("metadata.feature_key", "`metadata.feature_key` must be a text.")),
-    };
-    let mode = match metadata.route_mode {
-        None | Some(Value::Null) => Route::Platform,
-        Some(mode) => serde_json::from_value(mode).map_err(|_| {
+/// The members of `metadata` that are for us.
+#[derive(Default)]
+struct Ours {
+    feature_key: Option<String>,
+    route: Option<Route>,
+    route_preference: Option<String>,
+}
+
+fn ours(members: &Members<'_>) -> Result<Ours, CallError> {
+    let Some(metadata) = optional::<Metadata>(members, "metadata")? else { return Ok(Ours::default()) };
+    let route = match metadata.route_mode {
+        None | Some(Value::Null) => None,
+        Some(mode) => Some(serde_json::from_value(mode).map_err(|_| {
             CallError::malformed("metadata.route_mode", "`metadata.route_mode` names no route that there is.")
-        })?,
+        })?),
     };
-    Ok((feature_key, mode))
+    Ok(Ours {
+        feature_key: text_of("metadata.feature_key", metadata.feature_key)?,
+        route,
+        route_preference: text_of("metadata.route_preference", metadata.route_preference)?,
+    })
+}
+
+/// A text that is not empty, if it is there.
+fn text_of(name: &str, value: Option<Value>) -> Result<Option<String>, CallError> {
+    match value {
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+        None | Some(Value::Null | Value::String(_)) => Ok(None),
+        Some(_) => Err(CallError::malformed(name, format!("`{name}` must be a text."))),
+    }
 }
 
 fn usage_wanted(endpoint: Endpoint, members: &Members<'_>) -> Result<bool, CallError> {
@@ -427,7 +447,7 @@ mod tests {
             ("metadata", json!("x"), "invalid_request metadata"),
             ("metadata", json!({ "feature_key": 7 }), "invalid_request metadata.feature_key"),
             ("metadata", json!({ "route_mode": "moon" }), "invalid_request metadata.route_mode"),
-            ("metadata", json!({ "route_mode": "byok" }), "no_available_route metadata.route_mode"),
+            ("metadata", json!({ "route_preference": [] }), "invalid_request metadata.route_preference"),
             ("api_base", json!("http://169.254.169.254"), "unsupported_parameter api_base"),
             ("API_KEY", json!("x"), "unsupported_parameter API_KEY"),
             ("litellm_params", json!({}), "unsupported_parameter litellm_params"),

@@ -1,6 +1,7 @@
 //! Requests to the provider: one attempt each, with every way it can fail named, and what each way means for money and for a
 //! further try.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,11 +17,11 @@ use crate::error::CallError;
 use crate::members::Members;
 use crate::options::{Platform, Timeouts};
 
-/// A client of the operator's own router or provider. Its address comes from configuration only.
-#[derive(Debug)]
+/// A client of one provider, or of the operator's own router: where it is and which key it takes. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     client: reqwest::Client,
-    base: String,
+    base: Arc<str>,
     authorization: Option<HeaderValue>,
 }
 
@@ -107,7 +108,7 @@ impl Answer {
 }
 
 impl Upstream {
-    /// A client.
+    /// A client of the operator's own router or provider. Its address comes from configuration only.
     ///
     /// # Errors
     /// [`UpstreamError`].
@@ -132,7 +133,7 @@ impl Upstream {
                 Some(value)
             }
         };
-        let base = platform.base_url.as_str().trim_end_matches('/').trim_end_matches("/v1").to_owned();
+        let base = platform.base_url.as_str().trim_end_matches('/').trim_end_matches("/v1").into();
         Ok(Self { client, base, authorization })
     }
 
@@ -257,7 +258,8 @@ impl Failure {
         }
     }
 
-    fn not_sent() -> Self {
+    /// No connection stood: nothing was sent.
+    pub(crate) fn not_sent() -> Self {
         let answer = CallError::provider_failed("Provider request failed before a response was received.");
         Self {
             status: None,

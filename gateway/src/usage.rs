@@ -196,7 +196,8 @@ const OUTPUT: [Component; 5] = [
 ];
 
 /// Moves counts that the offer has no price for to the dearest component of their side that has one, so that a capture cannot
-/// be refused for a count that the hold did not foresee. What has no price on its whole side stays as it is.
+/// be refused for a count that the hold did not foresee. What has no price on its whole side stays as it is. Adds the fixed fee
+/// of a request, where there is one.
 pub(crate) fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
     let mut judged = judged;
     let mut moved = false;
@@ -214,6 +215,9 @@ pub(crate) fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
     }
     if moved {
         judged.anomalies.push(Anomaly::Unpriced);
+    }
+    if rates.contains_key(&Component::Requests) {
+        judged.usage.requests = 1;
     }
     judged
 }
