@@ -4,6 +4,7 @@
 //! shell does is to keep the two in step with the log.
 
 mod adjustment;
+mod budget;
 mod call;
 mod catalogue;
 mod command;
@@ -23,6 +24,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+pub use budget::{BudgetOf, Spend};
 pub use command::*;
 pub use decide::decide;
 pub use rejection::Rejection;

@@ -23,14 +23,15 @@ use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, LocalU
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{self, Book};
 use modelfaucet_gateway::{Gateway, LeftHold};
-use modelfaucet_schema::event::{CallOutcome, Event, ReleaseReason, Route, ServiceTier};
-use modelfaucet_schema::ids::{EpochId, GatewayId, HoldId, SessionId, UsageId};
+use modelfaucet_schema::event::{CallOutcome, DisableReason, Event, ReleaseReason, Route, ServiceTier, Status};
+use modelfaucet_schema::ids::{CredentialId, EpochId, GatewayId, HoldId, SessionId, UsageId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::Keeper;
 use crate::serve::{Limits, serve};
 
 /// The writer of this process as the gateway's command side.
@@ -121,6 +122,24 @@ impl modelfaucet_gateway::port::Ledger for InProcess {
                 Ok(ended) => Ok(Some(ended)),
                 Err(PortError::Refused { .. }) => Ok(None),
                 Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
+    fn suspend(
+        &self,
+        request_id: &str,
+        session_id: SessionId,
+        credential_id: CredentialId,
+    ) -> BoxFuture<'_, Result<(), PortError>> {
+        let request_id = request_id.to_owned();
+        let command = Command::DisableCredential { credential_id, reason: DisableReason::Tripwire };
+        let request = Request { caller: Caller::Gateway(session_id), command, key: None };
+        async move {
+            match self.0.submit(&request_id, request).await {
+                Ok(_) | Err(CommandError::Rejected(Rejection::AlreadyDisabled)) => Ok(()),
+                Err(error) => Err(refused(error)),
             }
         }
         .boxed()
@@ -217,6 +236,12 @@ impl Follower for Feed {
     fn reset(&self, state: &State) {
         for (id, app) in state.apps.iter() {
             self.model.set_app(*id, app.is_active());
+            self.model.set_developer(*id, app.developer_id);
+        }
+        for (_, credential) in state.credentials.iter() {
+            if credential.status == Status::Active {
+                self.model.add_key(Arc::clone(&credential.added));
+            }
         }
         for ((app, key), feature) in state.features.iter() {
             let policy = serde_json::from_str(&feature.policy).unwrap_or_default();
@@ -232,6 +257,7 @@ impl Follower for Feed {
             let known = Session {
                 session_id: *id,
                 app_id: session.app_id,
+                user_id: session.user_id,
                 wallet_id: session.wallet_id,
                 feature_key: session.feature_key.clone(),
                 expires_at: session.expires_at,
@@ -316,6 +342,7 @@ pub(crate) async fn start(
     ledger: Ledger,
     platform: Platform,
     database: &tokio_postgres::Config,
+    keeper: Option<&Keeper>,
 ) -> Result<Gateway, Failure> {
     let options = Options {
         gateway: identity.gateway,
@@ -324,7 +351,8 @@ pub(crate) async fn start(
         timeouts: config.gateway_timeouts()?,
         limits: config.gateway_limits()?,
     };
-    let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model))
+    let keys = keeper.map(Keeper::provider_keys);
+    let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model), keys)
         .map_err(|error| Failure::new(Exit::Config, error))?;
     let left = std::mem::take(&mut *feed.left.lock());
     gateway.recover(left).await;

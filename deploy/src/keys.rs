@@ -10,7 +10,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use modelfaucet_command::vault::{SealedTo, Vault, VaultError};
 use modelfaucet_command::writer::Ledger;
+use modelfaucet_gateway::ProviderKeys;
 use modelfaucet_gateway::guard::{GuardedClient, Policy, SystemLookup};
+use modelfaucet_gateway::port::{KeyUnavailable, KeyVault, SealedKey};
 use modelfaucet_schema::ids::CredentialId;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_secrets::store::ProviderKey;
@@ -57,6 +59,11 @@ impl Keeper {
                 Err(Failure::new(Exit::Config, "SECRETS_DATABASE_URL and SECRET_ENCRYPTION_KEY go together; set both"))
             }
         }
+    }
+
+    /// What the gateway needs to call with provider keys.
+    pub(crate) fn provider_keys(&self) -> ProviderKeys {
+        ProviderKeys { vault: Arc::new(self.clone()), client: self.guard.clone() }
     }
 
     /// Removes ciphertexts that no key in use needs, now and every hour, as long as the writer lives.
@@ -115,6 +122,19 @@ impl Vault for Keeper {
             if let Err(error) = self.store.remove(&[credential_id]).await {
                 tracing::warn!(%error, "a sealed key could not be removed; the sweep does it");
             }
+        }
+        .boxed()
+    }
+}
+
+impl KeyVault for Keeper {
+    fn open(&self, key: SealedKey) -> BoxFuture<'_, Result<SecretString, KeyUnavailable>> {
+        async move {
+            let place = ProviderKey { credential_id: key.credential_id, owner: key.owner, origin: &key.origin };
+            self.store.get(place).await.map_err(|error| {
+                tracing::error!(credential = %key.credential_id, %error, "a provider key cannot be opened");
+                KeyUnavailable
+            })
         }
         .boxed()
     }

@@ -113,6 +113,7 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Command).await?;
     let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let keeper = Keeper::of(config).await?;
     let identity = gateway::Identity::open(&config.data_dir())?;
     let feed = gateway::Feed::new(identity.gateway);
     let listener = bind(config).await?;
@@ -124,7 +125,8 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
         ..WriterOptions::new(database.clone())
     };
     let (ledger, mut writer) = writer::start(options).await?;
-    let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &database).await?;
+    let gateway =
+        gateway::start(config, &identity, &feed, ledger.clone(), platform, &database, keeper.as_ref()).await?;
     let routes = modelfaucet_gateway::http::router(gateway.clone());
     let checks = app::Checks { ledger: Some(ledger), gateway: Some(gateway.clone()), ..app::Checks::default() };
     let router = app::build("modelfaucet-gateway", routes, checks, metrics);

@@ -114,7 +114,8 @@ impl Process<'_> {
             Some(platform) => platform,
             None => gateway::sandbox(&config.data_dir(), sandbox_stopped).await?,
         };
-        let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &command).await?;
+        let gateway =
+            gateway::start(config, &identity, &feed, ledger.clone(), platform, &command, Some(&keeper)).await?;
         let query = QueryState::connect(QueryOptions {
             pool_size: config.query_pool()?,
             max_wait: config.min_position_wait()?,

@@ -262,6 +262,7 @@ impl Call<'_> {
                 endpoint: job.request.endpoint,
                 bound: job.target().bound(ask),
                 origin: job.target().origin.as_ref().to_owned(),
+                credential_id: job.target().credential,
                 disconnect: DisconnectPolicy::Drain,
                 policy_version: POLICY_VERSION,
             },
@@ -416,6 +417,9 @@ impl Call<'_> {
             attempt.error = Some(failure.error);
             attempt.billed = failure.billed;
             attempt.exposure = self.exposure(failure);
+            if failure.is_tripwire() {
+                self.suspend().await;
+            }
             tracing::warn!(
                 request_id = job.request_id, model = attempt.model, status = failure.status, error = ?failure.error,
                 "an attempt failed"
@@ -453,6 +457,15 @@ impl Call<'_> {
         match read_answer(request.endpoint, &body) {
             Some((said, delivered)) => Ok(Good::Whole(body, said, delivered)),
             None => Err(Failure::malformed(answer.status, "Provider answer could not be read.")),
+        }
+    }
+
+    /// Takes the key of this call out of use.
+    async fn suspend(&self) {
+        let Some(credential) = self.job.target().credential else { return };
+        let session = self.job.session.session_id;
+        if let Err(error) = self.gateway.shared.ledger.suspend(&self.job.request_id, session, credential).await {
+            tracing::error!(%credential, %error, "a provider key whose request went astray could not be taken out of use");
         }
     }
 
@@ -751,12 +764,13 @@ pub(crate) fn of_port(error: &PortError) -> CallError {
         PortError::Refused { status, code, message } => {
             let kind = match (*status, *code) {
                 (422, _) => "idempotency_error",
+                (402, _) => "insufficient_quota",
                 (403, _) => "permission_error",
                 (500.., _) => "server_error",
                 _ => "invalid_request_error",
             };
             let error = CallError::new(*status, code, kind, message.clone());
-            if matches!(*status, 409 | 422 | 500..) { error.should_retry(false) } else { error }
+            if matches!(*status, 402 | 409 | 422 | 500..) { error.should_retry(false) } else { error }
         }
         PortError::Overloaded => CallError::overloaded(),
         PortError::Unavailable | PortError::InDoubt => CallError::ledger_unavailable(),

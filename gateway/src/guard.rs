@@ -9,7 +9,7 @@ mod network;
 mod resolver;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -160,7 +160,12 @@ async fn prepare(
     if let Some(refused) = allowance.filter(|allowance| !allowance.is_granted()) {
         return Err(rate_limited(refused));
     }
-    let planner = Planner { model: &gateway.shared.model, app: session.app_id, platform: &gateway.shared.origin };
+    let planner = Planner {
+        model: &gateway.shared.model,
+        app: session.app_id,
+        user: session.user_id,
+        platform: &gateway.shared.origin,
+    };
     let feature_key = request.feature_key.clone().or(session.feature_key.as_deref().map(str::to_owned));
     let policy = match &feature_key {
         None => Arc::new(Policy::default()),

@@ -30,3 +30,4 @@ mod usage;
 
 pub use gateway::{Gateway, LeftHold};
 pub use upstream::UpstreamError;
+pub use upstreams::ProviderKeys;

@@ -65,8 +65,6 @@ typed_ids! {
     UsageId,
     /// A credit or debit of a wallet by an administrator.
     AdjustmentId,
-    /// A provider key of a user or developer (its id, never its text).
-    CredentialId,
     /// One log line: `ledger.log.log_id`. A restored log that lost a suffix gets a new one.
     LogId,
     /// A gateway: the owner of the holds of its calls, the same after every start.

@@ -155,8 +155,31 @@ fn additions() -> Vec<(&'static str, Event)> {
         usage
     });
     let call = Call { service_tier: ServiceTier::Priority, ..call() };
+    let dispatch = Dispatch {
+        gateway: GatewayId(id(20)),
+        epoch: EpochId(id(21)),
+        endpoint: Endpoint::ChatCompletions,
+        bound: Usage::text(256, 1_024),
+        origin: "https://api.openai.com".into(),
+        credential_id: Some(CredentialId(id(30))),
+        disconnect: DisconnectPolicy::Drain,
+        policy_version: 1,
+    };
+    let own_key = HoldPlaced {
+        hold_id,
+        wallet_id,
+        call: Call { route: Route::Byok, service_tier: ServiceTier::Standard, ..call.clone() },
+        requested: usd("0"),
+        amount: usd("0"),
+        rate_card_id: RateCardId(id(5)),
+        price_rule: rule(),
+        expires_at: at("2026-11-23T10:00:00.123456Z"),
+        dispatch: Some(Box::new(dispatch)),
+        balance: balance("38", "0", "0"),
+    };
     vec![
         ("developer", developers_key.into()),
+        ("own_key", own_key.into()),
         (
             "tiers",
             RateCardPublished {
@@ -447,6 +470,7 @@ fn shapes() -> Vec<(&'static str, Event)> {
                 endpoint: Endpoint::ChatCompletions,
                 bound: Usage::text(256, 1_024),
                 origin: "http://127.0.0.1:4000".into(),
+                credential_id: None,
                 disconnect: DisconnectPolicy::Drain,
                 policy_version: 1,
             };

@@ -4,7 +4,7 @@ use modelfaucet_schema::event::Event;
 
 use super::decide::Context;
 use super::rating::{self, Rounding};
-use super::{BeginCall, CallEnding, Caller, EndCall, Rejection, hold, usage};
+use super::{BeginCall, CallEnding, Caller, EndCall, Rejection, budget, credential, hold, usage};
 
 /// Grants the price of the bound, or as much of it as the wallet can pay, if that is at least the price of the smaller bound.
 pub(super) fn begin(context: Context<'_>, begin: &BeginCall) -> Result<Vec<Event>, Rejection> {
@@ -14,6 +14,11 @@ pub(super) fn begin(context: Context<'_>, begin: &BeginCall) -> Result<Vec<Event
     let payment = context.payment(begin.call.payer)?;
     let quote = usage::quote(context, &payment, &begin.call)?;
     hold::require_new(context, begin.hold_id, begin.expires_in)?;
+    let key = credential::of_call(context, &payment, begin.call.route, begin.dispatch.credential_id)?;
+    if let Some((id, key)) = key {
+        let cost = budget::cost(quote.card, &quote.call, begin.call.service_tier, &begin.dispatch.bound);
+        budget::require_of_credential(context.state, id, key.budget_limit, cost)?;
+    }
     let tier = begin.call.service_tier;
     let price = |bound| rating::price(begin.call.route, quote.offer, tier, bound, &quote.rule, Rounding::Hold);
     let (requested, min) = (price(&begin.dispatch.bound)?.retail, price(&begin.min_bound)?.retail);

@@ -1,11 +1,11 @@
 //! Provider keys: whose they are, what they may be used for. The keys themselves never come here but to be looked at once.
 
 use modelfaucet_schema::event::{
-    CredentialAdded, CredentialDisabled, CredentialOwner, DisableReason, Event, KeyProvider, Status,
+    CredentialAdded, CredentialDisabled, CredentialOwner, DisableReason, Event, KeyProvider, Route, Status,
 };
 use modelfaucet_schema::ids::CredentialId;
 
-use super::decide::Context;
+use super::decide::{Context, Payment};
 use super::{Caller, Command, Rejection};
 
 /// The shortest and the longest key.
@@ -120,4 +120,26 @@ pub(super) fn disable(
         return Err(Rejection::AlreadyDisabled);
     }
     Ok(vec![CredentialDisabled { credential_id, reason }.into()])
+}
+
+/// The key that a call is made with, if its route takes one: in use, and the payer's own or the developer's of the payer's app.
+///
+/// # Errors
+/// [`Rejection::NoAvailableRoute`]
+pub(super) fn of_call<'a>(
+    context: Context<'a>,
+    payment: &Payment<'_>,
+    route: Route,
+    id: Option<CredentialId>,
+) -> Result<Option<(CredentialId, &'a CredentialAdded)>, Rejection> {
+    let owner = match route {
+        Route::Platform | Route::Local if id.is_none() => return Ok(None),
+        Route::Platform | Route::Local => return Err(Rejection::NoAvailableRoute),
+        Route::Byok => CredentialOwner::User { app_id: payment.wallet.app_id, user_id: payment.wallet.user_id },
+        Route::DeveloperKey => CredentialOwner::Developer { developer_id: payment.app.developer_id },
+    };
+    let id = id.ok_or(Rejection::NoAvailableRoute)?;
+    let credential = context.state.credentials.get(&id).ok_or(Rejection::NoAvailableRoute)?;
+    let usable = credential.status == Status::Active && credential.added.owner == owner;
+    if usable { Ok(Some((id, &credential.added))) } else { Err(Rejection::NoAvailableRoute) }
 }

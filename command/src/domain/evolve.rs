@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
-use modelfaucet_schema::event::{Event, FeatureDefined, Recorded, Status};
+use modelfaucet_schema::event::{Call, Event, FeatureDefined, HoldPlaced, Rating, Recorded, Status};
+use modelfaucet_schema::ids::{CredentialId, FeatureId};
+use modelfaucet_schema::money::Money;
 
 use super::{
-    App, Credential, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, State, Wallet,
+    App, BudgetOf, Credential, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, Spend, State,
+    Wallet, budget,
 };
 
 impl State {
@@ -115,22 +118,38 @@ impl State {
                     price_rule: event.price_rule,
                     expires_at: event.expires_at,
                     gateway: event.dispatch.as_ref().map(|dispatch| dispatch.gateway),
+                    feature_id: self.feature_of(&event.call),
+                    credential: self.reserve(event),
                 };
+                self.hold_budgets(&hold);
                 self.holds.set(event.hold_id, hold);
             }
             Event::HoldCaptured(event) => {
-                self.holds.remove(&event.hold_id);
+                if let Some(hold) = self.holds.remove(&event.hold_id) {
+                    self.free_budgets(&hold);
+                    self.spend_budgets(&hold, &event.rating);
+                }
             }
             Event::HoldReleased(event) => {
-                self.holds.remove(&event.hold_id);
+                if let Some(hold) = self.holds.remove(&event.hold_id) {
+                    self.free_budgets(&hold);
+                }
             }
             Event::HoldExpired(event) => {
                 if let Some(hold) = self.holds.remove(&event.hold_id) {
+                    self.free_budgets(&hold);
                     self.expired_holds.set(event.hold_id, hold);
                 }
             }
             Event::LateUsageCaptured(event) => {
-                self.expired_holds.remove(&event.hold_id);
+                if let Some(hold) = self.expired_holds.remove(&event.hold_id) {
+                    self.spend_budgets(&hold, &event.rating);
+                }
+            }
+            Event::UsageRecorded(event) => {
+                if let Some(feature) = self.feature_of(&event.call) {
+                    self.change_spend(BudgetOf::Feature(feature), |spend| spend.end(Money::ZERO, event.rating.charge));
+                }
             }
             Event::CredentialAdded(event) => {
                 let credential = Credential { added: Arc::new(event.clone()), status: Status::Active };
@@ -150,11 +169,59 @@ impl State {
                 self.freezes.remove(&event.scope);
             }
             // Their effect is the wallet's balance, taken in above.
-            Event::TestCreditGranted(_)
-            | Event::PromoGranted(_)
-            | Event::WalletAdjusted(_)
-            | Event::UsageRecorded(_) => {}
+            Event::TestCreditGranted(_) | Event::PromoGranted(_) | Event::WalletAdjusted(_) => {}
         }
+    }
+
+    fn feature_of(&self, call: &Call) -> Option<FeatureId> {
+        let key = call.feature_key.as_ref()?;
+        self.features.get(&(call.app_id, key.clone())).map(|feature| feature.feature_id)
+    }
+
+    /// What a hold sets aside of the budget of its key.
+    fn reserve(&self, placed: &HoldPlaced) -> Option<(CredentialId, Money)> {
+        let dispatch = placed.dispatch.as_ref()?;
+        let credential = dispatch.credential_id?;
+        let card = self.cards.get(&placed.rate_card_id);
+        let cost = card.and_then(|card| budget::cost(card, &placed.call, placed.call.service_tier, &dispatch.bound));
+        Some((credential, cost.unwrap_or(Money::ZERO)))
+    }
+
+    fn hold_budgets(&mut self, hold: &Hold) {
+        if let Some(feature) = hold.feature_id {
+            self.change_spend(BudgetOf::Feature(feature), |spend| spend.hold(hold.amount));
+        }
+        if let Some((credential, reserved)) = hold.credential {
+            self.change_spend(BudgetOf::Credential(credential), |spend| spend.hold(reserved));
+        }
+    }
+
+    fn free_budgets(&mut self, hold: &Hold) {
+        if let Some(feature) = hold.feature_id {
+            self.change_spend(BudgetOf::Feature(feature), |spend| spend.end(hold.amount, Money::ZERO));
+        }
+        if let Some((credential, reserved)) = hold.credential {
+            self.change_spend(BudgetOf::Credential(credential), |spend| spend.end(reserved, Money::ZERO));
+        }
+    }
+
+    fn spend_budgets(&mut self, hold: &Hold, rating: &Rating) {
+        if let Some(feature) = hold.feature_id {
+            self.change_spend(BudgetOf::Feature(feature), |spend| spend.end(Money::ZERO, rating.charge));
+        }
+        if let Some((credential, reserved)) = hold.credential {
+            let card = self.cards.get(&rating.rate_card_id);
+            let cost = card.and_then(|card| budget::cost(card, &hold.call, rating.service_tier, &rating.usage));
+            // A usage of which something has no price counts as what was set aside for it.
+            let cost = cost.unwrap_or(reserved);
+            self.change_spend(BudgetOf::Credential(credential), |spend| spend.end(Money::ZERO, cost));
+        }
+    }
+
+    fn change_spend(&mut self, of: BudgetOf, change: impl FnOnce(&mut Spend)) {
+        let mut spend = self.spend.get(&of).copied().unwrap_or_default();
+        change(&mut spend);
+        self.spend.set(of, spend);
     }
 
     fn define_feature(&mut self, event: &FeatureDefined) {
@@ -163,6 +230,8 @@ impl State {
             display_name: event.display_name.clone(),
             pricing: event.pricing,
             policy: serde_json::Value::Object(event.policy.clone()).to_string(),
+            // What was recorded before limits were checked may be anything; then it sets none.
+            budget_limit: budget::of_policy(&event.policy).unwrap_or_default(),
         };
         self.features.set((event.app_id, event.feature_key.clone()), feature);
     }

@@ -16,10 +16,10 @@ use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use serde::{Deserialize, Serialize};
 
-use super::Table;
+use super::{BudgetOf, Spend, Table};
 
 /// Raised whenever an old snapshot would not be what a fold of the log gives today.
-pub const FOLD_VERSION: i32 = 1;
+pub const FOLD_VERSION: i32 = 2;
 
 /// A developer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,8 @@ pub struct Feature {
     pub pricing: Pricing,
     /// Its policy as JSON text.
     pub policy: String,
+    /// The most that its calls may be charged, all together.
+    pub budget_limit: Option<Money>,
 }
 
 /// A rate card: prices by model.
@@ -181,6 +183,12 @@ pub struct Hold {
     /// The gateway that owns it; nobody else ends it before it expires. Absent: an app's own hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayId>,
+    /// The feature whose budget it counts against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_id: Option<FeatureId>,
+    /// The provider key of the call, and what counts against its budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<(CredentialId, Money)>,
 }
 
 /// A provider key, in use or not.
@@ -224,11 +232,11 @@ pub struct State {
     /// Holds that expired and whose usage may still come, once.
     pub expired_holds: Table<HoldId, Hold>,
     /// Provider keys.
-    #[serde(default)]
     pub credentials: Table<CredentialId, Credential>,
     /// How many keys in use an owner has.
-    #[serde(default)]
     pub key_counts: Table<CredentialOwner, u32>,
+    /// What was used of budgets.
+    pub spend: Table<BudgetOf, Spend>,
     /// What is frozen.
     pub freezes: Table<FreezeScope, ()>,
     /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
@@ -253,6 +261,7 @@ macro_rules! each_table {
         $state.expired_holds.$method();
         $state.credentials.$method();
         $state.key_counts.$method();
+        $state.spend.$method();
         $state.freezes.$method();
         $state.recorded_at.$method();
     }};

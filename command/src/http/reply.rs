@@ -71,10 +71,15 @@ fn rejected(rejection: &Rejection) -> ApiError {
         Rejection::InFlightHolds { available, required } => {
             answer.details(shortfall(*available, *required)).retry_after(2)
         }
-        Rejection::InsufficientBalance { available, required } => answer.details(shortfall(*available, *required)),
+        Rejection::InsufficientBalance { available, required } | Rejection::BudgetExceeded { available, required } => {
+            answer.details(shortfall(*available, *required))
+        }
         Rejection::ProviderAmbiguous | Rejection::UnsupportedProvider => answer.param("provider"),
-        Rejection::ModelNotFound | Rejection::ModelNotPriced { .. } => answer.param("model"),
+        Rejection::ModelNotFound | Rejection::ModelNotPriced { .. } | Rejection::BudgetNotPriced => {
+            answer.param("model")
+        }
         Rejection::MalformedKey | Rejection::KeyOfOtherProvider => answer.param("api_key"),
+        Rejection::InvalidBudget => answer.param("policy"),
         Rejection::InvalidPriority => answer.param("priority"),
         Rejection::FeatureNotFound => answer.param("feature_key"),
         Rejection::OccursInFuture => answer.param("occurred_at"),

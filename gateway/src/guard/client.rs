@@ -100,7 +100,7 @@ impl GuardedClient {
 
     /// One that also speaks plain text, and whose own checks may differ from its resolver's.
     #[cfg(test)]
-    pub(super) fn over_plain_text(policy: Policy, resolver: Policy, lookup: impl Lookup) -> Self {
+    pub(crate) fn over_plain_text(policy: Policy, resolver: Policy, lookup: impl Lookup) -> Self {
         let lookup: Arc<dyn Lookup> = Arc::new(lookup);
         let of = |policy| Resolver { policy: Arc::new(policy), lookup: Arc::clone(&lookup) };
         let http = harden(Client::builder(), of(resolver)).https_only(false).build().unwrap();

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::account::Name;
-use crate::ids::{EpochId, GatewayId};
+use crate::ids::{CredentialId, EpochId, GatewayId};
 use crate::money::Money;
 use crate::time::Timestamp;
 use crate::usage::Usage;
@@ -31,6 +31,9 @@ pub struct Dispatch {
     pub bound: Usage,
     /// Where attempt 1 goes: scheme, host and port, never a path or a key.
     pub origin: String,
+    /// The key of a user or developer that it is sent with; absent: the platform's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_id: Option<CredentialId>,
     /// What happens when the client has gone.
     pub disconnect: DisconnectPolicy,
     /// The version of the table that the policy is from.
@@ -128,6 +131,8 @@ pub enum AttemptError {
     Malformed,
     /// The gateway died; what came of it is not known.
     Lost,
+    /// The private-network guard refused the address, or the one that answered.
+    Guard,
 }
 
 /// One physical request to one provider.

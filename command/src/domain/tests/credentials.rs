@@ -29,7 +29,7 @@ fn added(number: u128, owner: CredentialOwner) -> CredentialAdded {
     }
 }
 
-fn add(number: u128, owner: CredentialOwner) -> Command {
+pub(super) fn add(number: u128, owner: CredentialOwner) -> Command {
     Command::AddCredential(Box::new(added(number, owner)))
 }
 

@@ -107,6 +107,14 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         ("invalid_request", vec![], credentials::disable(CredentialId(unknown)).into()),
         ("invalid_request", vec![], credentials::add_with(|added| added.priority = 0)),
         ("too_many_provider_keys", (1..=100).map(credentials::add_number).collect(), credentials::add_number(101)),
+        ("no_available_route", vec![], budgets::byok(HOLD, 7, 1)),
+        ("model_not_priced", vec![budgets::add_limited(1, "1")], budgets::byok_of("home-made", HOLD, 1, 1)),
+        ("budget_exceeded", vec![budgets::add_limited(1, "1")], budgets::byok(HOLD, 1, 2)),
+        (
+            "invalid_request",
+            vec![],
+            budgets::limited_feature(&serde_json::json!({ "budget_limit_usd": "much" })).into(),
+        ),
         (
             "already_disabled",
             vec![credentials::add_number(1), credentials::disable_number(1)],

@@ -42,7 +42,7 @@ impl Lookup for Script {
 }
 
 /// A listener that counts, and says the same to everybody.
-async fn listener(answer: String) -> (u16, Arc<AtomicUsize>) {
+pub(crate) async fn listener(answer: String) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&count);
@@ -168,12 +168,7 @@ async fn redirects_are_not_followed() {
 async fn an_answer_from_the_inside_is_a_tripwire() {
     provider();
     let (port, _) = listener(ok()).await;
-    let script = Script::default().with("odd.test", &[&["127.0.0.1"]]);
-    // As if the connection had gone elsewhere than the resolver said.
-    let mut outer = loopback_is_public(port);
-    outer.public_in_tests = vec![PUBLIC.parse().unwrap()];
-    let client = GuardedClient::over_plain_text(outer, loopback_is_public(port), script);
-    let error = client.execute(get(&format!("http://odd.test:{port}/"))).await.unwrap_err();
+    let error = astray(port).execute(get(&format!("http://odd.test:{port}/"))).await.unwrap_err();
     assert!(matches!(&error, GuardedError::Tripwire(address) if address == "127.0.0.1"), "{error:?}");
 }
 
@@ -255,4 +250,13 @@ async fn an_operators_exception_on_loopback_is_that_address_and_port_and_nothing
 #[test]
 fn names_inside_are_not_told_from_names_that_are_not() {
     assert_eq!(Refused::Address.outside(), Refused::NotFound("no such name".into()).outside());
+}
+
+/// A client whose connections go elsewhere than the resolver said, for tests of what is done about that.
+pub(crate) fn astray(port: u16) -> GuardedClient {
+    provider();
+    let script = Script::default().with("odd.test", &[&["127.0.0.1"]]);
+    let mut outer = loopback_is_public(port);
+    outer.public_in_tests = vec![PUBLIC.parse().unwrap()];
+    GuardedClient::over_plain_text(outer, loopback_is_public(port), script)
 }
