@@ -139,6 +139,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(provider_keys::disable_user_key))
         .routes(routes!(provider_keys::add_developer_key))
         .routes(routes!(provider_keys::disable_developer_key))
+        .routes(routes!(admin::set_disconnect_policy))
         .routes(routes!(catalogue::register_developer))
         .routes(routes!(catalogue::issue_token))
         .routes(routes!(catalogue::revoke_token))

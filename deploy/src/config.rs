@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use modelfaucet_gateway::guard::Policy;
-use modelfaucet_gateway::options::{Limits as GatewayLimits, Platform, Timeouts};
+use modelfaucet_gateway::options::{Limits as GatewayLimits, LostCalls, Platform, Timeouts};
+use modelfaucet_schema::event::Route;
 use modelfaucet_secrets::Keyring;
 use secrecy::SecretString;
 
@@ -105,8 +106,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "PROVIDER_MAX_RETRIES",
         "tries",
         "1",
-        "How often a failed call is sent again before its first byte, 0 to 2.",
+        "How often a failed call is sent again to the same target before its first byte, 0 to 2.",
     ),
+    setting("GATEWAY_MAX_ATTEMPTS", "tries", "3", "How often a call is sent in all, fallbacks included, 1 to 10."),
     setting("PROVIDER_RETRY_DELAY_MS", "milliseconds", "250", "Pause before the second try; doubles from try to try."),
     setting(
         "GATEWAY_IDLE_TIMEOUT_MS",
@@ -120,6 +122,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "milliseconds",
         "120000",
         "How long an answer is read on after its client has gone.",
+    ),
+    setting(
+        "GATEWAY_MARK_INTERVAL_MS",
+        "milliseconds",
+        "10000",
+        "How often a long stream leaves a mark in the log, by which it is charged if the gateway dies.",
+    ),
+    setting(
+        "GATEWAY_ABSORB_LOST_ROUTES",
+        "routes",
+        "",
+        "Routes whose calls are given back if their gateway dies, whatever their marks say: platform, developer_key, byok, with commas between.",
     ),
     setting(
         "GATEWAY_DEFAULT_MAX_TOKENS",
@@ -371,6 +385,7 @@ impl Config {
             total: milliseconds("GATEWAY_TOTAL_TIMEOUT_MS")?,
             drain: milliseconds("GATEWAY_DRAIN_TIMEOUT_MS")?,
             retry_delay: milliseconds("PROVIDER_RETRY_DELAY_MS")?,
+            mark: milliseconds("GATEWAY_MARK_INTERVAL_MS")?,
             ..defaults
         })
     }
@@ -384,12 +399,25 @@ impl Config {
         let retries = self.number("PROVIDER_MAX_RETRIES", 0..=2)?;
         let per_minute = self.number("GATEWAY_RATE_LIMIT_MAX_REQUESTS", 0..=1_000_000)?;
         Ok(GatewayLimits {
-            attempts: u32::try_from(retries).unwrap_or(2) + 1,
+            attempts: u32::try_from(self.number("GATEWAY_MAX_ATTEMPTS", 1..=10)?).unwrap_or(1),
+            tries: u32::try_from(retries).unwrap_or(2) + 1,
+            lost: self.lost_calls()?,
             default_cap: self.number("GATEWAY_DEFAULT_MAX_TOKENS", 1..=10_000_000)?,
             calls: self.size("GATEWAY_MAX_CALLS", 1..=1_000_000)?,
             stored_answers: self.size("GATEWAY_STORED_ANSWERS_BYTES", 0..=1 << 40)?,
             requests_per_minute: u32::try_from(per_minute).unwrap_or(u32::MAX),
             ..GatewayLimits::default()
+        })
+    }
+
+    fn lost_calls(&self) -> Result<LostCalls, ConfigError> {
+        let names = self.text("GATEWAY_ABSORB_LOST_ROUTES").unwrap_or_default();
+        let mut names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.try_fold(LostCalls::default(), |policy, name| {
+            let route = [Route::Platform, Route::DeveloperKey, Route::Byok].into_iter().find(|r| r.name() == name);
+            let route =
+                route.ok_or_else(|| wrong("GATEWAY_ABSORB_LOST_ROUTES", "names another route than there is"))?;
+            Ok(policy.absorbing(route))
         })
     }
 
@@ -540,6 +568,9 @@ mod tests {
             ("PROVIDER_URL_LOOPBACK", "10.0.0.1:443"),
             ("PROVIDER_URL_LOOPBACK", "localhost:4010"),
             ("PROVIDER_MAX_RETRIES", "3"),
+            ("GATEWAY_MAX_ATTEMPTS", "0"),
+            ("GATEWAY_MARK_INTERVAL_MS", "0"),
+            ("GATEWAY_ABSORB_LOST_ROUTES", "platform, moon"),
             ("PROVIDER_TIMEOUT_MS", "0"),
             ("GATEWAY_IDLE_TIMEOUT_MS", "soon"),
             ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "-1"),

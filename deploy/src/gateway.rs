@@ -19,11 +19,16 @@ use modelfaucet_command::domain::{
 use modelfaucet_command::writer::core::Outcome;
 use modelfaucet_command::writer::{CommandError, Ledger, Request};
 use modelfaucet_gateway::options::{Options, Platform};
-use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, LocalUsage, PortError, Reported, end_key};
+use modelfaucet_gateway::port::{
+    BeginCall, Begun, EndCall, Ended, Ending, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt, attempt_key,
+    end_key,
+};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{self, Book};
 use modelfaucet_gateway::{Gateway, LeftHold};
-use modelfaucet_schema::event::{CallOutcome, DisableReason, Event, ReleaseReason, Route, ServiceTier, Status};
+use modelfaucet_schema::event::{
+    AttemptStarted, CallOutcome, DisableReason, Event, ReleaseReason, Route, ServiceTier, Status,
+};
 use modelfaucet_schema::ids::{CredentialId, EpochId, GatewayId, HoldId, SessionId, UsageId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -48,7 +53,7 @@ impl modelfaucet_gateway::port::Ledger for InProcess {
                 route: begin.route,
                 provider: Some(begin.provider),
                 model: begin.model,
-                service_tier: ServiceTier::Standard,
+                service_tier: begin.service_tier,
             },
             min_bound: begin.min_bound,
             expires_in: begin.expires_in,
@@ -69,10 +74,54 @@ impl modelfaucet_gateway::port::Ledger for InProcess {
         .boxed()
     }
 
+    fn start(&self, request_id: &str, start: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
+        let request_id = request_id.to_owned();
+        let key = Some(attempt_key(start.hold_id, start.number));
+        let command = Command::StartAttempt(Box::new(domain::StartAttempt {
+            hold_id: start.hold_id,
+            gateway: start.gateway,
+            number: start.number,
+            ended: start.ended,
+            route: start.route,
+            provider: start.provider,
+            model: start.model,
+            service_tier: start.service_tier,
+            bound: start.bound,
+            min_bound: start.min_bound,
+            origin: start.origin,
+            credential: start.credential,
+        }));
+        let request = Request { caller: Caller::Gateway(start.session_id), command, key };
+        async move {
+            let outcome = self.0.submit(&request_id, request).await.map_err(refused)?;
+            match &outcome.recorded.event {
+                Event::AttemptStarted(started) => Ok(started.clone()),
+                other => Err(unexpected(other)),
+            }
+        }
+        .boxed()
+    }
+
+    fn mark(&self, request_id: &str, mark: MarkAttempt) -> BoxFuture<'_, Result<(), PortError>> {
+        let request_id = request_id.to_owned();
+        let command = Command::MarkAttempt(Box::new(domain::MarkAttempt {
+            hold_id: mark.hold_id,
+            gateway: mark.gateway,
+            number: mark.number,
+            bytes: mark.bytes,
+            usage: mark.usage,
+            counter: mark.counter,
+        }));
+        let request = Request { caller: Caller::Gateway(mark.session_id), command, key: None };
+        async move { self.0.submit(&request_id, request).await.map(drop).map_err(refused) }.boxed()
+    }
+
     fn end(&self, request_id: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {
         let request_id = request_id.to_owned();
         let ending = match end.ending {
-            Ending::Capture { usage, provider_request_id } => CallEnding::Capture { usage, provider_request_id },
+            Ending::Capture { usage, service_tier, served_model, provider_request_id } => {
+                CallEnding::Capture { usage, service_tier, served_model, provider_request_id }
+            }
             Ending::Release(reason) => CallEnding::Release(reason),
         };
         let command = domain::EndCall { hold_id: end.hold_id, ending, outcome: end.outcome };
@@ -268,13 +317,17 @@ impl Follower for Feed {
         left.clear();
         foreign.clear();
         for (id, hold) in state.holds.iter() {
-            let (Some(gateway), Some(session_id)) = (hold.gateway, hold.call.session_id) else { continue };
+            let (Some(gateway), Some(session_id), Some(sent)) = (hold.gateway, hold.call.session_id, &hold.sent) else {
+                continue;
+            };
             let hold = LeftHold {
                 hold_id: *id,
                 session_id,
-                amount: hold.amount,
-                provider: hold.call.provider.clone(),
-                model: hold.call.model.clone(),
+                call: hold.call.as_ref().clone(),
+                rate_card_id: hold.rate_card_id,
+                credential: sent.credential,
+                input: sent.input,
+                mark: sent.mark,
             };
             if gateway == self.gateway {
                 left.push(hold);
@@ -290,6 +343,16 @@ impl Follower for Feed {
                 let other = placed.dispatch.as_ref().map(|dispatch| dispatch.gateway).filter(|id| *id != self.gateway);
                 if let (Some(gateway), Some(hold)) = (other, LeftHold::of(placed)) {
                     self.foreign.lock().insert(placed.hold_id, (gateway, hold));
+                }
+            }
+            Event::AttemptStarted(event) => {
+                if let Some((_, hold)) = self.foreign.lock().get_mut(&event.hold_id) {
+                    hold.start(event);
+                }
+            }
+            Event::AttemptProgressed(event) => {
+                if let Some((_, hold)) = self.foreign.lock().get_mut(&event.hold_id) {
+                    hold.mark = Some(event.usage);
                 }
             }
             Event::HoldCaptured(event) => self.forget(event.hold_id),

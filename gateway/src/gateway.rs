@@ -5,36 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use modelfaucet_schema::event::{Attempt, AttemptError, Billed, CallOutcome, HoldPlaced, ReleaseReason};
-use modelfaucet_schema::ids::{HoldId, SessionId};
-use modelfaucet_schema::money::Money;
-use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::ids::HoldId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::answers::Answers;
 use crate::breaker::Breakers;
 use crate::limit::RateLimits;
+use crate::lost::LeftHold;
 use crate::options::Options;
-use crate::port::{EndCall, Ended, Ending, Ledger, PortError};
+use crate::port::{EndCall, Ended, Ledger, PortError};
 use crate::read_model::ReadModel;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::upstreams::{ProviderKeys, Upstreams};
-
-/// A hold that an earlier life of this gateway left open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftHold {
-    /// The hold.
-    pub hold_id: HoldId,
-    /// Its session.
-    pub session_id: SessionId,
-    /// What is held: the most that the call can have cost.
-    pub amount: Money,
-    /// The provider and the model that may have been called.
-    pub provider: modelfaucet_schema::account::Name,
-    /// See `provider`.
-    pub model: String,
-}
 
 /// The gateway. Cheap to clone.
 #[derive(Clone)]
@@ -85,42 +68,27 @@ impl Gateway {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Gives back the holds that an earlier life of this gateway left: whether their calls were made is not known, what they cost
-    /// is ours. Each ends once; a hold that has ended meanwhile stays as it is. Returns how many were given back.
+    /// Ends the holds that an earlier life of this gateway, or another gateway, has left: what their marks show is charged, the others
+    /// are given back. Each ends once; a hold that has ended meanwhile stays as it is. Returns how many were ended.
     pub async fn recover(&self, left: Vec<LeftHold>) -> usize {
-        let mut recovered = 0;
+        let (mut absorbed, mut charged) = (0_u64, 0_u64);
         for hold in left {
-            let attempt = Attempt {
-                provider: hold.provider,
-                model: hold.model,
-                started_at: Timestamp::now(),
-                first_byte_ms: None,
-                total_ms: None,
-                status: None,
-                error: Some(AttemptError::Lost),
-                billed: Billed::Unknown,
-                exposure: Some(hold.amount),
-            };
-            let end = EndCall {
-                hold_id: hold.hold_id,
-                session_id: hold.session_id,
-                ending: Ending::Release(ReleaseReason::Absorbed),
-                outcome: CallOutcome { attempts: vec![attempt], ..CallOutcome::default() },
-            };
+            let end = hold.end(self.shared.options.limits.lost, &self.shared.model);
             match self.end("recovery", end).await {
-                Ok(Ended::Released(..)) => recovered += 1,
-                Ok(_) => {}
+                Ok(Ended::Released(..)) => absorbed += 1,
+                Ok(Ended::Captured(..) | Ended::CapturedLate(..)) => charged += 1,
                 Err(error) => {
-                    tracing::error!(hold = %hold.hold_id, %error, "a hold could not be given back; it will expire");
+                    tracing::error!(hold = %hold.hold_id, %error, "the hold of a lost call could not be ended; it will expire");
                 }
             }
         }
-        if recovered > 0 {
-            tracing::warn!(recovered, "calls of an earlier life of this gateway were lost; their holds are given back");
-            metrics::counter!("gateway_recovered_total", "how" => "absorbed")
-                .increment(u64::try_from(recovered).unwrap_or(u64::MAX));
+        if absorbed + charged > 0 {
+            tracing::warn!(absorbed, charged, "the calls of a gateway that died were lost; their holds have ended");
+            for (how, count) in [("absorbed", absorbed), ("marked", charged)] {
+                metrics::counter!("gateway_recovered_total", "how" => how).increment(count);
+            }
         }
-        recovered
+        usize::try_from(absorbed + charged).unwrap_or(usize::MAX)
     }
 
     /// Ends a hold, however often that has to be tried; a refusal is final.
@@ -191,19 +159,5 @@ pub(crate) struct Running(Arc<Shared>, HoldId);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.lock().remove(&self.1);
-    }
-}
-
-/// A hold as recovery needs it.
-impl LeftHold {
-    /// The hold of an event, if a session pays for it.
-    pub fn of(placed: &HoldPlaced) -> Option<Self> {
-        Some(Self {
-            hold_id: placed.hold_id,
-            session_id: placed.call.session_id?,
-            amount: placed.amount,
-            provider: placed.call.provider.clone(),
-            model: placed.call.model.clone(),
-        })
     }
 }

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
-use modelfaucet_schema::event::{CredentialAdded, CredentialOwner, Endpoint, Mode, ModelRates, PriceRule, Route};
+use modelfaucet_schema::event::{
+    CredentialAdded, CredentialOwner, Endpoint, Mode, ModelRates, PriceRule, Route, ServiceTier,
+};
 use modelfaucet_schema::ids::{AppId, CredentialId, UserId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::Usage;
@@ -15,7 +17,7 @@ use crate::bound::Ask;
 use crate::breaker::Subject;
 use crate::error::CallError;
 use crate::read_model::{Policy, RateCard, ReadModel, asked_first};
-use crate::request::CallRequest;
+use crate::request::{AskedTier, CallRequest};
 use crate::usage::Convention;
 
 /// One place that a call may be sent to.
@@ -29,6 +31,8 @@ pub(crate) struct Target {
     pub(crate) model: String,
     /// The price list's entry; absent only where the provider's price is not ours.
     pub(crate) offer: Option<ModelRates>,
+    /// The service tiers that may serve it here and have a price.
+    pub(crate) tiers: Vec<ServiceTier>,
     /// Scheme, host and port; what is written down of the address.
     pub(crate) origin: Arc<str>,
     /// The key of a developer or user that it is called with; absent: the platform's.
@@ -57,23 +61,28 @@ impl Target {
         self.offer.as_ref().filter(|_| matches!(self.route, Route::Platform | Route::DeveloperKey))
     }
 
-    /// The most that a request can use here.
-    pub(crate) fn bound(&self, ask: Ask) -> Usage {
+    /// The dearest service tier that may serve a request here: what is held for.
+    pub(crate) fn dearest_tier(&self, ask: Ask) -> ServiceTier {
+        self.priced_by().map_or(ServiceTier::Standard, |offer| ask.dearest_tier(offer, &self.tiers))
+    }
+
+    /// The most that a request can use here, if a tier serves it.
+    pub(crate) fn bound_at(&self, ask: Ask, tier: ServiceTier) -> Usage {
         match self.priced_by() {
-            Some(offer) => ask.bound(offer),
+            Some(offer) => ask.bound_at(offer, tier),
             None => Usage::text(ask.input, ask.answers.saturating_mul(ask.cap)),
         }
     }
 
     /// The output cap that `granted` covers here; where only a fee is due, the one that was asked for.
     pub(crate) fn affordable(&self, ask: Ask, granted: Money, rule: &PriceRule) -> u64 {
-        self.priced_by().map_or(ask.cap, |offer| ask.affordable(granted, offer, rule))
+        self.priced_by().map_or(ask.cap, |offer| ask.affordable(granted, offer, &self.tiers, rule))
     }
 
-    /// What a usage costs the platform, rounded up; `None` where somebody else's key pays, or something has no price.
+    /// The most that a usage can cost the platform, rounded up; `None` where somebody else's key pays, or something has no price.
     pub(crate) fn cost(&self, usage: &Usage) -> Option<Money> {
         let offer = self.offer.as_ref().filter(|_| self.route == Route::Platform)?;
-        offer.exact_cost(usage).ok()?.round_up()
+        self.tiers.iter().filter_map(|tier| offer.exact_cost_at(*tier, usage).ok()?.round_up()).max()
     }
 }
 
@@ -169,22 +178,23 @@ impl Planner<'_> {
             (Some(offer), _) | (None, [offer]) => Some(offer.clone()),
             (None, _) => None,
         });
-        let offer = match (route, &card) {
-            (Route::DeveloperKey, Some(card)) => match listed {
-                Some(listed) if answers(&listed, request.endpoint) => Some(listed),
-                _ => Some(offer(card, request.endpoint, model)?.clone()),
-            },
-            _ => listed,
-        };
+        if route == Route::DeveloperKey {
+            match (&listed, &card) {
+                (Some(listed), _) => priced_for(listed, request)?,
+                (None, Some(card)) => drop(offer(card, request, model)?),
+                (None, None) => return Err(model_not_found()),
+            }
+        }
         Ok(Target {
             route,
             // What is priced is named as the price list names it.
-            provider: match (&offer, route) {
-                (Some(offer), Route::DeveloperKey) => offer.provider.clone(),
+            provider: match (&listed, route) {
+                (Some(listed), Route::DeveloperKey) => listed.provider.clone(),
                 _ => biller,
             },
             model: model.to_owned(),
-            offer,
+            tiers: listed.as_ref().map_or_else(Vec::new, |listed| tiers(listed, request.service_tier)),
+            offer: listed,
             origin: key.origin.as_str().into(),
             credential: Some(key.credential_id),
             convention: Convention::Inclusive,
@@ -213,10 +223,11 @@ impl Planner<'_> {
             }
         };
         require_allowed(policy, model)?;
-        let mut targets = vec![self.platform_target(offer(&card, request.endpoint, model)?)];
+        let tier = request.service_tier;
+        let mut targets = vec![self.platform_target(offer(&card, request, model)?, tier)];
         for model in &policy.fallback_models {
-            let Ok(offer) = offer(&card, request.endpoint, model) else { continue };
-            let target = self.platform_target(offer);
+            let Ok(offer) = offer(&card, request, model) else { continue };
+            let target = self.platform_target(offer, tier);
             if !targets.iter().any(|known| known.is_same_as(&target)) {
                 targets.push(target);
             }
@@ -224,12 +235,13 @@ impl Planner<'_> {
         Ok(targets)
     }
 
-    fn platform_target(self, offer: &ModelRates) -> Target {
+    fn platform_target(self, offer: &ModelRates, tier: AskedTier) -> Target {
         Target {
             route: Route::Platform,
             provider: offer.provider.clone(),
             model: offer.model.clone(),
             offer: Some(offer.clone()),
+            tiers: tiers(offer, tier),
             origin: Arc::clone(self.platform),
             credential: None,
             convention: Convention::Inclusive,
@@ -258,16 +270,29 @@ fn model_not_found() -> CallError {
 }
 
 /// The price list's one entry of a model for requests of this kind.
-fn offer<'a>(card: &'a RateCard, endpoint: Endpoint, model: &str) -> Result<&'a ModelRates, CallError> {
+fn offer<'a>(card: &'a RateCard, request: &CallRequest, model: &str) -> Result<&'a ModelRates, CallError> {
     match card.offers(model) {
         [] => Err(model_not_found()),
-        [offer] if !answers(offer, endpoint) => {
-            let message = "The model has no price for this kind of request.";
-            Err(CallError::invalid(404, "model_not_priced", message).param("model"))
-        }
-        [offer] => Ok(offer),
+        [offer] => priced_for(offer, request).map(|()| offer),
         _ => Err(CallError::malformed("model", "Several providers offer this model under one name.")),
     }
+}
+
+/// The offer prices requests of this kind.
+fn priced_for(offer: &ModelRates, request: &CallRequest) -> Result<(), CallError> {
+    let not_priced = |what, param| Err(CallError::invalid(404, "model_not_priced", what).param(param));
+    if !answers(offer, request.endpoint) {
+        return not_priced("The model has no price for this kind of request.", "model");
+    }
+    if offer.tables(request.service_tier.named()).is_none() {
+        return not_priced("The model has no price for this service tier.", "service_tier");
+    }
+    Ok(())
+}
+
+/// The service tiers that may serve a request and have a price.
+fn tiers(offer: &ModelRates, tier: AskedTier) -> Vec<ServiceTier> {
+    tier.open().iter().copied().filter(|tier| offer.tables(*tier).is_some()).collect()
 }
 
 /// Does a model answer such requests? One that does not say answers any.
@@ -352,6 +377,11 @@ mod tests {
             request["metadata"] = json!({ "route_mode": route });
             request
         };
+        let fast = |model| {
+            let mut request = chat(model);
+            request["service_tier"] = json!("priority");
+            request
+        };
         let policy = json!({ "models": ["a"], "fallback_models": ["b"] });
         for (policy, request, code, param) in [
             (json!({}), chat("unknown"), "model_not_found", "model"),
@@ -363,6 +393,7 @@ mod tests {
             (json!({}), with("byok"), "no_available_route", "metadata.route_mode"),
             (json!({}), with("developer_key"), "no_available_route", "metadata.route_mode"),
             (json!({}), with("local"), "no_available_route", "metadata.route_mode"),
+            (json!({}), fast("a"), "model_not_priced", "service_tier"),
         ] {
             assert_eq!(planned(&policy, &request), Err((code, param.to_owned())), "{request}");
         }

@@ -1,7 +1,7 @@
 //! Requests of apps: what we read of them, what we refuse, what goes upstream. Pure. The body is a list of raw members; all that
 //! we do not know passes as it came.
 
-use modelfaucet_schema::event::{Endpoint, Route};
+use modelfaucet_schema::event::{Endpoint, Route, ServiceTier};
 use modelfaucet_schema::http::depth_within;
 use serde::Deserialize;
 use serde_json::Value;
@@ -81,17 +81,8 @@ const ROUTER_CONTROLS: &[&str] = &[
 /// The same by their beginning.
 const ROUTER_PREFIXES: &[&str] = &["aws_", "azure_", "litellm_", "vertex_", "watsonx_", "cost_per_"];
 /// Members that change what a call costs in a way that the rate card has no price for.
-const COST_CHANGERS: &[&str] = &[
-    "audio",
-    "background",
-    "best_of",
-    "inference_geo",
-    "modalities",
-    "prediction",
-    "service_tier",
-    "speed",
-    "web_search_options",
-];
+const COST_CHANGERS: &[&str] =
+    &["audio", "background", "best_of", "inference_geo", "modalities", "prediction", "speed", "web_search_options"];
 /// Members that put input before the model that we cannot see.
 const HIDDEN_INPUT: &[&str] = &["conversation", "context_management", "previous_response_id", "prompt"];
 
@@ -116,8 +107,44 @@ pub(crate) struct CallRequest {
     pub(crate) input_bound: u64,
     /// What the input probably comes to: for estimates.
     pub(crate) input_estimate: u64,
+    /// The service tier that it asks for.
+    pub(crate) service_tier: AskedTier,
     answers: u64,
     cap: Option<u64>,
+}
+
+/// What a request says about how fast it is to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedTier {
+    /// Nothing, or `default`: as everybody is served.
+    Standard,
+    /// `auto`: as the provider likes.
+    Auto,
+    /// `flex`.
+    Flex,
+    /// `priority`.
+    Priority,
+}
+
+impl AskedTier {
+    /// The tiers that may serve it. A provider may serve another tier than it was asked for, so the standard one is always among them.
+    pub(crate) const fn open(self) -> &'static [ServiceTier] {
+        match self {
+            Self::Standard => &[ServiceTier::Standard],
+            Self::Auto => &[ServiceTier::Standard, ServiceTier::Flex, ServiceTier::Priority],
+            Self::Flex => &[ServiceTier::Flex, ServiceTier::Standard],
+            Self::Priority => &[ServiceTier::Priority, ServiceTier::Standard],
+        }
+    }
+
+    /// The tier that it names and that must have a price; and the one of an answer that names none.
+    pub(crate) const fn named(self) -> ServiceTier {
+        match self {
+            Self::Standard | Self::Auto => ServiceTier::Standard,
+            Self::Flex => ServiceTier::Flex,
+            Self::Priority => ServiceTier::Priority,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -159,6 +186,7 @@ pub(crate) fn read(endpoint: Endpoint, body: &[u8]) -> Result<CallRequest, CallE
         route_preference,
         input_bound: input.bound(),
         input_estimate: input.estimate(),
+        service_tier: service_tier(&members)?,
         answers: answers(endpoint, &members)?,
         cap: cap(endpoint, &members)?,
     })
@@ -180,7 +208,6 @@ fn refuse_controls(endpoint: Endpoint, members: &Members<'_>) -> Result<(), Call
         let harmless = match *name {
             "background" => text == "false",
             "modalities" => text.split_whitespace().collect::<String>() == r#"["text"]"#,
-            "service_tier" => matches!(text, r#""auto""# | r#""default""#),
             "best_of" => text == "1",
             _ => false,
         };
@@ -243,6 +270,17 @@ fn text_of(name: &str, value: Option<Value>) -> Result<Option<String>, CallError
         Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
         None | Some(Value::Null | Value::String(_)) => Ok(None),
         Some(_) => Err(CallError::malformed(name, format!("`{name}` must be a text."))),
+    }
+}
+
+fn service_tier(members: &Members<'_>) -> Result<AskedTier, CallError> {
+    let asked: Option<String> = optional(members, "service_tier")?;
+    match asked.as_deref() {
+        None | Some("default") => Ok(AskedTier::Standard),
+        Some("auto") => Ok(AskedTier::Auto),
+        Some("flex") => Ok(AskedTier::Flex),
+        Some("priority") => Ok(AskedTier::Priority),
+        Some(_) => Err(CallError::unsupported("service_tier")),
     }
 }
 
@@ -453,7 +491,8 @@ mod tests {
             ("input_cost_per_token", json!(0), "unsupported_parameter input_cost_per_token"),
             ("aws_access_key_id", json!("x"), "unsupported_parameter aws_access_key_id"),
             ("mock_response", json!("free"), "unsupported_parameter mock_response"),
-            ("service_tier", json!("priority"), "unsupported_parameter service_tier"),
+            ("service_tier", json!("scale"), "unsupported_parameter service_tier"),
+            ("service_tier", json!(1), "invalid_request service_tier"),
             ("modalities", json!(["text", "audio"]), "unsupported_parameter modalities"),
             ("web_search_options", json!({}), "unsupported_parameter web_search_options"),
             ("speed", json!("fast"), "unsupported_parameter speed"),
@@ -478,6 +517,7 @@ mod tests {
             ("response_format", json!({ "type": "json_object" })),
             ("invented_next_year", json!({ "a": [1] })),
             ("service_tier", json!("default")),
+            ("service_tier", json!("priority")),
             ("user", json!("u")),
             ("stream", Value::Null),
         ] {

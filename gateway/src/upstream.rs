@@ -63,9 +63,11 @@ pub enum UpstreamError {
 /// What may be tried after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// Nothing: it would fail again.
+    /// Nothing: it would fail again, wherever it goes.
     Never,
-    /// Another try; at the earliest after so long, if the provider said so.
+    /// Another target only: this one would fail again.
+    Elsewhere,
+    /// Another try, here or at another target; at the earliest after so long, if the provider said so.
     After(Option<Duration>),
     /// Another try only where a feature allows it: the first one may be billed.
     IfAllowed,
@@ -330,7 +332,7 @@ impl Failure {
         match (self.status, self.retry) {
             (Some(401 | 403), _) => Verdict::KeyRefused,
             (Some(429), Retry::After(Some(wait))) => Verdict::Cool(wait),
-            (_, Retry::Never) if self.error == AttemptError::Status => Verdict::Good,
+            (_, Retry::Never) if matches!(self.error, AttemptError::Status | AttemptError::ClientGone) => Verdict::Good,
             _ => Verdict::Bad,
         }
     }
@@ -339,7 +341,7 @@ impl Failure {
     pub(crate) fn no_key() -> Self {
         let message = "The provider key of this call cannot be used.";
         let answer = CallError::invalid(400, "no_available_route", message);
-        Self { retry: Retry::Never, answer, ..Self::not_sent() }
+        Self { retry: Retry::Elsewhere, answer, ..Self::not_sent() }
     }
 
     /// The guard refused the address: nothing was sent, and nothing else is tried instead.
@@ -405,6 +407,18 @@ impl Failure {
         }
     }
 
+    /// The client left before the first byte, and the request was cut.
+    pub(crate) fn client_gone() -> Self {
+        Self {
+            status: None,
+            error: AttemptError::ClientGone,
+            billed: Billed::Unknown,
+            retry: Retry::Never,
+            release: ReleaseReason::Absorbed,
+            answer: CallError::internal(),
+        }
+    }
+
     /// A success that is none.
     pub(crate) fn malformed(status: u16, message: &str) -> Self {
         Self {
@@ -446,7 +460,7 @@ impl Failure {
                     "upstream_error",
                     "The provider does not accept the key that it was called with.",
                 );
-                (Retry::Never, ReleaseReason::Rejected, Billed::No, answer.should_retry(false))
+                (Retry::Elsewhere, ReleaseReason::Rejected, Billed::No, answer.should_retry(false))
             }
             429 | 503 | 529 => {
                 let seconds = wait.map_or(1, |wait| u32::try_from(wait.as_secs()).unwrap_or(60).max(1));
@@ -475,14 +489,15 @@ mod tests {
     #[test]
     fn a_status_says_what_becomes_of_hold_and_client() {
         let never = Retry::Never;
+        let elsewhere = Retry::Elsewhere;
         let again = Retry::After(None);
         for (status, retry, release, shown, code) in [
             (400, never, ReleaseReason::Rejected, 400, "invalid_request"),
             (404, never, ReleaseReason::Rejected, 404, "model_not_found"),
             (413, never, ReleaseReason::Rejected, 413, "request_too_large"),
             (422, never, ReleaseReason::Rejected, 422, "invalid_request"),
-            (401, never, ReleaseReason::Rejected, 502, "provider_auth_failed"),
-            (403, never, ReleaseReason::Rejected, 502, "provider_auth_failed"),
+            (401, elsewhere, ReleaseReason::Rejected, 502, "provider_auth_failed"),
+            (403, elsewhere, ReleaseReason::Rejected, 502, "provider_auth_failed"),
             (429, again, ReleaseReason::Rejected, 503, "provider_overloaded"),
             (503, again, ReleaseReason::Rejected, 503, "provider_overloaded"),
             (529, again, ReleaseReason::Rejected, 503, "provider_overloaded"),

@@ -18,15 +18,15 @@ use http_body_util::BodyExt as _;
 use modelfaucet_gateway::guard::{Answers, GuardedClient, Lookup, Policy};
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
 use modelfaucet_gateway::port::{
-    BeginCall, Begun, EndCall, Ended, Ending, KeyUnavailable, KeyVault, Ledger, LocalUsage, PortError, Reported,
-    SealedKey,
+    BeginCall, Begun, EndCall, Ended, Ending, KeyUnavailable, KeyVault, Ledger, LocalUsage, MarkAttempt, PortError,
+    Reported, SealedKey, StartAttempt,
 };
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{Book, router as provider};
 use modelfaucet_gateway::{Gateway, ProviderKeys, http::router};
 use modelfaucet_schema::event::{
-    Balance, Call, CredentialAdded, CredentialOwner, HoldPlaced, HoldReleased, KeyProvider, ModelRates, PriceRule,
-    RateCardId, ReleaseReason, Route, ServiceTier,
+    AttemptStarted, Balance, Call, CredentialAdded, CredentialOwner, DisconnectPolicy, HoldPlaced, HoldReleased,
+    KeyProvider, ModelRates, PriceRule, RateCardId, ReleaseReason, Route, ServiceTier,
 };
 use modelfaucet_schema::http::observe;
 use modelfaucet_schema::ids::{
@@ -56,6 +56,7 @@ const USER: UserId = UserId(Uuid::from_u128(4));
 #[derive(Default)]
 struct Fake {
     begun: Mutex<Vec<BeginCall>>,
+    started: Mutex<Vec<StartAttempt>>,
     ended: Mutex<Vec<EndCall>>,
 }
 
@@ -88,6 +89,40 @@ impl Ledger for Fake {
         };
         self.begun.lock().push(begin);
         async move { Ok(Begun { placed, position: Position(8), replayed: false }) }.boxed()
+    }
+
+    fn start(&self, _: &str, start: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
+        let begun = self.begun.lock().iter().find(|begin| begin.hold_id == start.hold_id).cloned().unwrap();
+        let started = AttemptStarted {
+            hold_id: start.hold_id,
+            wallet_id: WalletId(Uuid::from_u128(1)),
+            number: start.number,
+            ended: start.ended.clone(),
+            call: Call {
+                app_id: APP,
+                session_id: Some(begun.session_id),
+                feature_key: None,
+                route: start.route,
+                provider: start.provider.clone(),
+                model: start.model.clone(),
+                service_tier: ServiceTier::Standard,
+            },
+            bound: start.bound,
+            origin: start.origin.clone(),
+            credential: start.credential,
+            disconnect: DisconnectPolicy::Drain,
+            policy_version: 1,
+            requested: Money::from_units(1_000),
+            replaced: Money::from_units(1_000),
+            amount: Money::from_units(1_000),
+            balance: Balance::default(),
+        };
+        self.started.lock().push(start);
+        async move { Ok(started) }.boxed()
+    }
+
+    fn mark(&self, _: &str, _: MarkAttempt) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn end(&self, _: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {
@@ -341,7 +376,7 @@ async fn a_key_goes_to_its_own_address_and_the_platforms_never_does() {
     let sealed = SealedKey { credential_id: key.credential_id, owner: USERS, origin: key.origin };
     assert_eq!(*world.vault.opened.lock(), [sealed], "opened for its own place");
     let begun = world.fake.begun.lock()[0].clone();
-    assert_eq!((begun.route, begun.dispatch.credential_id), (Route::Byok, Some(key.credential_id)));
+    assert_eq!((begun.route, begun.dispatch.credential), (Route::Byok, Some(key.credential_id)));
     assert!(!format!("{begun:?} {:?}", world.fake.ended.lock()).contains(CANARY));
     // The platform's calls go elsewhere.
     assert_eq!(world.call("platform").await.0, 200);
@@ -528,4 +563,36 @@ async fn a_disabled_key_and_a_missing_vault_are_no_route() {
     assert_eq!(world.call("byok").await, (400, "no_available_route".to_owned()));
     assert!(world.fake.begun.lock().is_empty(), "refused before a hold");
     assert_eq!(outside.count(), 0);
+}
+
+/// The same key, whose calls the platform may make when it fails.
+fn with_fallback(key: CredentialAdded) -> CredentialAdded {
+    CredentialAdded { credential_id: CredentialId::generate(), fallback_to_platform: true, ..key }
+}
+
+#[tokio::test]
+async fn the_platform_answers_for_a_key_that_fails_where_that_is_allowed() {
+    for (code, reason) in [("401 Unauthorized", "its key is refused"), ("503 Service Unavailable", "it is overloaded")]
+    {
+        let outside = listener(status(code, "{}")).await;
+        let world = world(Script::default(), &[], &[&outside]).await;
+        let key = with_fallback(world.add(USERS, Some(&outside.url())));
+        world.model.take_in(&key.clone().into());
+        let (status, body) = world.send(&chat("byok")).await;
+        assert_eq!(status, 200, "{reason}: {body}");
+        let started = world.fake.started.lock().last().cloned().unwrap();
+        assert_eq!((started.route, started.credential), (Route::Platform, None), "{reason}");
+        assert_eq!((started.ended.route, started.ended.credential), (Route::Byok, Some(key.credential_id)), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn the_guard_is_not_fallen_back_around() {
+    let inside = listener(completion()).await;
+    let script = Script::default().with("private.test", &[&["127.0.0.1"]]);
+    let world = world(script, &[inside.port], &[]).await;
+    let key = with_fallback(world.add(USERS, Some(&format!("https://private.test:{}/v1", inside.port))));
+    world.model.take_in(&key.into());
+    assert_eq!(world.call("byok").await, (400, "no_available_route".to_owned()));
+    assert_eq!((inside.count(), world.fake.started.lock().len()), (0, 0));
 }

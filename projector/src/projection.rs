@@ -92,5 +92,6 @@ pub fn all() -> Vec<Box<dyn Projection>> {
         Box::new(crate::freezes::Freezes),
         Box::new(crate::credentials::Credentials),
         Box::new(crate::reconciliation::Reconciliation),
+        Box::new(crate::attempts::Attempts),
     ]
 }

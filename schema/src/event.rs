@@ -1,9 +1,11 @@
 //! Events: what happened, immutable. Each has a name, a version and a stored form (JSON bytes) that is kept readable forever;
 //! `schema/events/NAME.vN.json` holds one golden example per version.
 
+mod attempt;
 mod call;
 mod catalogue;
 mod credential;
+mod disconnect;
 mod freeze;
 mod model_rates;
 mod money;
@@ -12,9 +14,11 @@ mod session;
 
 use serde::{Deserialize, Serialize};
 
+pub use attempt::*;
 pub use call::*;
 pub use catalogue::*;
 pub use credential::*;
+pub use disconnect::*;
 pub use freeze::*;
 pub use model_rates::*;
 pub use money::*;
@@ -105,6 +109,9 @@ events! {
     HoldExpired = 1,
     LateUsageCaptured = 1,
     UsageRecorded = 1,
+    AttemptStarted = 1,
+    AttemptProgressed = 1,
+    DisconnectPolicySet = 1,
     Frozen = 1,
     Thawed = 1,
     CredentialAdded = 1,
@@ -144,7 +151,9 @@ impl Event {
             Self::UsageRecorded(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::CredentialAdded(event) => (StreamKind::Credential, event.credential_id.0),
             Self::CredentialDisabled(event) => (StreamKind::Credential, event.credential_id.0),
-            Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
+            Self::AttemptStarted(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::AttemptProgressed(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::DisconnectPolicySet(_) | Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
         };
         StreamId::new(kind, id)
     }
@@ -178,6 +187,7 @@ impl Event {
             Self::HoldExpired(event) => Some((event.wallet_id, event.balance)),
             Self::LateUsageCaptured(event) => Some((event.wallet_id, event.balance)),
             Self::UsageRecorded(event) => Some((event.wallet_id, event.balance)),
+            Self::AttemptStarted(event) => Some((event.wallet_id, event.balance)),
             _ => None,
         }
     }

@@ -35,9 +35,10 @@ pub struct Spend {
 }
 
 impl Spend {
-    /// What is left of a limit; never negative.
-    fn left(self, limit: Money) -> Money {
-        let used = self.spent.checked_add(self.held).unwrap_or(Money::MAX);
+    /// What is left of a limit if so much of what is held were free; never negative.
+    fn left(self, limit: Money, freed: Money) -> Money {
+        let held = self.held.checked_sub(freed).unwrap_or(Money::ZERO).max(Money::ZERO);
+        let used = self.spent.checked_add(held).unwrap_or(Money::MAX);
         limit.checked_sub(used).unwrap_or(Money::ZERO).max(Money::ZERO)
     }
 
@@ -65,11 +66,11 @@ pub(super) fn of_policy(policy: &Map<String, Value>) -> Result<Option<Money>, Re
     }
 }
 
-/// What is left of a feature's budget; `None` where it has none.
-pub(super) fn of_feature(state: &State, feature: Option<&Feature>) -> Option<Money> {
+/// What is left of a feature's budget if so much of what is held were free; `None` where it has none.
+pub(super) fn of_feature(state: &State, feature: Option<&Feature>, freed: Money) -> Option<Money> {
     let feature = feature?;
     let limit = feature.budget_limit?;
-    Some(state.spend.get(&BudgetOf::Feature(feature.feature_id)).copied().unwrap_or_default().left(limit))
+    Some(state.spend.get(&BudgetOf::Feature(feature.feature_id)).copied().unwrap_or_default().left(limit, freed))
 }
 
 /// `required` fits into what is left.
@@ -83,20 +84,20 @@ pub(super) fn require(left: Option<Money>, required: Money) -> Result<(), Reject
     }
 }
 
-/// A call of this usage fits into the budget of the key that makes it.
+/// A call that costs so much fits into the budget of the key that makes it, if so much of what is held were free.
 ///
 /// # Errors
 /// [`Rejection::BudgetExceeded`]; [`Rejection::BudgetNotPriced`] where the key has a budget and the model no price.
 pub(super) fn require_of_credential(
     state: &State,
-    id: CredentialId,
-    limit: Option<Money>,
+    (id, limit): (CredentialId, Option<Money>),
     cost: Option<Money>,
+    freed: Money,
 ) -> Result<(), Rejection> {
     let Some(limit) = limit else { return Ok(()) };
     let cost = cost.ok_or(Rejection::BudgetNotPriced)?;
     let spend = state.spend.get(&BudgetOf::Credential(id)).copied().unwrap_or_default();
-    require(Some(spend.left(limit)), cost)
+    require(Some(spend.left(limit, freed)), cost)
 }
 
 /// What a usage costs at the provider by a rate card, rounded up: by the offer of the call's provider, else by the only one that there is.

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use modelfaucet_schema::event::{Call, Event, FeatureDefined, HoldPlaced, Rating, Recorded, Status};
+use modelfaucet_schema::event::{Call, Event, FeatureDefined, RateCardId, Rating, Recorded, Status};
 use modelfaucet_schema::ids::{CredentialId, FeatureId};
 use modelfaucet_schema::money::Money;
+use modelfaucet_schema::usage::Usage;
 
 use super::{
-    App, BudgetOf, Credential, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, Spend, State,
-    Wallet, budget,
+    App, BudgetOf, Credential, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Sent, Session, Spend,
+    State, Wallet, budget,
 };
 
 impl State {
@@ -119,10 +120,36 @@ impl State {
                     expires_at: event.expires_at,
                     gateway: event.dispatch.as_ref().map(|dispatch| dispatch.gateway),
                     feature_id: self.feature_of(&event.call),
-                    credential: self.reserve(event),
+                    credential: event.dispatch.as_ref().and_then(|dispatch| {
+                        self.reserve(event.rate_card_id, &event.call, dispatch.credential, &dispatch.bound)
+                    }),
+                    sent: event.dispatch.as_ref().map(|dispatch| Box::new(Sent::of(dispatch))),
                 };
                 self.hold_budgets(&hold);
                 self.holds.set(event.hold_id, hold);
+            }
+            Event::AttemptStarted(event) => {
+                if let Some(mut hold) = self.holds.get(&event.hold_id).cloned() {
+                    self.free_budgets(&hold);
+                    hold.amount = event.amount;
+                    hold.call = Arc::new(event.call.clone());
+                    hold.credential = self.reserve(hold.rate_card_id, &event.call, event.credential, &event.bound);
+                    if let Some(sent) = &mut hold.sent {
+                        sent.attempts.push(event.ended.clone());
+                        (sent.credential, sent.mark) = (event.credential, None);
+                    }
+                    self.hold_budgets(&hold);
+                    self.holds.set(event.hold_id, hold);
+                }
+            }
+            Event::AttemptProgressed(event) => self.holds.change(&event.hold_id, |hold| {
+                if let Some(sent) = &mut hold.sent {
+                    sent.mark = Some(event.usage);
+                }
+            }),
+            Event::DisconnectPolicySet(event) => {
+                self.disconnect_policies.set((event.provider.clone(), event.endpoint, event.route), event.policy);
+                self.disconnect_version.set((), event.version);
             }
             Event::HoldCaptured(event) => {
                 if let Some(hold) = self.holds.remove(&event.hold_id) {
@@ -178,12 +205,17 @@ impl State {
         self.features.get(&(call.app_id, key.clone())).map(|feature| feature.feature_id)
     }
 
-    /// What a hold sets aside of the budget of its key.
-    fn reserve(&self, placed: &HoldPlaced) -> Option<(CredentialId, Money)> {
-        let dispatch = placed.dispatch.as_ref()?;
-        let credential = dispatch.credential_id?;
-        let card = self.cards.get(&placed.rate_card_id);
-        let cost = card.and_then(|card| budget::cost(card, &placed.call, placed.call.service_tier, &dispatch.bound));
+    /// What an attempt sets aside of the budget of its key.
+    fn reserve(
+        &self,
+        card: RateCardId,
+        call: &Call,
+        credential: Option<CredentialId>,
+        bound: &Usage,
+    ) -> Option<(CredentialId, Money)> {
+        let credential = credential?;
+        let card = self.cards.get(&card);
+        let cost = card.and_then(|card| budget::cost(card, call, call.service_tier, bound));
         Some((credential, cost.unwrap_or(Money::ZERO)))
     }
 

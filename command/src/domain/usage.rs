@@ -84,7 +84,7 @@ pub(super) fn record(context: Context<'_>, command: &Command) -> Result<Vec<Even
     context.require_past(*occurred_at)?;
     let quote = quote(context, &payment, call)?;
     let price = rating::price(call.route, quote.offer, call.service_tier, usage, &quote.rule, Rounding::Charge)?;
-    budget::require(budget::of_feature(context.state, quote.feature), price.retail)?;
+    budget::require(budget::of_feature(context.state, quote.feature, Money::ZERO), price.retail)?;
     let payable = payment.wallet.spendable();
     if price.retail > payable && *on_shortfall == OnShortfall::Refuse {
         return Err(cannot_pay(payment.wallet, price.retail));
@@ -119,6 +119,7 @@ pub(super) fn rating(
         price_rule,
         usage: *usage,
         service_tier,
+        served_model: None,
         exact_cost: price.exact_cost,
         upstream: price.upstream,
         retail: price.retail,

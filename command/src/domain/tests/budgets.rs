@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::calls::{begin_on, captured, end_of};
 use super::*;
-use crate::domain::{BudgetOf, CallEnding, FeaturePatch, Spend};
+use crate::domain::{BudgetOf, CallEnding, FeaturePatch, Spend, StartAttempt};
 
 fn key(number: u128) -> CredentialId {
     CredentialId(Uuid::from_u128(number))
@@ -211,4 +211,76 @@ fn a_limit_that_is_set_later_counts_what_was_spent_before() {
         .and([change(json!({})).into()])
         .when(use_it(50))
         .then(["UsageRecorded"]);
+}
+
+/// The second attempt of a call, elsewhere.
+fn start(call: &CallRequest, credential: Option<u128>, tokens: u64) -> Step {
+    let Step::Command(_, Command::BeginCall(begun)) = byok(HOLD, 1, 1) else { unreachable!() };
+    let ended = modelfaucet_schema::event::Attempt {
+        route: Route::Byok,
+        provider: provider(),
+        model: "dollar".into(),
+        credential: Some(key(1)),
+        started_at: Timestamp::from_micros(1),
+        first_byte_ms: None,
+        total_ms: None,
+        status: Some(500),
+        error: None,
+        billed: modelfaucet_schema::event::Billed::Unknown,
+        exposure: None,
+    };
+    let start = StartAttempt {
+        hold_id: HOLD,
+        gateway: begun.dispatch.gateway,
+        number: 2,
+        ended,
+        route: call.route,
+        provider: provider(),
+        model: call.model.clone(),
+        service_tier: ServiceTier::Standard,
+        bound: Usage::text(0, tokens),
+        min_bound: Usage::text(0, tokens),
+        origin: "https://elsewhere.example".into(),
+        credential: credential.map(key),
+    };
+    by(Caller::Gateway(SESSION), Command::StartAttempt(Box::new(start)))
+}
+
+#[test]
+fn an_attempt_elsewhere_frees_the_budget_of_the_key_before() {
+    let world = || given([granted("100"), add_limited(1, "10"), add_limited(2, "3"), byok(HOLD, 1, 8)]);
+    let then = world().when(start(&own(Route::Platform, "dollar"), None, 8)).then(["AttemptStarted"]);
+    assert_eq!(spend_of_key(&then.next()), Spend::default());
+    // The same key again has its own budget to itself; another one has its own limit, and must be one's own.
+    let then = world().when(start(&own(Route::Byok, "dollar"), Some(1), 10)).then(["AttemptStarted"]);
+    assert_eq!(spend_of_key(&then.next()), spend("0", "10"));
+    world().when(start(&own(Route::Byok, "dollar"), Some(1), 11)).then_refused("budget_exceeded");
+    world().when(start(&own(Route::Byok, "dollar"), Some(2), 4)).then_refused("budget_exceeded");
+    world().when(start(&own(Route::Byok, "dollar"), Some(9), 1)).then_refused("no_available_route");
+    world().when(start(&own(Route::Platform, "dollar"), Some(1), 1)).then_refused("no_available_route");
+    let world = world().and([start(&own(Route::Byok, "dollar"), Some(2), 3)]);
+    assert_eq!(spend_of_key(&world), Spend::default());
+    let world = world.and([end(HOLD, captured(Usage::text(0, 2)))]);
+    let second = world.state.spend.get(&BudgetOf::Credential(key(2))).copied();
+    assert_eq!(second, Some(spend("2", "0")), "what was used counts against the key that answered");
+}
+
+#[test]
+fn an_attempt_elsewhere_has_the_features_budget_to_itself() {
+    let feature = |tokens, number| {
+        let usage = Usage::text(0, tokens);
+        let call = CallRequest { feature_key: Some("limited".into()), ..own(Route::Byok, "dollar") };
+        begin_on(HOLD, call, Some(key(number)), usage, usage)
+    };
+    let world = || {
+        given([
+            granted("100"),
+            limited_feature(&json!({ "budget_limit_usd": "10" })).into(),
+            credentials::add_number(1),
+            feature(5, 1),
+        ])
+    };
+    let platform = own(Route::Platform, "dollar");
+    world().when(start(&platform, None, 11)).then_refused("budget_exceeded");
+    world().when(start(&platform, None, 10)).then(["AttemptStarted"]).wallet("100", "0", "10");
 }

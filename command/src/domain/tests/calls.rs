@@ -26,8 +26,9 @@ pub(super) fn begin_on(
         epoch: EpochId(Uuid::from_u128(0x6b)),
         endpoint: Endpoint::ChatCompletions,
         bound,
+        input: Some(2),
         origin: "http://127.0.0.1:4000".into(),
-        credential_id,
+        credential: credential_id,
         disconnect: DisconnectPolicy::Drain,
         policy_version: 1,
     };
@@ -46,7 +47,12 @@ pub(super) fn end_of(hold_id: HoldId, caller: Caller, ending: CallEnding) -> Ste
 }
 
 pub(super) fn captured(usage: Usage) -> CallEnding {
-    CallEnding::Capture { usage, provider_request_id: Some("chatcmpl-1".into()) }
+    CallEnding::Capture {
+        usage,
+        service_tier: None,
+        served_model: None,
+        provider_request_id: Some("chatcmpl-1".into()),
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use modelfaucet_schema::log::Head;
 
 use super::super::AppPatch;
 use super::super::credential::{key_provider, masked};
+use super::attempts::{begin, set, start};
 use super::*;
 use crate::writer::core::{Core, Step as Plan, Submission};
 
@@ -48,6 +49,7 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
     let disabled = change_app(AppPatch { status: Some(Status::Disabled), ..AppPatch::default() });
     let server = change_app(AppPatch { session_opening: Some(SessionOpening::Server), ..AppPatch::default() });
     let unknown = Uuid::from_u128(0xdead);
+    let dollar_call = Usage::text(2, 8);
     let late = given_nothing().now.plus(Duration::from_secs(61));
     let future = Command::CaptureHold {
         hold_id: HOLD,
@@ -103,6 +105,8 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         ("invalid_rate_card", vec![], activate(vec![]).into()),
         ("invalid_request", vec![], short.into()),
         ("invalid_request", vec![hold_of(HOLD, "0").into()], future.into()),
+        ("attempt_out_of_order", vec![granted("20"), begin(dollar_call)], start(3, "dollar", dollar_call)),
+        ("invalid_request", vec![], set(Route::Local).into()),
         ("invalid_request", vec![], by(Caller::Session(SESSION), credentials::disable(CredentialId(unknown)))),
         ("invalid_request", vec![], credentials::disable(CredentialId(unknown)).into()),
         ("invalid_request", vec![], credentials::add_with(|added| added.priority = 0)),
