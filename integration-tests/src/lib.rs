@@ -6,5 +6,6 @@ pub mod database;
 pub mod history;
 pub mod judge;
 pub mod process;
+pub mod provider;
 pub mod sim;
 pub mod traffic;

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use modelfaucet_schema::event::{Attempt, AttemptError, Billed, DisconnectPolicy};
+use modelfaucet_schema::event::{Attempt, Billed, DisconnectPolicy};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::usage::Usage;
@@ -207,10 +207,7 @@ impl<'a> Call<'a> {
 
     /// The most that a failed attempt can have cost: its input, if it was sent and not refused.
     fn exposure(&self, failure: &Failure) -> Option<Money> {
-        if failure.billed == Billed::No || failure.error == AttemptError::Status {
-            return None;
-        }
-        self.input_cost()
+        if failure.billed == Billed::No { None } else { self.input_cost() }
     }
 
     /// What the input costs the platform at the target of the attempt that runs.
