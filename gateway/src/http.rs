@@ -176,7 +176,12 @@ async fn prepare(
     let body: Bytes = body?;
     let request = request::read(endpoint, &body)?;
     let session = session(gateway, token).await?;
-    let planner = Planner { model: &gateway.shared.model, app: session.app_id, platform: &gateway.shared.origin };
+    let planner = Planner {
+        model: &gateway.shared.model,
+        app: session.app_id,
+        user: session.user_id,
+        platform: &gateway.shared.origin,
+    };
     let feature_key = request.feature_key.clone().or(session.feature_key.as_deref().map(str::to_owned));
     let policy = match &feature_key {
         None => Arc::new(Policy::default()),

@@ -36,3 +36,4 @@ pub use answers::{KeptAnswers, Sealer};
 pub use gateway::{Gateway, recover};
 pub use lost::LeftHold;
 pub use upstream::{UpstreamError, use_ring};
+pub use upstreams::ProviderKeys;

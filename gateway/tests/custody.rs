@@ -26,7 +26,9 @@ use modelfaucet_schema::event::{
     ModelRates, PriceRule, RateCardId, Rating, ReleaseReason, ServiceTier,
 };
 use modelfaucet_schema::http::observe;
-use modelfaucet_schema::ids::{AppId, EpochId, FeatureId, GatewayId, HoldId, Position, SessionId, WalletId};
+use modelfaucet_schema::ids::{
+    AppId, CredentialId, EpochId, FeatureId, GatewayId, HoldId, Position, SessionId, UserId, WalletId,
+};
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::{ExactCost, Rate};
 use modelfaucet_schema::time::Timestamp;
@@ -219,6 +221,10 @@ impl Ledger for Fake {
         async { Ok(None) }.boxed()
     }
 
+    fn suspend(&self, _: &str, _: SessionId, _: CredentialId) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn catch_up(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
@@ -250,6 +256,7 @@ async fn world() -> World {
     let session = Session {
         session_id: SessionId(Uuid::from_u128(4)),
         app_id: AppId(Uuid::from_u128(2)),
+        user_id: UserId(Uuid::from_u128(3)),
         wallet_id: wallet(),
         feature_key: None,
         expires_at: Timestamp::now().plus(Duration::from_secs(600)),
@@ -272,7 +279,7 @@ async fn world() -> World {
         kept_answers: None,
     };
     let fake = Arc::new(Fake::default());
-    let gateway = Gateway::new(options, fake.clone(), model).unwrap();
+    let gateway = Gateway::new(options, fake.clone(), model, None).unwrap();
     let router = Router::from(router(gateway.clone())).layer(from_fn(|request, next| observe("test", request, next)));
     World { fake, gateway, router }
 }

@@ -15,7 +15,7 @@ use modelfaucet_gateway::port::{
 use modelfaucet_gateway::read_model::ReadModel;
 use modelfaucet_schema::event::{AttemptStarted, Event, KeyUse};
 use modelfaucet_schema::http::REQUEST_ID;
-use modelfaucet_schema::ids::{GatewayId, HoldId, SessionId};
+use modelfaucet_schema::ids::{CredentialId, GatewayId, HoldId, SessionId};
 use modelfaucet_schema::token::short_hash;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use url::Url;
 use uuid::Uuid;
 
-use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, USAGE};
+use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPEND, Suspend, USAGE};
 
 /// How long one request may take: as long as the command side's own.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -301,6 +301,16 @@ impl Ledger for Remote {
     fn ending(&self, session: SessionId, hold: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>> {
         let path = format!("{CALLS}/{hold}/ending");
         async move { self.ask(self.request(Method::GET, &path, "").query(&[("session", session)])).await }.boxed()
+    }
+
+    fn suspend(
+        &self,
+        request_id: &str,
+        session_id: SessionId,
+        credential_id: CredentialId,
+    ) -> BoxFuture<'_, Result<(), PortError>> {
+        let request_id = request_id.to_owned();
+        async move { self.post(SUSPEND, &request_id, &Suspend { session_id, credential_id }).await }.boxed()
     }
 
     fn catch_up(&self) -> BoxFuture<'_, ()> {

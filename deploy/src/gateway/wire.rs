@@ -3,12 +3,14 @@
 use axum::Json;
 use axum::response::{IntoResponse as _, Response};
 use modelfaucet_gateway::port::PortError;
-use modelfaucet_schema::ids::GatewayId;
+use modelfaucet_schema::ids::{CredentialId, GatewayId, SessionId};
 use modelfaucet_schema::money::Money;
 use serde::{Deserialize, Serialize};
 
 /// The path under which the command side answers gateways.
 pub(super) const CALLS: &str = "/v1/gateway/calls";
+/// As [`CALLS`], for a provider key that must not be used any more.
+pub(super) const SUSPEND: &str = "/v1/gateway/suspend";
 /// As [`CALLS`], for local usage.
 pub(super) const USAGE: &str = "/v1/gateway/usage";
 /// As [`CALLS`], for the sign of life.
@@ -21,6 +23,14 @@ pub(super) const HOLDS: &str = "/v1/gateway/holds";
 #[serde(deny_unknown_fields)]
 pub(super) struct Alive {
     pub(super) gateway: GatewayId,
+}
+
+/// A provider key whose answer came from where it must not, and the session whose call found it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Suspend {
+    pub(super) session_id: SessionId,
+    pub(super) credential_id: CredentialId,
 }
 
 /// An answer of the command side, told or refused; both come with status 200.

@@ -188,6 +188,9 @@ impl<'a> Call<'a> {
             attempt.error = Some(failure.error);
             attempt.billed = failure.billed;
             attempt.exposure = self.exposure(failure);
+            if failure.is_tripwire() {
+                self.suspend().await;
+            }
             tracing::warn!(
                 request_id = job.request_id, model = attempt.model, status = failure.status, error = ?failure.error,
                 "an attempt failed"
@@ -197,6 +200,15 @@ impl<'a> Call<'a> {
         metrics::counter!("gateway_attempts_total", "outcome" => outcome).increment(1);
         self.attempts.push(attempt);
         result
+    }
+
+    /// Takes the key of the attempt that runs out of use.
+    async fn suspend(&self) {
+        let Some(credential) = self.target.credential else { return };
+        let session = self.job.session.session_id;
+        if let Err(error) = self.gateway.shared.ledger.suspend(&self.job.request_id, session, credential).await {
+            tracing::error!(%credential, %error, "a provider key whose request went astray could not be taken out of use");
+        }
     }
 
     /// The most that a failed attempt can have cost: its input, if it was sent and not refused.

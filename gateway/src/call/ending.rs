@@ -213,12 +213,13 @@ pub(crate) fn of_port(error: &PortError) -> CallError {
         PortError::Refused { status, code, message } => {
             let kind = match (*status, *code) {
                 (422, _) => "idempotency_error",
+                (402, _) => "insufficient_quota",
                 (403, _) => "permission_error",
                 (500.., _) => "server_error",
                 _ => "invalid_request_error",
             };
             let error = CallError::new(*status, code, kind, message.clone());
-            if matches!(*status, 409 | 422 | 500..) { error.should_retry(false) } else { error }
+            if matches!(*status, 402 | 409 | 422 | 500..) { error.should_retry(false) } else { error }
         }
         PortError::Overloaded => CallError::overloaded(),
         PortError::Unavailable | PortError::InDoubt => CallError::ledger_unavailable(),
