@@ -434,7 +434,7 @@ mod tests {
             assert_eq!(&*target.origin == "http://127.0.0.1:4000", target.route == Route::Platform);
             format!("{} {} {}", target.route.name(), target.provider, target.model)
         };
-        Ok(plan.targets().iter().map(shown).collect())
+        Ok(plan.into_targets().iter().map(shown).collect())
     }
 
     fn asking(model: &str, metadata: Value) -> Value {
