@@ -211,8 +211,9 @@ impl Call<'_> {
             return Some(stored);
         }
         let draft = answers.load(placed.call.app_id, placed.hold_id).await?;
-        answers.put(placed.hold_id, complete(draft, placed, ended));
-        answers.get(placed.hold_id)
+        let stored = complete(draft, placed, ended);
+        answers.put(placed.hold_id, stored.clone());
+        Some(Arc::new(stored))
     }
 
     async fn replay(&mut self, stored: &Stored, position: Position) {
