@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use modelfaucet_schema::event::{CallOutcome, ReleaseReason, ServiceTier, UsageSource};
+use modelfaucet_schema::event::{CallOutcome, HoldPlaced, ReleaseReason, ServiceTier};
 use modelfaucet_schema::http::LEDGER_POSITION;
 use modelfaucet_schema::ids::{HoldId, Position};
 use modelfaucet_schema::money::Money;
@@ -128,7 +128,6 @@ impl Call<'_> {
     pub(super) async fn finish_whole(&mut self, held: &Held, body: Bytes, said: Said, delivered: Delivered) {
         self.custody.delivered(delivered);
         let (ending, outcome) = self.judged(held, &said, delivered, usage::Ending::Clean);
-        let source = outcome.source;
         let mut headers = self.headers(held, said.id.as_deref());
         let ended = match self.end(held, ending, outcome).await {
             Ok(ended) => ended,
@@ -138,7 +137,7 @@ impl Call<'_> {
         insert(&mut headers, "x-mf-cost", &charge(&ended).to_string());
         insert(&mut headers, "x-mf-balance", &balance(&ended).to_string());
         headers.insert(HeaderName::from_static(LEDGER_POSITION), HeaderValue::from(position(&ended).0));
-        let body = Bytes::from(with_member(&body, &ours(held, self.target, &ended, source)));
+        let body = Bytes::from(with_member(&body, &ours(&held.placed, &ended)));
         if self.job.key.is_some() {
             let stored = Stored { headers: headers.clone(), pieces: vec![body.clone()], stream: false };
             self.gateway.shared.answers.put(held.placed.hold_id, stored);
@@ -163,22 +162,28 @@ impl Call<'_> {
     }
 }
 
-/// What was delivered so far by our own count, in components that have a price.
-pub(super) fn estimate(target: &Target, input: u64, delivered: Delivered) -> Usage {
+/// What was delivered so far by our own count, in components that have a price on the service tier that is held for.
+pub(super) fn estimate(target: &Target, tier: ServiceTier, input: u64, delivered: Delivered) -> Usage {
     let judged = judge(None, delivered, input, usage::Ending::Interrupted);
-    target.priced_by().map_or(judged.usage, |offer| with_prices(judged.clone(), offer, ServiceTier::Standard).usage)
+    target.priced_by().map_or(judged.usage, |offer| with_prices(judged.clone(), offer, tier).usage)
 }
 
-/// The member `modelfaucet` of the answer.
-pub(super) fn ours(held: &Held, target: &Target, ended: &Ended, source: Option<UsageSource>) -> Value {
+/// The member `modelfaucet` of the answer: all of it from the log.
+pub(super) fn ours(placed: &HoldPlaced, ended: &Ended) -> Value {
+    let (call, outcome) = match ended {
+        Ended::Captured(event, _) => (&event.call, &event.outcome),
+        Ended::CapturedLate(event, _) => (&event.call, &event.outcome),
+        Ended::Released(event, _) => (&placed.call, &event.outcome),
+    };
+    let source = outcome.as_ref().and_then(|outcome| outcome.source).unwrap_or_default();
     let mut ours = json!({
-        "request_id": call_label(held.placed.hold_id),
-        "route_mode": target.route.name(),
+        "request_id": call_label(placed.hold_id),
+        "route_mode": call.route.name(),
         "estimated_price_usd": charge(ended),
-        "price_version": held.placed.rate_card_id,
-        "usage_source": source.unwrap_or_default().name(),
+        "price_version": placed.rate_card_id,
+        "usage_source": source.name(),
     });
-    if let (Some(key), Some(object)) = (&held.placed.call.feature_key, ours.as_object_mut()) {
+    if let (Some(key), Some(object)) = (&placed.call.feature_key, ours.as_object_mut()) {
         object.insert("feature_key".to_owned(), Value::from(key.as_str()));
     }
     ours

@@ -85,10 +85,7 @@ impl Call<'_> {
 
     /// The most that the call can use at a target.
     pub(super) fn ask(&self, target: &Target) -> Ask {
-        let default = self.gateway.shared.options.limits.default_cap;
-        let most = target.offer.as_ref().and_then(|offer| offer.max_output_tokens);
-        let default = most.map_or(default, |most| most.min(default));
-        self.job.request.ask(self.job.policy.max_output_tokens.unwrap_or(default))
+        target.ask(&self.job.request, &self.job.policy, self.gateway.shared.options.limits.default_cap)
     }
 
     /// The least that is of use.

@@ -76,9 +76,8 @@ impl Call<'_> {
         }
         let ending = if whole { usage::Ending::Clean } else { usage::Ending::Interrupted };
         let (ending, outcome) = self.judged(held, relay.said(), relay.delivered(), ending);
-        let source = outcome.source;
         let pending = match self.end(held, ending, outcome).await {
-            Ok(ended) => Ok(relay.finish(&ours(held, self.target, &ended, source))),
+            Ok(ended) => Ok(relay.finish(&ours(&held.placed, &ended))),
             Err(error) => Err(error),
         };
         self.start_stream(&headers);
@@ -237,7 +236,12 @@ impl Call<'_> {
             gateway: self.gateway.shared.options.gateway,
             number: held.number,
             bytes,
-            usage: estimate(self.target, self.job.request.input_estimate, delivered),
+            usage: estimate(
+                self.target,
+                self.target.dearest_tier(held.ask),
+                self.job.request.input_estimate,
+                delivered,
+            ),
             counter: COUNTER,
         };
         let (gateway, request_id) = (self.gateway.clone(), self.job.request_id.clone());
