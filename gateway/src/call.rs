@@ -29,7 +29,6 @@ use attempt::Good;
 use custody::Custody;
 pub(crate) use ending::of_port;
 pub(crate) use key::ClientKey;
-pub(crate) use place::ask;
 
 /// A call that was prepared.
 pub(crate) struct Job {

@@ -21,7 +21,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::call::{ClientKey, Job, ask, spawn};
+use crate::call::{ClientKey, Job, spawn};
 use crate::client::Head;
 use crate::error::CallError;
 use crate::gateway::Gateway;
@@ -210,7 +210,7 @@ async fn prepare(
 /// The most tokens that a call can come to where it goes first.
 fn tokens(request: &CallRequest, targets: &[Target], policy: &Policy, default_cap: u64) -> u64 {
     targets.first().map_or(0, |target| {
-        let ask = ask(request, target, policy, default_cap);
+        let ask = target.ask(request, policy, default_cap);
         ask.input.saturating_add(ask.answers.saturating_mul(ask.cap))
     })
 }

@@ -61,6 +61,13 @@ impl Target {
         self.offer.as_deref().filter(|_| matches!(self.route, Route::Platform | Route::DeveloperKey))
     }
 
+    /// The most that a request can use here: its own cap, else the feature's, else `default_cap` and what the model makes at most.
+    pub(crate) fn ask(&self, request: &CallRequest, policy: &Policy, default_cap: u64) -> Ask {
+        let most = self.offer.as_ref().and_then(|offer| offer.max_output_tokens);
+        let default = most.map_or(default_cap, |most| most.min(default_cap));
+        request.ask(policy.max_output_tokens.unwrap_or(default))
+    }
+
     /// The dearest service tier that may serve a request here: what is held for.
     pub(crate) fn dearest_tier(&self, ask: Ask) -> ServiceTier {
         self.priced_by().map_or(ServiceTier::Standard, |offer| ask.dearest_tier(offer, &self.tiers))

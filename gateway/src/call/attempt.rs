@@ -58,6 +58,9 @@ impl<'a> Call<'a> {
                 }
                 Next::Again(asked) => {
                     tokio::time::sleep(asked.max(with_jitter(pause))).await;
+                    if self.client.is_gone() {
+                        return Err(failure);
+                    }
                     pause *= 2;
                     tries += 1;
                     self.target

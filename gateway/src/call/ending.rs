@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use modelfaucet_schema::event::{CallOutcome, HoldPlaced, ReleaseReason, Route, ServiceTier, UsageSource};
+use modelfaucet_schema::event::{CallOutcome, HoldPlaced, ReleaseReason, ServiceTier};
 use modelfaucet_schema::http::LEDGER_POSITION;
 use modelfaucet_schema::ids::{HoldId, Position};
 use modelfaucet_schema::money::Money;
@@ -172,20 +172,26 @@ impl Call<'_> {
     }
 }
 
-/// What was delivered so far by our own count, in components that have a price.
-pub(super) fn estimate(target: &Target, input: u64, delivered: Delivered) -> Usage {
+/// What was delivered so far by our own count, in components that have a price on the service tier that is held for.
+pub(super) fn estimate(target: &Target, tier: ServiceTier, input: u64, delivered: Delivered) -> Usage {
     let judged = judge(None, delivered, input, usage::Ending::Interrupted);
-    target.priced_by().map_or(judged.usage, |offer| with_prices(judged.clone(), offer, ServiceTier::Standard).usage)
+    target.priced_by().map_or(judged.usage, |offer| with_prices(judged.clone(), offer, tier).usage)
 }
 
-/// The member `modelfaucet` of the answer.
+/// The member `modelfaucet` of the answer: all of it from the log.
 pub(super) fn ours(placed: &HoldPlaced, ended: &Ended) -> Value {
+    let (call, outcome) = match ended {
+        Ended::Captured(event, _) => (&event.call, &event.outcome),
+        Ended::CapturedLate(event, _) => (&event.call, &event.outcome),
+        Ended::Released(event, _) => (&placed.call, &event.outcome),
+    };
+    let source = outcome.as_ref().and_then(|outcome| outcome.source).unwrap_or_default();
     let mut ours = json!({
         "request_id": call_label(placed.hold_id),
-        "route_mode": route(placed, ended).name(),
+        "route_mode": call.route.name(),
         "estimated_price_usd": charge(ended),
         "price_version": placed.rate_card_id,
-        "usage_source": source(ended).name(),
+        "usage_source": source.name(),
     });
     if let (Some(key), Some(object)) = (&placed.call.feature_key, ours.as_object_mut()) {
         object.insert("feature_key".to_owned(), Value::from(key.as_str()));
@@ -249,24 +255,6 @@ fn charge(ended: &Ended) -> Money {
         Ended::CapturedLate(event, _) => event.rating.charge,
         Ended::Released(..) => Money::ZERO,
     }
-}
-
-/// The route of the attempt that answered.
-fn route(placed: &HoldPlaced, ended: &Ended) -> Route {
-    match ended {
-        Ended::Captured(event, _) => event.call.route,
-        Ended::CapturedLate(event, _) => event.call.route,
-        Ended::Released(..) => placed.call.route,
-    }
-}
-
-fn source(ended: &Ended) -> UsageSource {
-    let outcome = match ended {
-        Ended::Captured(event, _) => &event.outcome,
-        Ended::CapturedLate(event, _) => &event.outcome,
-        Ended::Released(event, _) => &event.outcome,
-    };
-    outcome.as_ref().and_then(|outcome| outcome.source).unwrap_or_default()
 }
 
 fn balance(ended: &Ended) -> Money {

@@ -246,7 +246,12 @@ impl Call<'_> {
             gateway: self.gateway.shared.options.gateway,
             number: held.number,
             bytes,
-            usage: estimate(self.target, self.job.request.input_estimate, delivered),
+            usage: estimate(
+                self.target,
+                self.target.dearest_tier(held.ask),
+                self.job.request.input_estimate,
+                delivered,
+            ),
             counter: COUNTER,
         };
         let (gateway, request_id) = (self.gateway.clone(), self.job.request_id.clone());
