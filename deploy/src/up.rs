@@ -23,7 +23,7 @@ use crate::keys::{KEK_FILE, Keeper};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
-use crate::{app, database, demo, gateway, seed};
+use crate::{app, database, demo, gateway, roles, seed};
 
 /// Runs until Ctrl-C (or, with `demo`, until the demo has ended).
 pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
@@ -89,11 +89,17 @@ impl Process<'_> {
         database::check(&vault, ServiceRole::Secrets).await?;
         let keeper = Keeper::new(vault, self.keyring()?, config.provider_urls()?)?;
 
+        let limits = config.rate_limits("up")?;
+        let edge = config.edge(limits.clone(), self.listen.ip().is_loopback())?;
         let metrics = app::install_metrics()?;
         let admin = self.secret("admin_token", config.admin_token()?)?;
         let user_key = self.secret("user_id_hmac_key", config.user_key()?)?;
+        let answers_key = self.secret("gateway_answers_key", config.answers_key()?)?;
+        let shared =
+            gateway::Shared { rate_limits: limits, answers_key: Some(answers_key), keeper: Some(keeper.clone()) };
         let identity = gateway::Identity::open(&config.data_dir())?;
-        let feed = gateway::Feed::new(identity.gateway);
+        let feed = Arc::new(gateway::Feed::default());
+        let reports: Arc<gateway::Reports> = Arc::default();
         let options = WriterOptions {
             queue: config.queue()?,
             snapshot_every: config.snapshot_every()?,
@@ -114,8 +120,16 @@ impl Process<'_> {
             Some(platform) => platform,
             None => gateway::sandbox(&config.data_dir(), sandbox_stopped).await?,
         };
-        let gateway =
-            gateway::start(config, &identity, &feed, ledger.clone(), platform, &command, Some(&keeper)).await?;
+        let gateway = gateway::start(
+            config,
+            &identity,
+            &feed,
+            ledger.clone(),
+            platform,
+            shared,
+            (&command, Arc::clone(&reports)),
+        )
+        .await?;
         let query = QueryState::connect(QueryOptions {
             pool_size: config.query_pool()?,
             max_wait: config.min_position_wait()?,
@@ -132,11 +146,16 @@ impl Process<'_> {
             vault: Some(Arc::new(keeper.clone())),
         };
         let sweeping = tokio::spawn(keeper.sweep(ledger.clone()));
-        let routes = modelfaucet_command::http::router(api)
+        let mut routes = roles::log_routes(config, &ledger, &command, &admin)?;
+        if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &feed, &reports, &command)? {
+            routes = routes.merge(for_gateways);
+        }
+        let routes = routes
+            .merge(modelfaucet_command::http::router(api))
             .merge(modelfaucet_query::router(query.clone()))
             .merge(modelfaucet_gateway::http::router(gateway.clone()));
         let checks = app::Checks { ledger: Some(ledger.clone()), query: Some(query), gateway: Some(gateway.clone()) };
-        let router = app::build("modelfaucet", routes, checks, metrics);
+        let router = app::build("modelfaucet", routes, checks, edge, metrics);
         let limits = Limits::new(config.max_connections()?, config.max_connections_per_address()?);
         let serving = tokio::spawn(serve(listener, router, limits, stopped));
         self.print_welcome(&developer, sandboxed);

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::client::{Client, Head, listen};
 use crate::gateway::{Gateway, Place};
+use crate::limit::Charge;
 use crate::plan::Target;
 use crate::read_model::{Policy, Session};
 use crate::request::CallRequest;
@@ -27,6 +28,7 @@ use attempt::Good;
 use custody::Custody;
 pub(crate) use ending::of_port;
 pub(crate) use key::ClientKey;
+pub(crate) use place::ask;
 
 /// A call that was prepared.
 pub(crate) struct Job {
@@ -41,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) request_id: String,
     pub(crate) began: Instant,
     pub(crate) place: Place,
+    /// The tokens that it has taken from the rate limits.
+    pub(crate) charge: Charge,
 }
 
 /// Runs a call in a task of its own and says where its first answer comes out.
@@ -85,7 +89,7 @@ impl<'a> Call<'a> {
             return;
         }
         match self.dispatch(&mut held).await {
-            Ok(Good::Whole(body, said, delivered)) => self.finish_whole(&held, body, said, delivered).await,
+            Ok(Good::Whole(body, said, delivered, _taken)) => self.finish_whole(&held, body, said, delivered).await,
             Ok(Good::Stream(answer)) => self.relay(&held, answer).await,
             Err(failure) if failure.error == AttemptError::ClientGone => self.cut_before_content(&held).await,
             Err(failure) => {

@@ -11,9 +11,9 @@ use tokio::sync::Notify;
 
 use crate::answers::Answers;
 use crate::breaker::Breakers;
-use crate::limit::RateLimits;
 use crate::lost::LeftHold;
-use crate::options::Options;
+use crate::memory::Memory;
+use crate::options::{LostCalls, Options};
 use crate::port::{EndCall, Ended, Ledger, PortError};
 use crate::read_model::ReadModel;
 use crate::upstream::{Upstream, UpstreamError};
@@ -32,10 +32,11 @@ pub(crate) struct Shared {
     pub(crate) upstreams: Upstreams,
     pub(crate) origin: Arc<str>,
     pub(crate) answers: Answers,
-    pub(crate) limits: RateLimits,
     pub(crate) breakers: Breakers,
+    pub(crate) memory: Memory,
     running: Mutex<HashSet<HoldId>>,
     calls: AtomicUsize,
+    streams: AtomicUsize,
     all_ended: Notify,
 }
 
@@ -53,9 +54,9 @@ impl Gateway {
         let upstreams = Upstreams::new(&options.platform, &options.timeouts, keys, Arc::clone(&model))?;
         let origin = Upstream::origin(&options.platform.base_url).into();
         let shared = Shared {
-            answers: Answers::new(options.limits.stored_answers),
-            limits: RateLimits::new(options.limits.requests_per_minute),
+            answers: Answers::new(options.limits.stored_answers, options.kept_answers.clone()),
             breakers: Breakers::default(),
+            memory: Memory::new(options.limits.memory),
             options,
             ledger,
             model,
@@ -63,51 +64,22 @@ impl Gateway {
             origin,
             running: Mutex::default(),
             calls: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             all_ended: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Ends the holds that an earlier life of this gateway, or another gateway, has left: what their marks show is charged, the others
-    /// are given back. Each ends once; a hold that has ended meanwhile stays as it is. Returns how many were ended.
+    /// As [`recover`], through this gateway's ledger.
     pub async fn recover(&self, left: Vec<LeftHold>) -> usize {
-        let (mut absorbed, mut charged) = (0_u64, 0_u64);
-        for hold in left {
-            let end = hold.end(self.shared.options.limits.lost, &self.shared.model);
-            match self.end("recovery", end).await {
-                Ok(Ended::Released(..)) => absorbed += 1,
-                Ok(Ended::Captured(..) | Ended::CapturedLate(..)) => charged += 1,
-                Err(error) => {
-                    tracing::error!(hold = %hold.hold_id, %error, "the hold of a lost call could not be ended; it will expire");
-                }
-            }
-        }
-        if absorbed + charged > 0 {
-            tracing::warn!(absorbed, charged, "the calls of a gateway that died were lost; their holds have ended");
-            for (how, count) in [("absorbed", absorbed), ("marked", charged)] {
-                metrics::counter!("gateway_recovered_total", "how" => how).increment(count);
-            }
-        }
-        usize::try_from(absorbed + charged).unwrap_or(usize::MAX)
+        let options = &self.shared.options;
+        let patience = options.timeouts.hold_life();
+        recover(self.shared.ledger.as_ref(), patience, options.limits.lost, &self.shared.model, left).await
     }
 
     /// Ends a hold, however often that has to be tried; a refusal is final.
     pub(crate) async fn end(&self, request_id: &str, end: EndCall) -> Result<Ended, PortError> {
-        let patience = self.shared.options.timeouts.hold_life();
-        let began = tokio::time::Instant::now();
-        let mut pause = Duration::from_millis(20);
-        loop {
-            match self.shared.ledger.end(request_id, end.clone()).await {
-                Ok(ended) => return Ok(ended),
-                Err(error @ (PortError::Refused { .. } | PortError::CannotPay { .. })) => return Err(error),
-                Err(error) if began.elapsed() > patience => return Err(error),
-                Err(error) => {
-                    tracing::warn!(hold = %end.hold_id, %error, "a hold could not be ended yet; it is tried again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-            }
-        }
+        end_hold(self.shared.ledger.as_ref(), self.shared.options.timeouts.hold_life(), request_id, end).await
     }
 
     /// Waits until every call has ended, or the time is over. Returns how many have not; recovery is for them.
@@ -125,11 +97,15 @@ impl Gateway {
         self.shared.calls.load(Ordering::Acquire)
     }
 
-    /// Takes a place for a call; `None` if there are too many.
-    pub(crate) fn enter(&self) -> Option<Place> {
-        let place = Place(Arc::clone(&self.shared));
-        let before = self.shared.calls.fetch_add(1, Ordering::AcqRel);
-        (before < self.shared.options.limits.calls).then_some(place)
+    /// Takes a place for a call; `None` if there are too many of its kind, or too much of them is in memory.
+    pub(crate) fn enter(&self, stream: bool) -> Option<Place> {
+        let shared = &self.shared;
+        let place = Place { shared: Arc::clone(shared), stream };
+        let calls = shared.calls.fetch_add(1, Ordering::AcqRel);
+        let streams = if stream { shared.streams.fetch_add(1, Ordering::AcqRel) } else { 0 };
+        let limits = &shared.options.limits;
+        let room = calls < limits.calls && streams < limits.streams && !shared.memory.is_full();
+        room.then_some(place)
     }
 
     pub(crate) fn set_running(&self, hold: HoldId) -> Running {
@@ -142,13 +118,64 @@ impl Gateway {
     }
 }
 
+/// Ends the holds that an earlier life of a gateway left: what their marks show is charged, the others are given back. Each ends once;
+/// a hold that has ended meanwhile stays as it is. Tries each for as long as `patience`. Returns how many were ended.
+pub async fn recover(
+    ledger: &dyn Ledger,
+    patience: Duration,
+    policy: LostCalls,
+    prices: &ReadModel,
+    left: Vec<LeftHold>,
+) -> usize {
+    let (mut absorbed, mut charged) = (0_u64, 0_u64);
+    for hold in left {
+        match end_hold(ledger, patience, "recovery", hold.end(policy, prices)).await {
+            Ok(Ended::Released(..)) => absorbed += 1,
+            Ok(Ended::Captured(..) | Ended::CapturedLate(..)) => charged += 1,
+            Err(error) => {
+                tracing::error!(hold = %hold.hold_id, %error, "the hold of a lost call could not be ended; it will expire");
+            }
+        }
+    }
+    if absorbed + charged > 0 {
+        tracing::warn!(absorbed, charged, "the calls of a gateway that died were lost; their holds have ended");
+        for (how, count) in [("absorbed", absorbed), ("marked", charged)] {
+            metrics::counter!("gateway_recovered_total", "how" => how).increment(count);
+        }
+    }
+    usize::try_from(absorbed + charged).unwrap_or(usize::MAX)
+}
+
+async fn end_hold(ledger: &dyn Ledger, patience: Duration, request_id: &str, end: EndCall) -> Result<Ended, PortError> {
+    let began = tokio::time::Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match ledger.end(request_id, end.clone()).await {
+            Ok(ended) => return Ok(ended),
+            Err(error @ (PortError::Refused { .. } | PortError::CannotPay { .. })) => return Err(error),
+            Err(error) if began.elapsed() > patience => return Err(error),
+            Err(error) => {
+                tracing::warn!(hold = %end.hold_id, %error, "a hold could not be ended yet; it is tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
 /// A call's place, until it is dropped.
-pub(crate) struct Place(Arc<Shared>);
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    stream: bool,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.all_ended.notify_waiters();
+        if self.stream {
+            self.shared.streams.fetch_sub(1, Ordering::AcqRel);
+        }
+        if self.shared.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.all_ended.notify_waiters();
         }
     }
 }

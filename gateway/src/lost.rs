@@ -8,13 +8,14 @@ use modelfaucet_schema::ids::{CredentialId, HoldId, SessionId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::usage::Usage;
+use serde::{Deserialize, Serialize};
 
 use crate::options::LostCalls;
 use crate::port::{EndCall, Ending};
 use crate::read_model::ReadModel;
 
 /// A hold that nobody's task owns any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftHold {
     /// The hold.
     pub hold_id: HoldId,

@@ -7,6 +7,9 @@ use modelfaucet_schema::ids::{EpochId, GatewayId};
 use secrecy::SecretString;
 use url::Url;
 
+use crate::answers::KeptAnswers;
+use crate::limit::{RateLimits, Rates};
+
 /// Everything the gateway is told at its start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -20,6 +23,10 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// How much and how large.
     pub limits: Limits,
+    /// Who counts for the rate limits.
+    pub rate_limits: RateLimits,
+    /// Where answers are kept for repeats; absent: in memory only.
+    pub kept_answers: Option<KeptAnswers>,
 }
 
 /// The operator's own router or provider.
@@ -98,6 +105,10 @@ pub struct Limits {
     pub relay: usize,
     /// Calls at once.
     pub calls: usize,
+    /// Streams among them.
+    pub streams: usize,
+    /// Bytes of whole answers and large events, all calls together; at this no new call begins.
+    pub memory: usize,
     /// Tries of one call, wherever they go.
     pub attempts: u32,
     /// Tries of one call at one target.
@@ -106,8 +117,8 @@ pub struct Limits {
     pub default_cap: u64,
     /// Bytes of stored answers, for repeats with the same key.
     pub stored_answers: usize,
-    /// Requests per session and minute; 0: no limit.
-    pub requests_per_minute: u32,
+    /// How much sessions, users and apps may use.
+    pub rates: Rates,
     /// What becomes of calls whose gateway died.
     pub lost: LostCalls,
 }
@@ -119,11 +130,13 @@ impl Default for Limits {
             answer: 32 << 20,
             relay: 64 << 10,
             calls: 10_000,
+            streams: 10_000,
+            memory: 256 << 20,
             attempts: 3,
             tries: 2,
             default_cap: 4_096,
             stored_answers: 64 << 20,
-            requests_per_minute: 0,
+            rates: Rates::default(),
             lost: LostCalls::default(),
         }
     }

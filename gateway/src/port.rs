@@ -15,9 +15,10 @@ use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::short_hash;
 use modelfaucet_schema::usage::Usage;
 use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
 
 /// A hold that the gateway wants for a call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BeginCall {
     /// The hold's id, which is the call's.
     pub hold_id: HoldId,
@@ -44,7 +45,7 @@ pub struct BeginCall {
 }
 
 /// A hold that is durable.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Begun {
     /// The event.
     pub placed: HoldPlaced,
@@ -55,7 +56,7 @@ pub struct Begun {
 }
 
 /// The next attempt of a call, after one that failed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StartAttempt {
     /// The hold.
     pub hold_id: HoldId,
@@ -86,7 +87,7 @@ pub struct StartAttempt {
 }
 
 /// How far an attempt has come.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MarkAttempt {
     /// The hold.
     pub hold_id: HoldId,
@@ -105,7 +106,7 @@ pub struct MarkAttempt {
 }
 
 /// How a hold is to end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(clippy::large_enum_variant, reason = "one per call")]
 pub enum Ending {
     /// Charge what was used.
@@ -124,7 +125,7 @@ pub enum Ending {
 }
 
 /// The end of a call.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EndCall {
     /// The hold.
     pub hold_id: HoldId,
@@ -137,7 +138,7 @@ pub struct EndCall {
 }
 
 /// How a hold has ended: the first ending stands, whoever asks for another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ended {
     /// Charged.
     Captured(Box<HoldCaptured>, Position),
@@ -184,7 +185,7 @@ pub enum PortError {
 }
 
 /// Usage of a model on the user's own machine: nothing was called through us.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LocalUsage {
     /// The session that reports it.
     pub session_id: SessionId,
@@ -205,7 +206,7 @@ pub struct LocalUsage {
 }
 
 /// A local usage in the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reported {
     /// The event.
     pub recorded: UsageRecorded,
@@ -248,6 +249,11 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Can the log be reached?
     fn is_ready(&self) -> bool;
+
+    /// Does the read model keep up with the log? In one process with the writer it does whenever that can be reached.
+    fn is_fed(&self) -> bool {
+        self.is_ready()
+    }
 }
 
 /// A sealed provider key that the gateway wants to use. It opens for exactly this owner and origin.
@@ -271,6 +277,20 @@ pub trait KeyVault: Send + Sync + 'static {
     /// The key, for one attempt.
     fn open(&self, key: SealedKey) -> BoxFuture<'_, Result<SecretString, KeyUnavailable>>;
 }
+
+/// A place for sealed answers that outlives the process. What it loses is a repeat's answer, never money.
+pub trait AnswerStore: Send + Sync + 'static {
+    /// Keeps the answer of a call; the first stays.
+    fn put(&self, call: HoldId, sealed: Vec<u8>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// The answer of a call, if it is still there.
+    fn get(&self, call: HoldId) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>>;
+}
+
+/// Why an answer could not be kept or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(pub String);
 
 /// The key under which a hold ends. It says nothing of how, so that the first ending is the only one.
 pub fn end_key(hold_id: HoldId) -> KeyUse {

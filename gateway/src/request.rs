@@ -345,9 +345,8 @@ struct Input {
     images: u64,
 }
 
-/// Members that become input, beside the main one.
-const INPUT_MEMBERS: &[&str] =
-    &["functions", "function_call", "instructions", "reasoning", "response_format", "text", "tool_choice", "tools"];
+/// Members that never become input. Every other text or structure of a request may, also those that we do not know.
+const NEVER_INPUT: &[&str] = &["metadata", "model", "service_tier", "stream_options"];
 
 impl Input {
     fn of(endpoint: Endpoint, members: &Members<'_>) -> Result<Self, CallError> {
@@ -358,8 +357,8 @@ impl Input {
         let text = members.present(main);
         let text = text.ok_or_else(|| CallError::malformed(main, format!("`{main}` is missing.")))?;
         let mut input = Self { bytes: length(text), messages: 1, images: 0 };
-        for name in INPUT_MEMBERS {
-            input.bytes += members.present(name).map_or(0, length);
+        for name in members.names().filter(|name| *name != main && !NEVER_INPUT.contains(name)) {
+            input.bytes += members.get(name).filter(|text| text.starts_with(['"', '{', '['])).map_or(0, length);
         }
         if endpoint == Endpoint::Embeddings {
             return Ok(input);
@@ -531,6 +530,8 @@ mod tests {
         let request = read(Endpoint::ChatCompletions, text.as_bytes()).unwrap();
         let bytes = r#"[{"content":"Hi","role":"user"}]"#.len() + r#"[{"type":"function"}]"#.len();
         assert_eq!(request.input_bound, u64::try_from(bytes).unwrap() + 16 + 64);
+        let unknown = with("documents", json!(["x".repeat(1_000)])).to_string();
+        assert!(read(Endpoint::ChatCompletions, unknown.as_bytes()).unwrap().input_bound > 1_000, "it may be input");
         let image =
             json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "https://x" } }] }]);
         let text = with("messages", image).to_string();

@@ -258,8 +258,22 @@ fn frames(work: Work) -> impl Stream<Item = Item> + Send {
         if index == last {
             work.bill.close(work.bill.output(), true, "complete");
         }
-        Some((Ok(frame.bytes), (frames, work, sent)))
+        let bytes = if work.script.stamp && frame.content { stamped(&frame.bytes) } else { frame.bytes };
+        Some((Ok(bytes), (frames, work, sent)))
     })
+}
+
+/// Stands where the time goes when a piece leaves.
+const STAMP: &str = "0000000000000000";
+
+/// The frame with the time in it: microseconds since 1970.
+fn stamped(frame: &Bytes) -> Bytes {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
+    let mut bytes = frame.to_vec();
+    if let Some(at) = memchr::memmem::find(&bytes, STAMP.as_bytes()) {
+        bytes.splice(at..at + STAMP.len(), format!("{now:016}").into_bytes());
+    }
+    Bytes::from(bytes)
 }
 
 struct Frame {
@@ -295,10 +309,11 @@ fn chat_frames(work: &Work) -> Vec<Frame> {
     } else if !work.script.empty {
         for index in 0..work.bill.output() {
             let each = if work.script.shown == Shown::Every { usage.clone() } else { None };
-            frames.push(line(
-                &chunk(delta(json!({ "content": text::word(index, work.script.even) }), Value::Null), each),
-                true,
-            ));
+            let mut piece = json!({ "content": text::word(index, work.script.even) });
+            if work.script.stamp {
+                piece["stamp"] = Value::from(STAMP);
+            }
+            frames.push(line(&chunk(delta(piece, Value::Null), each), true));
         }
     }
     let beside = if work.script.shown == Shown::Beside { usage.clone() } else { None };

@@ -16,6 +16,7 @@ use crate::breaker::Verdict;
 use crate::error::CallError;
 use crate::guard::{GuardedClient, GuardedError, Refused};
 use crate::members::Members;
+use crate::memory::{Memory, Taken};
 use crate::options::{Platform, Timeouts};
 
 /// A client of one provider, or of the operator's own router: where it is and which key it takes. Cheap to clone.
@@ -117,20 +118,34 @@ impl Answer {
     ///
     /// # Errors
     /// [`Failure`] if it breaks off, is larger than `limit`, or does not come in time.
-    pub(crate) async fn whole(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, Failure> {
+    pub(crate) async fn whole(
+        &mut self,
+        limit: usize,
+        deadline: Instant,
+        memory: &Memory,
+    ) -> Result<(Bytes, Taken), Failure> {
         let mut body = BytesMut::new();
+        let mut taken = memory.take();
         loop {
             match timeout_at(deadline, self.next()).await {
                 Err(_) => return Err(Failure::timed_out()),
                 Ok(Err(_)) => return Err(Failure::broken(Some(self.status))),
-                Ok(Ok(None)) => return Ok(body.freeze()),
+                Ok(Ok(None)) => return Ok((body.freeze(), taken)),
                 Ok(Ok(Some(piece))) if body.len() + piece.len() > limit => {
                     return Err(Failure::malformed(self.status, "Provider answer is too large."));
                 }
-                Ok(Ok(Some(piece))) => body.extend_from_slice(&piece),
+                Ok(Ok(Some(piece))) => {
+                    body.extend_from_slice(&piece);
+                    taken.set(body.len());
+                }
             }
         }
     }
+}
+
+/// TLS of this process is made by ring. Called before its first HTTP client; again it does nothing.
+pub fn use_ring() {
+    let _set_already = rustls::crypto::ring::default_provider().install_default();
 }
 
 impl Upstream {
@@ -139,8 +154,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`].
     pub(crate) fn new(platform: &Platform, timeouts: &Timeouts) -> Result<Self, UpstreamError> {
-        // An earlier client of this process may have done so.
-        let _set_already = rustls::crypto::ring::default_provider().install_default();
+        use_ring();
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())

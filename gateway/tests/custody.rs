@@ -12,6 +12,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
 use modelfaucet_gateway::port::{
     BeginCall, Begun, EndCall, Ended, Ending, Ledger, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt,
@@ -274,6 +275,8 @@ async fn world() -> World {
         platform: Platform { base_url, key: None },
         timeouts,
         limits: Limits::default(),
+        rate_limits: RateLimits::default(),
+        kept_answers: None,
     };
     let fake = Arc::new(Fake::default());
     let gateway = Gateway::new(options, fake.clone(), model, None).unwrap();

@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use http::Request;
 use http_body_util::BodyExt as _;
 use modelfaucet_gateway::guard::{Answers, GuardedClient, Lookup, Policy};
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
 use modelfaucet_gateway::port::{
     BeginCall, Begun, EndCall, Ended, Ending, KeyUnavailable, KeyVault, Ledger, LocalUsage, MarkAttempt, PortError,
@@ -292,6 +293,8 @@ async fn world(script: Script, ports: &[u16], outside: &[&Listening]) -> World {
         platform: Platform { base_url, key: Some(SecretString::from("sk-platform-key")) },
         timeouts: Timeouts { retry_delay: Duration::from_millis(1), ..Timeouts::default() },
         limits: Limits::default(),
+        rate_limits: RateLimits::default(),
+        kept_answers: None,
     };
     let policy = Policy {
         ports: ports.iter().copied().collect(),

@@ -129,6 +129,27 @@ impl Booked {
     }
 }
 
+/// The ids of calls whose answers came whole, from what clients have read.
+fn whole(answers: &[String]) -> Vec<String> {
+    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
+        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
+        format!("req_{}", rest.split('"').next().unwrap_or_default())
+    });
+    ids.collect()
+}
+
+/// Whatever a client has read to its end is charged.
+///
+/// # Panics
+/// If something is not.
+pub fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
+    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
+    for id in whole(answers) {
+        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
+        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
+    }
+}
+
 /// The calls in the log, by hold.
 ///
 /// # Panics
@@ -242,16 +263,24 @@ impl Raw {
     /// # Panics
     /// If there is no connection.
     pub async fn send(address: &str, token: &str, headers: &str, body: &Value) -> Self {
+        Self::try_send(address, token, headers, body).await.expect("an open connection")
+    }
+
+    /// Sends a chat completion to somebody who may be dead.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn try_send(address: &str, token: &str, headers: &str, body: &Value) -> std::io::Result<Self> {
         let body = body.to_string();
         let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n{headers}content-type: \
              application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        let mut stream = TcpStream::connect(address).await.expect("a connection");
-        stream.write_all(head.as_bytes()).await.expect("an open connection");
-        stream.write_all(body.as_bytes()).await.expect("an open connection");
-        Self { stream, received: Vec::new() }
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        Ok(Self { stream, received: Vec::new() })
     }
 
     /// Reads until this text has come so often; false if the connection ends before.

@@ -14,6 +14,7 @@ use super::place::Held;
 use super::{Call, milliseconds, of_port};
 use crate::breaker::Verdict;
 use crate::delivered::Delivered;
+use crate::memory::Taken;
 use crate::plan::Target;
 use crate::port::{PortError, StartAttempt};
 use crate::relay::{Said, read_answer};
@@ -24,7 +25,7 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// A good answer, before any byte of it went to the client.
 pub(super) enum Good {
-    Whole(Bytes, Said, Delivered),
+    Whole(Bytes, Said, Delivered, Taken),
     Stream(Answer),
 }
 
@@ -239,10 +240,10 @@ async fn request(
         let malformed = || Failure::malformed(200, "Provider answered without a stream.");
         return if answer.is_stream { Ok(Good::Stream(answer)) } else { Err(malformed()) };
     }
-    let body = answer.whole(shared.options.limits.answer, deadline).await?;
+    let (body, taken) = answer.whole(shared.options.limits.answer, deadline, &shared.memory).await?;
     attempt.total_ms = Some(milliseconds(started.elapsed()));
     match read_answer(request.endpoint, &body) {
-        Some((said, delivered)) => Ok(Good::Whole(body, said, delivered)),
+        Some((said, delivered)) => Ok(Good::Whole(body, said, delivered, taken)),
         None => Err(Failure::malformed(answer.status, "Provider answer could not be read.")),
     }
 }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use modelfaucet_schema::event::{CallOutcome, ReleaseReason, ServiceTier, UsageSource};
+use modelfaucet_schema::event::{CallOutcome, HoldPlaced, ReleaseReason, Route, ServiceTier, UsageSource};
 use modelfaucet_schema::http::LEDGER_POSITION;
 use modelfaucet_schema::ids::{HoldId, Position};
 use modelfaucet_schema::money::Money;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::place::Held;
 use super::{Call, milliseconds};
-use crate::answers::Stored;
+use crate::answers::{Draft, Marker, Stored};
 use crate::delivered::Delivered;
 use crate::error::CallError;
 use crate::plan::Target;
@@ -57,6 +57,8 @@ impl Call<'_> {
                 self.custody.end();
                 let outcome = match &ended {
                     Ended::Captured(captured, _) => {
+                        let usage = captured.rating.usage;
+                        self.job.charge.settle(usage.input_tokens().saturating_add(usage.output_tokens()));
                         if captured.over_hold {
                             metrics::counter!("gateway_over_hold_total").increment(1);
                         }
@@ -125,22 +127,29 @@ impl Call<'_> {
     pub(super) async fn finish_whole(&mut self, held: &Held, body: Bytes, said: Said, delivered: Delivered) {
         self.custody.delivered(delivered);
         let (ending, outcome) = self.judged(held, &said, delivered, usage::Ending::Clean);
-        let source = outcome.source;
         let mut headers = self.headers(held, said.id.as_deref());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let marker = Marker::new();
+        let pieces = vec![Bytes::from(with_member(&body, &marker.value()))];
+        let draft = Draft { headers, pieces, stream: false, marker };
+        self.keep(held, Some(&draft)).await;
         let ended = match self.end(held, ending, outcome).await {
             Ok(ended) => ended,
             Err(error) => return self.client.fail(error),
         };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        insert(&mut headers, "x-mf-cost", &charge(&ended).to_string());
-        insert(&mut headers, "x-mf-balance", &balance(&ended).to_string());
-        headers.insert(HeaderName::from_static(LEDGER_POSITION), HeaderValue::from(position(&ended).0));
-        let body = Bytes::from(with_member(&body, &ours(held, self.target, &ended, source)));
+        let stored = complete(draft, &held.placed, &ended);
+        let (headers, body) = (stored.headers.clone(), stored.pieces.first().cloned().unwrap_or_default());
         if self.job.key.is_some() {
-            let stored = Stored { headers: headers.clone(), pieces: vec![body.clone()], stream: false };
             self.gateway.shared.answers.put(held.placed.hold_id, stored);
         }
         self.client.whole(headers, body);
+    }
+
+    /// Keeps an answer for repeats before it is charged, if its call has a key.
+    pub(super) async fn keep(&self, held: &Held, draft: Option<&Draft>) {
+        if let (Some(draft), true) = (draft, self.job.key.is_some()) {
+            self.gateway.shared.answers.keep(held.placed.call.app_id, held.placed.hold_id, draft).await;
+        }
     }
 
     pub(super) fn headers(&self, held: &Held, provider_request_id: Option<&str>) -> HeaderMap {
@@ -167,18 +176,29 @@ pub(super) fn estimate(target: &Target, input: u64, delivered: Delivered) -> Usa
 }
 
 /// The member `modelfaucet` of the answer.
-pub(super) fn ours(held: &Held, target: &Target, ended: &Ended, source: Option<UsageSource>) -> Value {
+pub(super) fn ours(placed: &HoldPlaced, ended: &Ended) -> Value {
     let mut ours = json!({
-        "request_id": call_label(held.placed.hold_id),
-        "route_mode": target.route.name(),
+        "request_id": call_label(placed.hold_id),
+        "route_mode": route(placed, ended).name(),
         "estimated_price_usd": charge(ended),
-        "price_version": held.placed.rate_card_id,
-        "usage_source": source.unwrap_or_default().name(),
+        "price_version": placed.rate_card_id,
+        "usage_source": source(ended).name(),
     });
-    if let (Some(key), Some(object)) = (&held.placed.call.feature_key, ours.as_object_mut()) {
+    if let (Some(key), Some(object)) = (&placed.call.feature_key, ours.as_object_mut()) {
         object.insert("feature_key".to_owned(), Value::from(key.as_str()));
     }
     ours
+}
+
+/// An answer with its charge, as it goes out, and goes out again: all of it from the log.
+pub(super) fn complete(draft: Draft, placed: &HoldPlaced, ended: &Ended) -> Stored {
+    let mut further = HeaderMap::new();
+    if !draft.stream {
+        insert(&mut further, "x-mf-cost", &charge(ended).to_string());
+        insert(&mut further, "x-mf-balance", &balance(ended).to_string());
+        further.insert(HeaderName::from_static(LEDGER_POSITION), HeaderValue::from(position(ended).0));
+    }
+    draft.complete(&ours(placed, ended), further)
 }
 
 /// What a client is told of a refusal of the command side.
@@ -226,6 +246,24 @@ fn charge(ended: &Ended) -> Money {
         Ended::CapturedLate(event, _) => event.rating.charge,
         Ended::Released(..) => Money::ZERO,
     }
+}
+
+/// The route of the attempt that answered.
+fn route(placed: &HoldPlaced, ended: &Ended) -> Route {
+    match ended {
+        Ended::Captured(event, _) => event.call.route,
+        Ended::CapturedLate(event, _) => event.call.route,
+        Ended::Released(..) => placed.call.route,
+    }
+}
+
+fn source(ended: &Ended) -> UsageSource {
+    let outcome = match ended {
+        Ended::Captured(event, _) => &event.outcome,
+        Ended::CapturedLate(event, _) => &event.outcome,
+        Ended::Released(event, _) => &event.outcome,
+    };
+    outcome.as_ref().and_then(|outcome| outcome.source).unwrap_or_default()
 }
 
 fn balance(ended: &Ended) -> Money {

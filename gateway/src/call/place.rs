@@ -1,5 +1,6 @@
 //! The beginning of a call: its hold, and what became of an earlier call with the same key.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{HeaderName, HeaderValue};
@@ -8,6 +9,7 @@ use modelfaucet_schema::http::LEDGER_POSITION;
 use modelfaucet_schema::ids::{HoldId, Position};
 use modelfaucet_schema::money::Money;
 
+use super::ending::complete;
 use super::{Call, of_port};
 use crate::answers::Stored;
 use crate::bound::Ask;
@@ -16,6 +18,8 @@ use crate::gateway::Running;
 use crate::lost::LeftHold;
 use crate::plan::Target;
 use crate::port::{BeginCall, EndCall, Ended, Ending, PortError};
+use crate::read_model::Policy;
+use crate::request::CallRequest;
 
 /// How often a key may be used again after calls that were given back.
 const MAX_GENERATIONS: u32 = 32;
@@ -85,10 +89,7 @@ impl Call<'_> {
 
     /// The most that the call can use at a target.
     pub(super) fn ask(&self, target: &Target) -> Ask {
-        let default = self.gateway.shared.options.limits.default_cap;
-        let most = target.offer.as_ref().and_then(|offer| offer.max_output_tokens);
-        let default = most.map_or(default, |most| most.min(default));
-        self.job.request.ask(self.job.policy.max_output_tokens.unwrap_or(default))
+        ask(&self.job.request, target, &self.job.policy, self.gateway.shared.options.limits.default_cap)
     }
 
     /// The least that is of use.
@@ -187,10 +188,13 @@ impl Call<'_> {
         }
         match shared.ledger.ending(self.job.session.session_id, placed.hold_id).await {
             Ok(Some(Ended::Released(..))) => return Earlier::GivenBack,
-            Ok(Some(Ended::Captured(..) | Ended::CapturedLate(..))) => {
-                // It may have been stored since we looked.
-                match shared.answers.get(placed.hold_id) {
-                    Some(stored) => self.replay(&stored, position).await,
+            Ok(Some(ended)) => {
+                // It may have been stored since we looked, or before this process began.
+                match self.stored(placed, &ended).await {
+                    Some(stored) => {
+                        metrics::counter!("gateway_replays_total").increment(1);
+                        self.replay(&stored, position).await;
+                    }
                     None => self.client.fail(reply_expired()),
                 }
             }
@@ -198,6 +202,17 @@ impl Call<'_> {
             Err(error) => self.client.fail(of_port(&error)),
         }
         Earlier::Answered
+    }
+
+    /// The answer of an earlier call that was charged.
+    async fn stored(&self, placed: &HoldPlaced, ended: &Ended) -> Option<Arc<Stored>> {
+        let answers = &self.gateway.shared.answers;
+        if let Some(stored) = answers.get(placed.hold_id) {
+            return Some(stored);
+        }
+        let draft = answers.load(placed.call.app_id, placed.hold_id).await?;
+        answers.put(placed.hold_id, complete(draft, placed, ended));
+        answers.get(placed.hold_id)
     }
 
     async fn replay(&mut self, stored: &Stored, position: Position) {
@@ -214,6 +229,14 @@ impl Call<'_> {
             self.client.whole(headers, stored.pieces.first().cloned().unwrap_or_default());
         }
     }
+}
+
+/// The most that a request can use at a target. The output cap of one that names none is the feature's, else the gateway's, at most the
+/// model's.
+pub(crate) fn ask(request: &CallRequest, target: &Target, policy: &Policy, default_cap: u64) -> Ask {
+    let most = target.offer.as_ref().and_then(|offer| offer.max_output_tokens);
+    let default = most.map_or(default_cap, |most| most.min(default_cap));
+    request.ask(policy.max_output_tokens.unwrap_or(default))
 }
 
 fn in_progress() -> CallError {

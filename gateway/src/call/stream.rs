@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::ending::{error_event, estimate, ours};
+use super::ending::{complete, error_event, estimate, ours};
 use super::place::Held;
 use super::{Call, milliseconds};
-use crate::answers::{Recorder, Stored};
+use crate::answers::{Draft, Marker, Recorder};
 use crate::delivered::{COUNTER, Delivered};
 use crate::error::CallError;
 use crate::port::{MarkAttempt, PortError};
@@ -75,19 +75,8 @@ impl Call<'_> {
         }
         let ending = if whole { usage::Ending::Clean } else { usage::Ending::Interrupted };
         let (ending, outcome) = self.judged(held, relay.said(), relay.delivered(), ending);
-        let source = outcome.source;
-        let pending = match self.end(held, ending, outcome).await {
-            Ok(ended) => Ok(relay.finish(&ours(held, self.target, &ended, source))),
-            Err(error) => Err(error),
-        };
-        self.start_stream(&headers);
-        let mut tail = match pending {
-            Ok(tail) => tail,
-            Err(error) => {
-                self.client.send(error_event(&error, &self.job.request_id)).await;
-                return self.client.end();
-            }
-        };
+        let marker = Marker::new();
+        let mut tail = relay.finish(&marker.value());
         if !whole {
             let error = CallError::provider_failed("The provider's stream broke off.");
             tail.push(error_event(&error, &self.job.request_id));
@@ -95,11 +84,28 @@ impl Call<'_> {
         for piece in &tail {
             recorder.add(piece);
         }
-        if let Some(pieces) = recorder.finish() {
-            self.gateway.shared.answers.put(held.placed.hold_id, Stored { headers, pieces, stream: true });
+        let draft = recorder.finish().map(|pieces| Draft {
+            headers: headers.clone(),
+            pieces,
+            stream: true,
+            marker: marker.clone(),
+        });
+        self.keep(held, draft.as_ref()).await;
+        let ended = self.end(held, ending, outcome).await;
+        self.start_stream(&headers);
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                self.client.send(error_event(&error, &self.job.request_id)).await;
+                return self.client.end();
+            }
+        };
+        if let Some(draft) = draft {
+            self.gateway.shared.answers.put(held.placed.hold_id, complete(draft, &held.placed, &ended));
         }
+        let ours = ours(&held.placed, &ended);
         for piece in tail {
-            self.client.send(piece).await;
+            self.client.send(marker.fill(&piece, &ours)).await;
         }
         self.client.end();
     }
@@ -156,6 +162,7 @@ impl Call<'_> {
         let timeouts = self.gateway.shared.options.timeouts;
         let total = Instant::from_std(self.job.began) + timeouts.total;
         let mut splitter = Splitter::default();
+        let mut taken = self.gateway.shared.memory.take();
         let mut out = Vec::new();
         let mut idle_until = Instant::now() + timeouts.idle;
         let mut drain_until = None;
@@ -207,6 +214,8 @@ impl Call<'_> {
                 }
                 relay.take(frame, &mut out);
             }
+            // An event that is not whole yet, and what is gathered for repeats.
+            taken.set(splitter.waiting() + recorder.bytes());
             self.custody.delivered(relay.delivered());
             self.mark(held, &mut marks, bytes, relay.delivered());
             if !out.is_empty() {

@@ -7,7 +7,8 @@
 //! same · `delay_ms=N` before the first byte · `gap_ms=N` between chunks · `stall_after=N` tokens, then silence, or `comments` ·
 //! `disconnect_after=N` tokens · `crlf` · `tool_call` · `served_model=NAME` · `served_tier=NAME` · `even` every token has four characters ·
 //! `cancel=sent|whole|nothing` what is billed when the reader goes before the end: what was sent, the whole answer, nothing · `only=MODEL`
-//! the failures of this script concern requests for this model only.
+//! the failures of this script concern requests for this model only · `stamp` each piece of a streamed chat says when it left, in
+//! microseconds of the clock.
 
 use http::HeaderMap;
 use memchr::memmem;
@@ -63,6 +64,7 @@ pub(super) struct Script {
     pub(super) disconnect_after: Option<u64>,
     pub(super) crlf: bool,
     pub(super) tool_call: bool,
+    pub(super) stamp: bool,
     pub(super) served_model: Option<String>,
     pub(super) served_tier: Option<String>,
     pub(super) even: bool,
@@ -102,6 +104,7 @@ impl Script {
             "disconnect_after" => self.disconnect_after = number,
             "crlf" => self.crlf = true,
             "tool_call" => self.tool_call = true,
+            "stamp" => self.stamp = true,
             "served_model" => self.served_model = Some(value.to_owned()),
             "served_tier" => self.served_tier = Some(value.to_owned()),
             "even" => self.even = true,
