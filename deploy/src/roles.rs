@@ -31,8 +31,8 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     database::check(&database, ServiceRole::Command).await?;
     let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
     let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
-    let edge = config.edge(config.rate_limits("command")?, false)?;
     let keeper = Keeper::of(config).await?;
+    let edge = config.edge(config.rate_limits("command")?, false)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
     let feed = Arc::new(gateway::Feed::default());
@@ -146,9 +146,9 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Command).await?;
     let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let keeper = Keeper::of(config).await?;
     let limits = config.rate_limits("gateway")?;
     let edge = config.edge(limits.clone(), false)?;
-    let keeper = Keeper::of(config).await?;
     let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()?, keeper };
     let identity = gateway::Identity::open(&config.data_dir())?;
     let feed = Arc::new(gateway::Feed::default());
@@ -179,9 +179,9 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
 
 async fn remote_gateway(config: &Config, remote: &gateway::Remote) -> Result<(), Failure> {
     let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let keeper = Keeper::of(config).await?;
     let limits = config.rate_limits("gateway")?;
     let edge = config.edge(limits.clone(), false)?;
-    let keeper = Keeper::of(config).await?;
     let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()?, keeper };
     let identity = gateway::Identity::open(&config.data_dir())?;
     let listener = bind(config).await?;

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use url::Url;
 use uuid::Uuid;
 
-use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPEND, Suspend, USAGE};
+use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPENSIONS, Suspension, USAGE};
 
 /// How long one request may take: as long as the command side's own.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -310,7 +310,8 @@ impl Ledger for Remote {
         credential_id: CredentialId,
     ) -> BoxFuture<'_, Result<(), PortError>> {
         let request_id = request_id.to_owned();
-        async move { self.post(SUSPEND, &request_id, &Suspend { session_id, credential_id }).await }.boxed()
+        let suspension = Suspension { session_id, credential_id };
+        async move { self.post(SUSPENSIONS, &request_id, &suspension).await }.boxed()
     }
 
     fn catch_up(&self) -> BoxFuture<'_, ()> {

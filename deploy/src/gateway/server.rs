@@ -24,7 +24,7 @@ use super::answers::AnswerTable;
 use super::holds::OpenHolds;
 use super::in_process::InProcess;
 use super::takeover::Reports;
-use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPEND, Suspend, USAGE};
+use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPENSIONS, Suspension, USAGE};
 use crate::log_feed::is_one_of;
 
 /// The largest sealed answer.
@@ -65,7 +65,7 @@ impl Server {
             .route(&format!("{CALLS}/{{hold}}/ending"), get(ending))
             .route(&format!("{CALLS}/{{hold}}/answer"), get(answer).put(put_answer))
             .route(USAGE, post(report))
-            .route(SUSPEND, post(suspend))
+            .route(SUSPENSIONS, post(suspend))
             .route(ALIVE, post(alive))
             .route(HOLDS, get(holds))
             .layer(from_fn_with_state(self.clone(), only_gateways))
@@ -140,7 +140,7 @@ async fn report(State(server): State<Server>, id: RequestId, StrictJson(usage): 
     Reply::of(server.shared.ledger.report(id.as_str(), usage).await)
 }
 
-async fn suspend(State(server): State<Server>, id: RequestId, StrictJson(of): StrictJson<Suspend>) -> Response {
+async fn suspend(State(server): State<Server>, id: RequestId, StrictJson(of): StrictJson<Suspension>) -> Response {
     Reply::of(server.shared.ledger.suspend(id.as_str(), of.session_id, of.credential_id).await)
 }
 

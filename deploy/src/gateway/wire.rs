@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 
 /// The path under which the command side answers gateways.
 pub(super) const CALLS: &str = "/v1/gateway/calls";
-/// As [`CALLS`], for a provider key that must not be used any more.
-pub(super) const SUSPEND: &str = "/v1/gateway/suspend";
 /// As [`CALLS`], for local usage.
 pub(super) const USAGE: &str = "/v1/gateway/usage";
 /// As [`CALLS`], for the sign of life.
@@ -18,19 +16,22 @@ pub(super) const ALIVE: &str = "/v1/gateway/alive";
 /// As [`CALLS`], for the open holds of one gateway.
 pub(super) const HOLDS: &str = "/v1/gateway/holds";
 
+/// As [`CALLS`], for a provider key whose request went astray.
+pub(super) const SUSPENSIONS: &str = "/v1/gateway/suspensions";
+
+/// A provider key to take out of use, and the session whose call showed why.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Suspension {
+    pub(super) session_id: SessionId,
+    pub(super) credential_id: CredentialId,
+}
+
 /// A sign of life.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Alive {
     pub(super) gateway: GatewayId,
-}
-
-/// A provider key whose answer came from where it must not, and the session whose call found it.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Suspend {
-    pub(super) session_id: SessionId,
-    pub(super) credential_id: CredentialId,
 }
 
 /// An answer of the command side, told or refused; both come with status 200.
