@@ -8,16 +8,22 @@ mod call;
 mod catalogue;
 mod command;
 mod decide;
+mod dispute;
 mod evolve;
 mod freeze;
 mod hold;
+mod payout;
+mod promo;
 pub mod rating;
+mod refund;
 mod rejection;
 mod session;
 mod state;
 mod table;
 mod top_up;
+mod transaction;
 mod usage;
+mod write_off;
 
 #[cfg(test)]
 mod tests;

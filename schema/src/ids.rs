@@ -65,6 +65,14 @@ typed_ids! {
     UsageId,
     /// A credit or debit of a wallet by an administrator.
     AdjustmentId,
+    /// A refund of a payment.
+    RefundId,
+    /// A proposal to write a receivable off.
+    WriteOffId,
+    /// A grant of promotional credit that expires.
+    PromoId,
+    /// A payout to a developer.
+    PayoutId,
     /// One log line: `ledger.log.log_id`. A restored log that lost a suffix gets a new one.
     LogId,
     /// A gateway: the owner of the holds of its calls, the same after every start.
@@ -142,6 +150,10 @@ pub enum StreamKind {
     Wallet,
     /// Matters of the whole shard: freezes.
     Shard,
+    /// A movement of the payment provider's own balance.
+    Transaction,
+    /// A payout to a developer.
+    Payout,
 }
 
 impl StreamKind {
@@ -153,6 +165,8 @@ impl StreamKind {
             Self::Session => "session",
             Self::Wallet => "wallet",
             Self::Shard => "shard",
+            Self::Transaction => "transaction",
+            Self::Payout => "payout",
         }
     }
 }
@@ -195,6 +209,8 @@ impl FromStr for StreamId {
             StreamKind::Session,
             StreamKind::Wallet,
             StreamKind::Shard,
+            StreamKind::Transaction,
+            StreamKind::Payout,
         ]
         .into_iter()
         .find(|kind| kind.prefix() == prefix)

@@ -5,7 +5,10 @@ use modelfaucet_schema::ids::{DeveloperId, SessionId, WalletId};
 use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
-use super::{adjustment, call, catalogue, freeze, hold, session, top_up, usage};
+use super::{
+    adjustment, call, catalogue, dispute, freeze, hold, payout, promo, refund, session, top_up, transaction, usage,
+    write_off,
+};
 
 /// Decides a command at time `at`. Deterministic; the events are not taken in yet.
 ///
@@ -45,10 +48,28 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
             top_up::credit(context, *top_up_id, payment, *amount, *occurred_at)
         }
         Command::FailTopUp { top_up_id, reason } => top_up::fail(context, *top_up_id, reason),
-        Command::GrantTestCredit { wallet_id, amount } => adjustment::grant_test_credit(context, *wallet_id, *amount),
-        Command::GrantPromo { wallet_id, amount, reason } => {
-            adjustment::grant_promo(context, *wallet_id, *amount, reason)
+        Command::OpenCheckout { top_up_id, reference, url } => {
+            top_up::open_checkout(context, *top_up_id, reference, url)
         }
+        Command::RequestRefund { refund_id, payment, amount, reason } => {
+            refund::request(context, *refund_id, payment, *amount, reason.as_deref())
+        }
+        Command::ConfirmRefund { refund_id, reference } => refund::confirm(context, *refund_id, reference),
+        Command::FailRefund { refund_id, reason } => refund::fail(context, *refund_id, reason, None),
+        Command::ReportRefund(report) => refund::report(context, report),
+        Command::ReportDispute(report) => dispute::report(context, report),
+        Command::RecordTransaction(report) => transaction::record(context, report),
+        Command::ProposeWriteOff { write_off_id, wallet_id, amount, reason } => {
+            write_off::propose(context, *write_off_id, *wallet_id, *amount, reason)
+        }
+        Command::ApproveWriteOff { write_off_id } => write_off::approve(context, *write_off_id),
+        Command::RequestPayout { .. } => payout::request(context, command),
+        Command::StepPayout { payout_id, step } => payout::step(context, *payout_id, step),
+        Command::GrantTestCredit { wallet_id, amount } => adjustment::grant_test_credit(context, *wallet_id, *amount),
+        Command::GrantPromo { promo_id, wallet_id, amount, reason, expires_at } => {
+            promo::grant(context, *promo_id, *wallet_id, *amount, reason, *expires_at)
+        }
+        Command::ExpireCredit { wallet_id, promo_id } => promo::expire(context, *wallet_id, *promo_id),
         Command::AdjustWallet { .. } => adjustment::adjust(context, command),
         Command::PlaceHold { .. } => hold::place(context, command),
         Command::CaptureHold { hold_id, usage, service_tier, provider_request_id, occurred_at } => {
@@ -87,10 +108,20 @@ impl<'a> Context<'a> {
     pub(super) fn require_admin(self) -> Result<(), Rejection> {
         match self.caller {
             Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
-            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public => {
+            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public | Caller::Stripe => {
                 Err(Rejection::Forbidden)
             }
         }
+    }
+
+    /// What the payment provider may tell, and administrators in its place.
+    pub(super) fn require_provider(self) -> Result<(), Rejection> {
+        if self.caller == Caller::Stripe { Ok(()) } else { self.require_admin() }
+    }
+
+    /// Two people: the caller is not who asked for it.
+    pub(super) fn require_another(self, asked: &str) -> Result<(), Rejection> {
+        if self.caller.actor().to_string() == asked { Err(Rejection::SameActor) } else { Ok(()) }
     }
 
     /// May the caller act on what belongs to `developer`? `otherwise` is "not found", so nobody learns what others have.
@@ -98,7 +129,9 @@ impl<'a> Context<'a> {
         match self.caller {
             Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
             Caller::Developer(own, _) if own == developer => Ok(()),
-            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public => Err(otherwise),
+            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public | Caller::Stripe => {
+                Err(otherwise)
+            }
         }
     }
 

@@ -6,8 +6,9 @@ use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{AdjustmentKind, Direction, Event, FreezeScope};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
-use modelfaucet_schema::ids::{AdjustmentId, Position, WalletId};
+use modelfaucet_schema::ids::{AdjustmentId, Position, PromoId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
+use modelfaucet_schema::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -53,11 +54,14 @@ pub(super) struct PromoCredit {
     amount_usd: RequestMoney,
     /// What for.
     reason: Text<1, 1000>,
+    /// When what is left of it expires; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
 }
 
 /// Give promotional credit.
 ///
-/// It is spent before paid credit and never paid out.
+/// It is spent before paid credit, what expires first first, and never paid out.
 #[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/promo-credits", tag = "wallets", request_body = PromoCredit,
     params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = String, Header)), responses(
     (status = 201, description = "The wallet", body = WalletFigures),
@@ -73,7 +77,13 @@ pub(super) async fn grant_promo(
     let who = api.require_admin(&headers, request_id)?;
     let id = path_id(&wallet_id, "wallet id")?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "grant_promo", &wallet_id, &body);
-    let command = Command::GrantPromo { wallet_id: id, amount: body.amount_usd.0, reason: body.reason.0.clone() };
+    let command = Command::GrantPromo {
+        promo_id: PromoId::generate(),
+        wallet_id: id,
+        amount: body.amount_usd.0,
+        reason: body.reason.0.clone(),
+        expires_at: body.expires_at,
+    };
     let done = api.submit(&who, command, Some(key)).await?;
     wallet_answer(&done, StatusCode::CREATED)
 }
@@ -120,6 +130,9 @@ pub(super) struct AdjustmentReply {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// The key that the body named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
     /// The wallet's posted balance after it.
     wallet_balance_usd: Money,
 }
@@ -162,6 +175,7 @@ pub(super) async fn adjust(
         amount_usd: event.amount,
         status: "applied",
         reason: event.reason.clone(),
+        idempotency_key: body.idempotency_key.map(|key| key.0),
         wallet_balance_usd: event.balance.posted,
     };
     Ok(done.answer(StatusCode::CREATED, &reply))

@@ -56,6 +56,8 @@ pub enum Actor {
     Clock,
     /// The operator's command line: first setup, imports.
     Operator,
+    /// The payment provider: what its signed events and its own records say.
+    Stripe,
 }
 
 impl fmt::Display for Actor {
@@ -67,6 +69,7 @@ impl fmt::Display for Actor {
             Self::Public => f.write_str("public"),
             Self::Clock => f.write_str("clock"),
             Self::Operator => f.write_str("operator"),
+            Self::Stripe => f.write_str("stripe"),
         }
     }
 }
@@ -83,6 +86,7 @@ impl std::str::FromStr for Actor {
             None if text == "public" => Ok(Self::Public),
             None if text == "clock" => Ok(Self::Clock),
             None if text == "operator" => Ok(Self::Operator),
+            None if text == "stripe" => Ok(Self::Stripe),
             _ => Err(invalid()),
         }
     }
