@@ -13,6 +13,8 @@ pub mod fold;
 pub mod freezes;
 pub mod journal;
 pub mod memory;
+pub mod payments;
+pub mod payouts;
 pub mod projection;
 pub mod rebuild;
 pub mod reconciliation;

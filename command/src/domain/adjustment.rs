@@ -16,7 +16,11 @@ fn reason(text: &'static str) -> Result<Name, Rejection> {
 }
 
 /// The wallet, if the amount is above zero and credit is not frozen.
-pub(super) fn wallet_for_credit(context: Context<'_>, wallet_id: WalletId, amount: Money) -> Result<&Wallet, Rejection> {
+pub(super) fn wallet_for_credit(
+    context: Context<'_>,
+    wallet_id: WalletId,
+    amount: Money,
+) -> Result<&Wallet, Rejection> {
     context.require_admin()?;
     let wallet = context.state.wallets.get(&wallet_id).ok_or(Rejection::WalletNotFound)?;
     if !amount.is_positive() {

@@ -2,9 +2,7 @@
 
 use modelfaucet_schema::account::{Account, AccountCode};
 use modelfaucet_schema::entry::EntryBuilder;
-use modelfaucet_schema::event::{
-    Balance, DisputeLost, DisputeOpened, DisputeWon, Event, FreezeScope, Frozen, Thawed,
-};
+use modelfaucet_schema::event::{Balance, DisputeLost, DisputeOpened, DisputeWon, Event, FreezeScope, Frozen, Thawed};
 use modelfaucet_schema::ids::WalletId;
 use modelfaucet_schema::money::Money;
 

@@ -42,11 +42,7 @@ pub(super) fn grant(
 }
 
 /// Takes what is left of a grant, but not what open holds need: a call that began in time may still be paid with it.
-pub(super) fn expire(
-    context: Context<'_>,
-    wallet_id: WalletId,
-    promo_id: PromoId,
-) -> Result<Vec<Event>, Rejection> {
+pub(super) fn expire(context: Context<'_>, wallet_id: WalletId, promo_id: PromoId) -> Result<Vec<Event>, Rejection> {
     context.require_admin()?;
     let wallet = context.state.wallets.get(&wallet_id).ok_or(Rejection::WalletNotFound)?;
     let slices = context.state.promos.get(&wallet_id).ok_or(Rejection::PromoNotFound)?;

@@ -180,7 +180,10 @@ pub(super) fn report(context: Context<'_>, report: &RefundReport) -> Result<Vec<
         };
     }
     let (payment, wallet) = payment_and_wallet(context, &report.payment)?;
-    require_amount(report.amount, payment)?;
+    // One that failed has taken nothing, so it may stand beside refunds of all of it.
+    if report.failed.is_none() || !report.amount.is_positive() || !report.amount.is_whole_cents() {
+        require_amount(report.amount, payment)?;
+    }
     let wallet_id = payment.wallet_id;
     let paid = report.amount.min(takeable(wallet));
     let receivable = report.amount.checked_sub(paid).ok_or(Rejection::AmountOutOfRange)?;

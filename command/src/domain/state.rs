@@ -7,8 +7,8 @@ use modelfaucet_schema::event::{
     AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, SessionId, StreamId, TokenId, TopUpId,
-    UserId, WalletId, WriteOffId,
+    AppId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, SessionId, StreamId, TokenId,
+    TopUpId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::time::Timestamp;

@@ -382,9 +382,9 @@ impl<R> Core<R> {
             Command::ExpireSession { session_id } => {
                 self.state.sessions.get(session_id).map(|session| (session.expires_at, Deadline::Session(*session_id)))
             }
-            Command::ExpireCredit { wallet_id, promo_id } => self
-                .promo_due_at(*wallet_id, *promo_id)
-                .map(|due_at| (due_at, Deadline::Promo(*wallet_id, *promo_id))),
+            Command::ExpireCredit { wallet_id, promo_id } => {
+                self.promo_due_at(*wallet_id, *promo_id).map(|due_at| (due_at, Deadline::Promo(*wallet_id, *promo_id)))
+            }
             _ => None,
         };
         self.deadlines.extend(deadline.map(Reverse));

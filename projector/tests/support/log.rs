@@ -458,7 +458,10 @@ impl Generator {
             0 => {
                 let entry = booked(Account::house(AccountCode::DeferredPromoCost), Account::promo(wallet_id));
                 let balance = self.change(wallet, amount.units(), amount.units(), 0);
-                self.say(Actor::Admin, PromoGranted { wallet_id, amount, reason: "launch".into(), entry, balance });
+                let reason = "launch".into();
+                let granted =
+                    PromoGranted { promo_id: None, wallet_id, amount, reason, expires_at: None, entry, balance };
+                self.say(Actor::Admin, granted);
             }
             1 => {
                 let entry = booked(adjustments(), Account::paid(wallet_id));
