@@ -14,6 +14,7 @@ mod hold;
 pub mod rating;
 mod rejection;
 mod session;
+mod staff;
 mod state;
 mod table;
 mod top_up;

@@ -8,6 +8,7 @@ mod model_rates;
 mod money;
 mod recorded;
 mod session;
+mod staff;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ pub use model_rates::*;
 pub use money::*;
 pub use recorded::*;
 pub use session::*;
+pub use staff::*;
 
 use crate::entry::JournalEntry;
 use crate::ids::{StreamId, StreamKind, WalletId};
@@ -105,6 +107,8 @@ events! {
     UsageRecorded = 1,
     Frozen = 1,
     Thawed = 1,
+    StaffTokenIssued = 1,
+    StaffTokenRevoked = 1,
 }
 
 impl Event {
@@ -138,6 +142,8 @@ impl Event {
             Self::HoldExpired(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::LateUsageCaptured(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::UsageRecorded(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::StaffTokenIssued(event) => (StreamKind::Staff, event.token_id.0),
+            Self::StaffTokenRevoked(event) => (StreamKind::Staff, event.token_id.0),
             Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
         };
         StreamId::new(kind, id)

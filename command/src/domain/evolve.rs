@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use modelfaucet_schema::event::{Event, FeatureDefined, Recorded};
 
-use super::{App, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, State, Wallet};
+use super::{
+    App, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, StaffToken, State, Wallet,
+};
 
 impl State {
     /// Takes in a recorded event.
@@ -39,6 +41,13 @@ impl State {
             }
             Event::DeveloperTokenRevoked(event) => {
                 self.tokens.remove(&event.token_id);
+            }
+            Event::StaffTokenIssued(event) => {
+                let token = StaffToken { token_hash: event.token_hash, role: event.role, expires_at: event.expires_at };
+                self.staff.set(event.token_id, token);
+            }
+            Event::StaffTokenRevoked(event) => {
+                self.staff.remove(&event.token_id);
             }
             Event::AppRegistered(event) => {
                 let app = App {

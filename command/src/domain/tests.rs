@@ -12,6 +12,7 @@ mod holds;
 mod refusals;
 mod routes;
 mod sessions;
+mod staff;
 mod tiers;
 mod usage;
 
