@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use modelfaucet_schema::event::{Event, SessionOpening, Status};
 use modelfaucet_schema::ids::{AppId, DeveloperId, SessionId, TokenId, WalletId};
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash};
 use parking_lot::RwLock;
@@ -47,6 +48,17 @@ pub struct TokenFacts {
     pub expires_at: Option<Timestamp>,
 }
 
+/// What a staff token stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct StaffFacts {
+    /// The token.
+    pub token_id: TokenId,
+    /// What it may do.
+    pub role: StaffRole,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
 /// What a public app id stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct AppFacts {
@@ -66,6 +78,8 @@ struct Maps {
     session_hashes: HashMap<SessionId, TokenHash>,
     tokens: HashMap<TokenHash, TokenFacts>,
     token_hashes: HashMap<TokenId, TokenHash>,
+    staff: HashMap<TokenHash, StaffFacts>,
+    staff_hashes: HashMap<TokenId, TokenHash>,
     apps: HashMap<String, AppFacts>,
     app_names: HashMap<AppId, String>,
 }
@@ -104,6 +118,10 @@ impl Directory {
             };
             maps.issue_token(token.token_hash, facts);
         }
+        for (id, token) in state.staff.iter() {
+            let facts = StaffFacts { token_id: *id, role: token.role, expires_at: token.expires_at };
+            maps.issue_staff_token(token.token_hash, facts);
+        }
         for (id, app) in state.apps.iter() {
             let facts = AppFacts {
                 app_id: *id,
@@ -137,6 +155,11 @@ impl Directory {
         self.maps.read().tokens.get(token).cloned()
     }
 
+    /// The staff token of a token.
+    pub fn staff(&self, token: &TokenHash) -> Option<StaffFacts> {
+        self.maps.read().staff.get(token).copied()
+    }
+
     /// The app of a public id.
     pub fn app(&self, public_app_id: &str) -> Option<AppFacts> {
         self.maps.read().apps.get(public_app_id).copied()
@@ -151,6 +174,8 @@ fn matters(event: &Event) -> bool {
             | Event::SessionExpired(_)
             | Event::DeveloperTokenIssued(_)
             | Event::DeveloperTokenRevoked(_)
+            | Event::StaffTokenIssued(_)
+            | Event::StaffTokenRevoked(_)
             | Event::AppRegistered(_)
             | Event::AppChanged(_)
     )
@@ -165,6 +190,11 @@ impl Maps {
     fn issue_token(&mut self, hash: TokenHash, facts: TokenFacts) {
         self.token_hashes.insert(facts.token_id, hash);
         self.tokens.insert(hash, facts);
+    }
+
+    fn issue_staff_token(&mut self, hash: TokenHash, facts: StaffFacts) {
+        self.staff_hashes.insert(facts.token_id, hash);
+        self.staff.insert(hash, facts);
     }
 
     fn end_session(&mut self, id: SessionId) {
@@ -198,6 +228,15 @@ impl Maps {
             Event::DeveloperTokenRevoked(event) => {
                 if let Some(hash) = self.token_hashes.remove(&event.token_id) {
                     self.tokens.remove(&hash);
+                }
+            }
+            Event::StaffTokenIssued(event) => {
+                let facts = StaffFacts { token_id: event.token_id, role: event.role, expires_at: event.expires_at };
+                self.issue_staff_token(event.token_hash, facts);
+            }
+            Event::StaffTokenRevoked(event) => {
+                if let Some(hash) = self.staff_hashes.remove(&event.token_id) {
+                    self.staff.remove(&hash);
                 }
             }
             Event::AppRegistered(event) => {

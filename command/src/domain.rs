@@ -18,6 +18,7 @@ pub mod rating;
 mod refund;
 mod rejection;
 mod session;
+mod staff;
 mod state;
 mod table;
 mod top_up;

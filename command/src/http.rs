@@ -7,6 +7,7 @@ mod catalogue;
 mod holds;
 mod reply;
 mod sessions;
+mod staff;
 mod top_ups;
 mod usage;
 mod values;
@@ -121,6 +122,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::adjust))
         .routes(routes!(admin::freeze))
         .routes(routes!(admin::thaw))
+        .routes(routes!(staff::issue))
+        .routes(routes!(staff::revoke))
         .routes(routes!(catalogue::register_developer))
         .routes(routes!(catalogue::issue_token))
         .routes(routes!(catalogue::revoke_token))

@@ -16,6 +16,7 @@ mod roles;
 mod secrets;
 mod seed;
 mod serve;
+mod staff;
 mod up;
 mod verify;
 
@@ -83,6 +84,11 @@ enum Verb {
     Rates {
         #[command(subcommand)]
         verb: rates::RatesVerb,
+    },
+    /// Tokens for the people who run the ledger: auditors, operators, administrators
+    Staff {
+        #[command(subcommand)]
+        verb: staff::StaffVerb,
     },
     /// Write the books to a file or standard output
     Export {
@@ -191,6 +197,7 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Verify(args) => verify::run(&args),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
+        Verb::Staff { verb } => staff::run(&verb),
         Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Openapi => {

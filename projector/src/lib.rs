@@ -23,6 +23,7 @@ mod series;
 pub mod sessions;
 pub mod setup;
 pub mod sql;
+pub mod staff;
 pub mod store;
 pub mod table;
 pub mod top_ups;

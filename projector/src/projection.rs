@@ -91,6 +91,7 @@ pub fn all() -> Vec<Box<dyn Projection>> {
         Box::new(crate::audit_log::AuditLog),
         Box::new(crate::freezes::Freezes),
         Box::new(crate::reconciliation::Reconciliation),
+        Box::new(crate::staff::Staff),
         Box::new(crate::payments::Payments),
         Box::new(crate::payouts::Payouts),
     ]

@@ -61,7 +61,7 @@ pub(crate) struct Freezes {
 }
 
 /// The kill switches that are on.
-#[utoipa::path(get, path = "/v1/admin/freezes", tag = "freezes", params(AtParams), security(("bearer" = ["admin"])), responses(
+#[utoipa::path(get, path = "/v1/admin/freezes", tag = "freezes", params(AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = Freezes), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn freezes(
     State(state): State<QueryState>,

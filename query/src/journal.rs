@@ -240,7 +240,7 @@ impl TrialBalance {
 #[utoipa::path(get, path = "/v1/admin/journal", tag = "books", params(
     ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."),
     ("account" = Option<String>, Query, description = "Only entries that post to this account, such as 4010 or 2110:openai."),
-    PageParams, AtParams), security(("bearer" = ["admin"])), responses(
+    PageParams, AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = Journal), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn journal(
     State(state): State<QueryState>,
@@ -253,7 +253,7 @@ pub(crate) async fn journal(
 }
 
 /// Debits and credits per code of the chart; all balances together are zero.
-#[utoipa::path(get, path = "/v1/admin/trial-balance", tag = "books", params(AtParams), security(("bearer" = ["admin"])), responses(
+#[utoipa::path(get, path = "/v1/admin/trial-balance", tag = "books", params(AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = TrialBalance), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn trial_balance(
     State(state): State<QueryState>,

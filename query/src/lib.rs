@@ -25,6 +25,7 @@ mod routes;
 mod sheet;
 mod snapshot;
 mod sql;
+mod staff;
 mod state;
 mod top_ups;
 mod usage;

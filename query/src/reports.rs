@@ -118,7 +118,7 @@ fn journal_lines(row: &Row, sheet: &mut Sheet) -> Result<(), QueryError> {
 
 /// Every charged call, newest first, as CSV; texts that a spreadsheet would run as formulas are escaped with a leading `'`.
 #[utoipa::path(get, path = "/v1/admin/reports/usage.csv", tag = "reports", params(RangeParams, AtParams),
-    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn usage(
     State(state): State<QueryState>,
@@ -138,7 +138,7 @@ pub(crate) async fn usage(
 
 /// Totals of every app as CSV, by public id.
 #[utoipa::path(get, path = "/v1/admin/reports/revenue.csv", tag = "reports", params(AtParams),
-    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn revenue(
     State(state): State<QueryState>,
@@ -157,7 +157,7 @@ pub(crate) async fn revenue(
 
 /// The journal as CSV, one line per posting, in order, with each account's running balance.
 #[utoipa::path(get, path = "/v1/admin/reports/journal.csv", tag = "reports", params(RangeParams, AtParams),
-    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn journal(
     State(state): State<QueryState>,

@@ -8,7 +8,9 @@ use utoipa_axum::routes;
 
 use crate::projections::{Readiness, readiness};
 use crate::state::QueryState;
-use crate::{audit_log, catalogue, freezes, journal, projections, reconciliation, reports, top_ups, usage, wallets};
+use crate::{
+    audit_log, catalogue, freezes, journal, projections, reconciliation, reports, staff, top_ups, usage, wallets,
+};
 
 /// All routes of the read API. The request id and the error envelope come from `modelfaucet_schema::http::observe` around it.
 pub fn router(state: QueryState) -> OpenApiRouter {
@@ -34,6 +36,7 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(top_ups::top_ups))
         .routes(routes!(audit_log::audit_log))
         .routes(routes!(freezes::freezes))
+        .routes(routes!(staff::staff_tokens))
         .routes(routes!(projections::projections))
         .routes(routes!(journal::journal))
         .routes(routes!(journal::trial_balance))
@@ -64,7 +67,7 @@ mod tests {
     fn every_route_says_who_may_use_it_and_how_errors_look() {
         let document = serde_json::to_value(openapi()).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 19);
+        assert_eq!(paths.len(), 20);
         for (path, item) in paths {
             let operation = &item["get"];
             assert!(operation["summary"].is_string(), "{path}");

@@ -25,6 +25,8 @@ statements! {
     RECONCILIATION = "reconciliation";
     REVENUE_EXPORT = "revenue_export";
     SESSION = "session";
+    STAFF_TOKEN = "staff_token";
+    STAFF_TOKENS = "staff_tokens";
     STATEMENT = "statement";
     TOKENS = "tokens";
     TOP_UPS = "top_ups";

@@ -10,6 +10,7 @@ mod payment;
 mod payout;
 mod recorded;
 mod session;
+mod staff;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ pub use payment::*;
 pub use payout::*;
 pub use recorded::*;
 pub use session::*;
+pub use staff::*;
 
 use crate::entry::JournalEntry;
 use crate::ids::{StreamId, StreamKind, WalletId};
@@ -109,6 +111,8 @@ events! {
     UsageRecorded = 1,
     Frozen = 1,
     Thawed = 1,
+    StaffTokenIssued = 1,
+    StaffTokenRevoked = 1,
     TopUpCheckoutOpened = 1,
     RefundRequested = 1,
     RefundSent = 1,
@@ -159,6 +163,8 @@ impl Event {
             Self::HoldExpired(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::LateUsageCaptured(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::UsageRecorded(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::StaffTokenIssued(event) => (StreamKind::Staff, event.token_id.0),
+            Self::StaffTokenRevoked(event) => (StreamKind::Staff, event.token_id.0),
             Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
             Self::TopUpCheckoutOpened(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::RefundRequested(event) => (StreamKind::Wallet, event.wallet_id.0),

@@ -45,7 +45,7 @@ macro_rules! typed_ids {
 typed_ids! {
     /// A developer: owns apps, earns a share.
     DeveloperId,
-    /// A developer's API token (its id, never its text).
+    /// An API token of a developer or of staff (its id, never its text).
     TokenId,
     /// An app of a developer.
     AppId,
@@ -148,6 +148,8 @@ pub enum StreamKind {
     Session,
     /// A wallet: top-ups, holds, usage, adjustments.
     Wallet,
+    /// A staff token.
+    Staff,
     /// Matters of the whole shard: freezes.
     Shard,
     /// A movement of the payment provider's own balance.
@@ -164,6 +166,7 @@ impl StreamKind {
             Self::RateCard => "rate_card",
             Self::Session => "session",
             Self::Wallet => "wallet",
+            Self::Staff => "staff",
             Self::Shard => "shard",
             Self::Transaction => "transaction",
             Self::Payout => "payout",
@@ -208,6 +211,7 @@ impl FromStr for StreamId {
             StreamKind::RateCard,
             StreamKind::Session,
             StreamKind::Wallet,
+            StreamKind::Staff,
             StreamKind::Shard,
             StreamKind::Transaction,
             StreamKind::Payout,

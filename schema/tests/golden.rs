@@ -14,6 +14,7 @@ use modelfaucet_schema::event::*;
 use modelfaucet_schema::ids::*;
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::Rate;
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use modelfaucet_schema::usage::{Component, Usage};
@@ -395,6 +396,16 @@ fn samples() -> Vec<Event> {
         .into(),
         Frozen { scope: FreezeScope::App(app_id), reason: reason() }.into(),
         Thawed { scope: FreezeScope::TopUps, reason: reason() }.into(),
+        StaffTokenIssued {
+            token_id: TokenId(id(13)),
+            name: "Grace, on call".into(),
+            role: StaffRole::Operator,
+            token_hash: TokenHash::of_text("mf_staff_example"),
+            token_prefix: "mf_staff_exampleX".into(),
+            expires_at: Some(when),
+        }
+        .into(),
+        StaffTokenRevoked { token_id: TokenId(id(13)) }.into(),
     ]
     .into_iter()
     .chain(payment_samples())

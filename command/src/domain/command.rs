@@ -13,6 +13,7 @@ use modelfaucet_schema::ids::{
     UsageId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::staff::{Power, StaffRole};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use modelfaucet_schema::usage::Usage;
@@ -21,8 +22,10 @@ use serde_json::{Map, Value};
 /// Who wants something. The edge has checked token and scope; the decision checks that the caller still may, and only on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// The holder of the admin token.
+    /// The holder of `ADMIN_TOKEN`.
     Admin,
+    /// Somebody who runs the ledger, by a token of their own.
+    Staff(StaffRole, TokenId),
     /// The operator's command line.
     Operator,
     /// A developer through one of its tokens.
@@ -44,6 +47,7 @@ impl Caller {
     pub const fn actor(self) -> Actor {
         match self {
             Self::Admin => Actor::Admin,
+            Self::Staff(role, token) => Actor::Staff(role, token),
             Self::Operator => Actor::Operator,
             Self::Developer(_, token) => Actor::Token(token),
             Self::Session(session) | Self::Gateway(session) => Actor::Session(session),
@@ -51,6 +55,20 @@ impl Caller {
             Self::Clock => Actor::Clock,
             Self::Stripe => Actor::Stripe,
         }
+    }
+
+    /// The most that it may do of what the house does; none for those outside.
+    pub const fn power(self) -> Option<Power> {
+        match self {
+            Self::Admin | Self::Operator | Self::Clock => Some(Power::Administer),
+            Self::Staff(role, _) => Some(role.power()),
+            Self::Developer(..) | Self::Session(_) | Self::Gateway(_) | Self::Public | Self::Stripe => None,
+        }
+    }
+
+    /// Is it an administrator?
+    pub fn administers(self) -> bool {
+        self.power() == Some(Power::Administer)
     }
 }
 
@@ -273,6 +291,17 @@ pub enum PayoutStep {
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each field is named and documented as in the event that answers it")]
 pub enum Command {
+    IssueStaffToken {
+        token_id: TokenId,
+        name: String,
+        role: StaffRole,
+        token_hash: TokenHash,
+        token_prefix: String,
+        expires_at: Option<Timestamp>,
+    },
+    RevokeStaffToken {
+        token_id: TokenId,
+    },
     RegisterDeveloper {
         developer_id: DeveloperId,
         name: String,
@@ -477,6 +506,8 @@ impl Command {
     /// The name for metrics and logs.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::IssueStaffToken { .. } => "issue_staff_token",
+            Self::RevokeStaffToken { .. } => "revoke_staff_token",
             Self::RegisterDeveloper { .. } => "register_developer",
             Self::IssueDeveloperToken { .. } => "issue_developer_token",
             Self::RevokeDeveloperToken { .. } => "revoke_developer_token",

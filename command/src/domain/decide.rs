@@ -2,12 +2,13 @@
 
 use modelfaucet_schema::event::{Event, FreezeScope};
 use modelfaucet_schema::ids::{DeveloperId, SessionId, WalletId};
+use modelfaucet_schema::staff::Power;
 use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
 use super::{
-    adjustment, call, catalogue, dispute, freeze, hold, payout, promo, refund, session, top_up, transaction, usage,
-    write_off,
+    adjustment, call, catalogue, dispute, freeze, hold, payout, promo, refund, session, staff, top_up, transaction,
+    usage, write_off,
 };
 
 /// Decides a command at time `at`. Deterministic; the events are not taken in yet.
@@ -16,13 +17,10 @@ use super::{
 /// The [`Rejection`]; the state is as it was.
 pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -> Result<Vec<Event>, Rejection> {
     let context = Context { state, caller, at };
-    if let Caller::Developer(_, token) = caller {
-        let live = state.tokens.get(&token).is_some_and(|token| token.expires_at.is_none_or(|end| at < end));
-        if !live {
-            return Err(Rejection::InvalidDeveloperToken);
-        }
-    }
+    context.require_live_token()?;
     match command {
+        Command::IssueStaffToken { .. } => staff::issue(context, command),
+        Command::RevokeStaffToken { token_id } => staff::revoke(context, *token_id),
         Command::RegisterDeveloper { developer_id, name, email } => {
             catalogue::register_developer(context, *developer_id, name, email)
         }
@@ -104,14 +102,30 @@ pub(super) struct Payment<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// A token that was revoked or has ended since the edge looked does nothing any more.
+    fn require_live_token(self) -> Result<(), Rejection> {
+        let is_over = |end: Option<Timestamp>| end.is_some_and(|end| end <= self.at);
+        match self.caller {
+            Caller::Developer(_, id) if self.state.tokens.get(&id).is_none_or(|token| is_over(token.expires_at)) => {
+                Err(Rejection::InvalidDeveloperToken)
+            }
+            Caller::Staff(role, id)
+                if self.state.staff.get(&id).is_none_or(|token| token.role != role || is_over(token.expires_at)) =>
+            {
+                Err(Rejection::InvalidStaffToken)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Only those who have this power.
+    pub(super) fn require(self, power: Power) -> Result<(), Rejection> {
+        if self.caller.power() >= Some(power) { Ok(()) } else { Err(Rejection::Forbidden) }
+    }
+
     /// Only administrators, the operator's command line and the clock.
     pub(super) fn require_admin(self) -> Result<(), Rejection> {
-        match self.caller {
-            Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
-            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public | Caller::Stripe => {
-                Err(Rejection::Forbidden)
-            }
-        }
+        self.require(Power::Administer)
     }
 
     /// What the payment provider may tell, and administrators in its place.
@@ -126,9 +140,19 @@ impl<'a> Context<'a> {
 
     /// May the caller act on what belongs to `developer`? `otherwise` is "not found", so nobody learns what others have.
     pub(super) fn require_developer(self, developer: DeveloperId, otherwise: Rejection) -> Result<(), Rejection> {
+        self.require_developer_or(Power::Administer, developer, otherwise)
+    }
+
+    /// As [`Context::require_developer`], where those of the house need only `power`.
+    pub(super) fn require_developer_or(
+        self,
+        power: Power,
+        developer: DeveloperId,
+        otherwise: Rejection,
+    ) -> Result<(), Rejection> {
         match self.caller {
-            Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
             Caller::Developer(own, _) if own == developer => Ok(()),
+            Caller::Admin | Caller::Staff(..) | Caller::Operator | Caller::Clock => self.require(power),
             Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public | Caller::Stripe => {
                 Err(otherwise)
             }

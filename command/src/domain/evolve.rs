@@ -11,7 +11,7 @@ use modelfaucet_schema::money::Money;
 
 use super::{
     App, Developer, DeveloperToken, Dispute, DisputeState, Feature, Hold, Payment, Payout, PayoutState, PendingTopUp,
-    PromoSlice, RateCard, Refund, Session, State, Wallet, WriteOff,
+    PromoSlice, RateCard, Refund, Session, StaffToken, State, Wallet, WriteOff,
 };
 
 impl State {
@@ -50,6 +50,13 @@ impl State {
             }
             Event::DeveloperTokenRevoked(event) => {
                 self.tokens.remove(&event.token_id);
+            }
+            Event::StaffTokenIssued(event) => {
+                let token = StaffToken { token_hash: event.token_hash, role: event.role, expires_at: event.expires_at };
+                self.staff.set(event.token_id, token);
+            }
+            Event::StaffTokenRevoked(event) => {
+                self.staff.remove(&event.token_id);
             }
             Event::AppRegistered(event) => {
                 let app = App {

@@ -37,6 +37,8 @@ rejections! {
     ExpiredSession = 401 "expired_session" "The session token is expired.";
     /// The developer's token is unknown, revoked or expired.
     InvalidDeveloperToken = 401 "invalid_session" "Missing or invalid developer token.";
+    /// The staff token is unknown, revoked or expired.
+    InvalidStaffToken = 401 "invalid_session" "Missing or invalid admin token.";
     /// The wallet cannot pay, whatever its open holds come to.
     InsufficientBalance { available: Money, required: Money } = 402 "insufficient_balance" "The wallet has {available} USD available; {required} USD are required.";
     /// The wallet could pay, were it not for its open holds.
@@ -49,6 +51,8 @@ rejections! {
     ServerSessionsOnly = 403 "forbidden" "This app opens sessions on its server only (scope developer:sessions:write).";
     /// The caller may not do that at all.
     Forbidden = 403 "forbidden" "The caller may not do this.";
+    /// Staff tokens come from the holder of `ADMIN_TOKEN`.
+    RootOnly = 403 "forbidden" "Only the holder of ADMIN_TOKEN may do this.";
     /// A token may not hand out what it does not have.
     ScopeNotHeld { scope: Scope } = 403 "forbidden" "A token cannot issue a token with a scope that it does not have: {scope}.";
     /// Unknown or disabled app.

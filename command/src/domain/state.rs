@@ -11,6 +11,7 @@ use modelfaucet_schema::ids::{
     TopUpId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,17 @@ pub struct DeveloperToken {
     pub token_hash: TokenHash,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A staff token that may be used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StaffToken {
+    /// Its hash.
+    pub token_hash: TokenHash,
+    /// What it may do.
+    pub role: StaffRole,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
 }
@@ -305,8 +317,10 @@ pub struct State {
     pub seqs: Table<StreamId, i64>,
     /// Developers.
     pub developers: Table<DeveloperId, Developer>,
-    /// Usable tokens.
+    /// Usable tokens of developers.
     pub tokens: Table<TokenId, DeveloperToken>,
+    /// Usable tokens of staff.
+    pub staff: Table<TokenId, StaffToken>,
     /// Apps.
     pub apps: Table<AppId, App>,
     /// Apps by public id.
@@ -358,6 +372,7 @@ macro_rules! each_table {
         $state.seqs.$method();
         $state.developers.$method();
         $state.tokens.$method();
+        $state.staff.$method();
         $state.apps.$method();
         $state.app_names.$method();
         $state.features.$method();

@@ -15,6 +15,7 @@ mod promos;
 mod refusals;
 mod routes;
 mod sessions;
+mod staff;
 mod tiers;
 mod usage;
 

@@ -8,6 +8,7 @@ use modelfaucet_schema::event::{AdjustmentKind, Direction, Event, FreezeScope};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
 use modelfaucet_schema::ids::{AdjustmentId, Position, PromoId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
+use modelfaucet_schema::staff::Power;
 use modelfaucet_schema::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -38,7 +39,7 @@ pub(super) async fn credit_test_balance(
     request_id: RequestId,
     StrictJson(body): StrictJson<TestCredit>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let id = path_id(&wallet_id, "wallet id")?;
     // ModelFaucet 1.2 takes no key here, so none is demanded.
     let key = idempotency_key(&headers)?.map(|text| Key::new(text, "credit_test_balance", &wallet_id, &body));
@@ -74,7 +75,7 @@ pub(super) async fn grant_promo(
     request_id: RequestId,
     StrictJson(body): StrictJson<PromoCredit>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let id = path_id(&wallet_id, "wallet id")?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "grant_promo", &wallet_id, &body);
     let command = Command::GrantPromo {
@@ -152,7 +153,7 @@ pub(super) async fn adjust(
     request_id: RequestId,
     StrictJson(body): StrictJson<AdjustWallet>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let id = path_id(&wallet_id, "wallet id")?;
     let own_key = body.idempotency_key.clone();
     let text = idempotency_key(&headers)?.or(own_key.as_ref().map(|key| key.0.as_str())).ok_or_else(key_required)?;
@@ -213,7 +214,7 @@ pub(super) async fn freeze(
     request_id: RequestId,
     StrictJson(body): StrictJson<FreezeRequest>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let done = api.submit(&who, Command::Freeze { scope: body.scope, reason: body.reason.0 }, None).await?;
     let reply = FreezeReply { scope: body.scope, frozen: true, position: done.recorded().position };
     Ok(done.answer(StatusCode::CREATED, &reply))
@@ -230,7 +231,7 @@ pub(super) async fn thaw(
     request_id: RequestId,
     StrictJson(body): StrictJson<FreezeRequest>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let done = api.submit(&who, Command::Thaw { scope: body.scope, reason: body.reason.0 }, None).await?;
     let reply = FreezeReply { scope: body.scope, frozen: false, position: done.recorded().position };
     Ok(done.answer(StatusCode::OK, &reply))

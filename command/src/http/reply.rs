@@ -209,7 +209,7 @@ pub(super) fn usage_reply(event: &Event, caller: Caller) -> Option<UsageReply> {
         over_hold,
         developer_revenue_usd: (!matches!(caller, Caller::Session(_) | Caller::Gateway(_) | Caller::Public))
             .then_some(rating.developer),
-        rating: matches!(caller, Caller::Admin | Caller::Operator).then(|| RatingReply {
+        rating: caller.administers().then_some(RatingReply {
             rate_card_id: rating.rate_card_id,
             exact_cost_usd: rating.exact_cost,
             upstream_cost_usd: rating.upstream,

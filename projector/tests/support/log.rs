@@ -13,6 +13,7 @@ use modelfaucet_schema::ids::*;
 use modelfaucet_schema::log::{AppendBatch, Head};
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::Rate;
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{TokenHash, UserHash};
 use modelfaucet_schema::usage::{Component, Usage};
@@ -49,6 +50,7 @@ pub struct Generator {
     seqs: HashMap<StreamId, i64>,
     developer: DeveloperId,
     token: Option<TokenId>,
+    staff: Option<TokenId>,
     apps: Vec<(AppId, FeatureId)>,
     cards: Vec<RateCardId>,
     wallets: Vec<Wallet>,
@@ -79,6 +81,7 @@ impl Generator {
             seqs: HashMap::new(),
             developer: DeveloperId(Uuid::nil()),
             token: None,
+            staff: None,
             apps: Vec::new(),
             cards: Vec::new(),
             wallets: Vec::new(),
@@ -492,7 +495,7 @@ impl Generator {
     fn administrate(&mut self, wallet: usize) {
         let app = usize::try_from(self.roll(3)).unwrap();
         let (app_id, feature_id) = self.apps[app];
-        match self.roll(9) {
+        match self.roll(10) {
             0 => {
                 if let Some(token_id) = self.token.take() {
                     let developer_id = self.developer;
@@ -527,6 +530,23 @@ impl Generator {
                     };
                     self.frozen = Some(scope);
                     self.say(Actor::Admin, Frozen { scope, reason: "look".into() });
+                }
+            }
+            8 => {
+                if let Some(token_id) = self.staff.take() {
+                    self.say(Actor::Staff(StaffRole::Admin, token_id), StaffTokenRevoked { token_id });
+                } else {
+                    let token_id = TokenId(self.id());
+                    self.staff = Some(token_id);
+                    let issued = StaffTokenIssued {
+                        token_id,
+                        name: "Grace".into(),
+                        role: StaffRole::Operator,
+                        token_hash: TokenHash::of_text(&token_id.to_string()),
+                        token_prefix: "mf_staff_abcd".into(),
+                        expires_at: Some(self.now),
+                    };
+                    self.say(Actor::Admin, issued);
                 }
             }
             7 => {
