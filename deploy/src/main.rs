@@ -9,6 +9,7 @@ mod exit;
 mod export;
 mod gateway;
 mod import;
+mod payments;
 mod postgres;
 mod progress;
 mod rates;
@@ -89,6 +90,11 @@ enum Verb {
     Staff {
         #[command(subcommand)]
         verb: staff::StaffVerb,
+    },
+    /// Payments: what Stripe knows and we may have missed
+    Stripe {
+        #[command(subcommand)]
+        verb: payments::StripeVerb,
     },
     /// Write the books to a file or standard output
     Export {
@@ -197,6 +203,7 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Verify(args) => verify::run(&args),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
+        Verb::Stripe { verb } => payments::run(&verb),
         Verb::Staff { verb } => staff::run(&verb),
         Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
         Verb::Demo(args) => demo::run(&args),

@@ -15,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::serve::{Limits, serve};
-use crate::{app, database, gateway};
+use crate::{app, database, gateway, payments};
 
 /// The write side alone.
 pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
@@ -28,7 +28,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let options = WriterOptions {
         queue: config.queue()?,
         snapshot_every: config.snapshot_every()?,
-        ..WriterOptions::new(database)
+        ..WriterOptions::new(database.clone())
     };
     let (ledger, mut writer) = writer::start(options).await?;
     let api = Api {
@@ -37,6 +37,9 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
         user_key: user_key.into(),
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
+        stripe: payments::stripe(config, &database)?,
+        payout_providers: payments::payout_providers(config)?,
+        payout_threshold: config.payout_threshold()?,
     };
     let routes = modelfaucet_command::http::router(api);
     let router = app::build(

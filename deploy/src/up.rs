@@ -20,7 +20,7 @@ use crate::exit::{Exit, Failure};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
-use crate::{app, database, demo, gateway, seed};
+use crate::{app, database, demo, gateway, payments, seed};
 
 /// Runs until Ctrl-C (or, with `demo`, until the demo has ended).
 pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
@@ -122,6 +122,9 @@ impl Process<'_> {
             user_key: user_key.into(),
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
+            stripe: payments::stripe(config, &command)?,
+            payout_providers: payments::payout_providers(config)?,
+            payout_threshold: config.payout_threshold()?,
         };
         let routes = modelfaucet_command::http::router(api)
             .merge(modelfaucet_query::router(query.clone()))

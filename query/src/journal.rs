@@ -78,8 +78,9 @@ pub(crate) struct Entry {
     /// The event's name.
     #[schema(example = "HoldCaptured")]
     r#type: String,
-    /// The wallet that it concerns.
-    wallet_id: WalletId,
+    /// The wallet that it concerns, if it concerns one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wallet_id: Option<WalletId>,
     /// The app, for usage.
     #[serde(skip_serializing_if = "Option::is_none")]
     app_id: Option<AppId>,
@@ -100,7 +101,7 @@ impl Entry {
             shard,
             position: Position(row.try_get("position")?),
             r#type: row.try_get("type")?,
-            wallet_id: WalletId(row.try_get("wallet_id")?),
+            wallet_id: Some(row.try_get("wallet_id")?).filter(|id: &uuid::Uuid| !id.is_nil()).map(WalletId),
             app_id: row.try_get::<_, Option<_>>("app_id")?.map(AppId),
             recorded_at: ApiTime(row.time("recorded_at")?),
             occurred_at: row.time_or_none("occurred_at")?,

@@ -17,6 +17,8 @@ mod export;
 mod freezes;
 mod journal;
 mod params;
+mod payments;
+mod payouts;
 mod progress;
 mod projections;
 mod reconciliation;

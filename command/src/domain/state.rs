@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::Table;
 
 /// Raised whenever an old snapshot would not be what a fold of the log gives today.
-pub const FOLD_VERSION: i32 = 2;
+pub const FOLD_VERSION: i32 = 3;
 
 /// A developer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use http::HeaderMap;
 use modelfaucet_schema::http::{ApiError, RequestId, bearer};
+use modelfaucet_schema::ids::WalletId;
 use modelfaucet_schema::staff::{Power, StaffRole};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
@@ -167,6 +168,22 @@ impl Api {
             return Err(ApiError::new(401, "expired_session", "The session token is expired."));
         }
         Ok(Authenticated::session(&facts, request_id))
+    }
+
+    /// A user's session, and its wallet.
+    pub(super) async fn require_session(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+    ) -> Result<(Authenticated, WalletId), ApiError> {
+        let token = bearer(headers).ok_or_else(|| invalid_session("Missing bearer session token."))?;
+        let hash = TokenHash::of_text(token);
+        let facts = self.known(|| self.ledger.directory().session(&hash)).await;
+        let facts = facts.ok_or_else(|| invalid_session("The session token is invalid."))?;
+        if facts.expires_at <= Timestamp::now() {
+            return Err(ApiError::new(401, "expired_session", "The session token is expired."));
+        }
+        Ok((Authenticated::session(&facts, request_id), facts.wallet_id))
     }
 
     /// What the directory knows, or knows after the newest events: another instance may have written them a moment ago.

@@ -56,7 +56,7 @@ impl Done {
 }
 
 /// What a caller is told of a failed command.
-pub(super) fn error(error: &CommandError) -> ApiError {
+pub(crate) fn error(error: &CommandError) -> ApiError {
     match error {
         CommandError::Rejected(rejection) => rejected(rejection),
         CommandError::Overloaded => ApiError::unavailable("overloaded", error.to_string()),
@@ -92,6 +92,9 @@ pub fn rejection_table() -> Vec<(u16, &'static str, &'static str)> {
     let mut rows: Vec<_> = Rejection::ALL.iter().map(|(_, status, code, message)| (*status, *code, *message)).collect();
     rows.extend([
         (400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect."),
+        (409, "payments_not_configured", "No payment provider is configured (STRIPE_SECRET_KEY)."),
+        (502, "payment_provider_error", "The payment provider refused; certainly no effect."),
+        (503, "payment_provider_unavailable", "Stripe does not answer; try again with the same key."),
         (503, "overloaded", "Too much is waiting; certainly no effect."),
         (503, "ledger_unavailable", "The log cannot be reached; certainly no effect."),
         (503, "in_doubt", "The result is not known yet; send the same request with the same key again."),
