@@ -1,5 +1,7 @@
 //! Writes a plausible log: balances, entries and holds agree with each other as the writer's would.
 
+mod payments;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -577,7 +579,9 @@ impl Generator {
         }
         let wallet = usize::try_from(self.roll(self.wallets.len() as u64)).unwrap();
         match (self.mix, self.roll(100)) {
-            (Mix::Everything, 0..=9) => self.administrate(wallet),
+            (Mix::Everything, 0..=7) => self.administrate(wallet),
+            (Mix::Everything, 8) => self.payment(wallet),
+            (Mix::Everything, 9) => self.payout(),
             (Mix::Everything, 10..=19) => self.grant(wallet),
             (Mix::Everything, 20..=29) => self.end_hold(wallet),
             (Mix::Everything, 30..=54) => self.hold(wallet),

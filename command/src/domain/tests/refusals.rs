@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use modelfaucet_schema::event::{FreezeScope, KeyUse, TransactionCategory};
 use modelfaucet_schema::ids::{BatchId, LogId, PayoutId, WriteOffId};
 use modelfaucet_schema::log::Head;
+use modelfaucet_schema::staff::StaffRole;
 
 use super::super::{AppPatch, DisputePhase, PayoutStep, TransactionReport};
 use super::payments::{REFUND, dispute, paid, refund};
@@ -131,9 +132,20 @@ fn payment_cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         occurred_at: given_nothing().now,
     };
     let request = || payout(PAYOUT, None, "0");
+    let stranger = Caller::Staff(StaffRole::Admin, TokenId(Uuid::from_u128(0xdead)));
+    let token = Command::IssueStaffToken {
+        token_id: TokenId(Uuid::from_u128(0xdead)),
+        name: "x".into(),
+        role: StaffRole::Admin,
+        token_hash: TokenHash::of_text("x"),
+        token_prefix: "x".into(),
+        expires_at: None,
+    };
     let pay = PayoutStep::Pay { reference: "x".into(), fee: usd("0"), occurred_at: None };
     let back = PayoutStep::Return { reason: "x".into(), reference: "x".into(), occurred_at: None };
     vec![
+        ("invalid_session", vec![], by(stranger, request())),
+        ("forbidden", vec![], by(Caller::Stripe, token)),
         ("insufficient_balance", earned(vec![]), payout(PAYOUT, Some("9"), "0").into()),
         ("same_actor", earned(vec![request().into()]), approve().into()),
         ("payment_not_found", vec![], refund("1").into()),
