@@ -199,11 +199,7 @@ impl World {
         let (owed, away, paid) = (-self.book(&format!("2210:{developer}")), -self.book("2220"), -self.book("1020"));
         assert!(owed >= 0 && away >= 0 && paid >= 0, "I11");
         let earned = self.book("5020");
-        assert_eq!(
-            owed + away + paid + self.book("5130") * -1,
-            earned,
-            "I11: what was earned is owed, on its way or paid"
-        );
+        assert_eq!(owed + away + paid - self.book("5130"), earned, "I11: what was earned is owed, on its way or paid");
     }
 
     fn step(&mut self, (kind, a, b): Raw) {
@@ -221,7 +217,7 @@ impl World {
                     service_tier: ServiceTier::Standard,
                 };
                 let (usage_id, usage) = (UsageId(id(self.number())), Usage::text(u64::from(1 + b % 60), 0));
-                let on_shortfall = if b % 3 == 0 { OnShortfall::Receivable } else { OnShortfall::Refuse };
+                let on_shortfall = if b.is_multiple_of(3) { OnShortfall::Receivable } else { OnShortfall::Refuse };
                 let used = Command::RecordUsage {
                     usage_id,
                     call,
@@ -233,10 +229,10 @@ impl World {
                 let _refused = self.obey(Caller::Session(session), &used);
             }
             5 | 6 => self.refund_here(a, cents),
-            7 | 8 => self.refund_there(a, cents, b % 4 == 0),
+            7 | 8 => self.refund_there(a, cents, b.is_multiple_of(4)),
             9 => self.fail_refund(a),
             10 => self.dispute(a, b),
-            11 => self.close(a, b % 2 == 0),
+            11 => self.close(a, b.is_multiple_of(2)),
             12 => self.expiring(wallet_id, cents, b),
             13 => {
                 self.now += i64::from(b % 7_200);
@@ -384,7 +380,7 @@ impl World {
         self.outside.payments.get_mut(&payment).unwrap().1 = paid;
         self.outside.disputes.insert(number, (payment.clone(), paid - gone));
         self.moved(TransactionCategory::Dispute, &payment, gone - paid, 15 * CENT);
-        if b % 3 > 0 {
+        if !b.is_multiple_of(3) {
             self.tell(number, DisputePhase::Opened).unwrap();
             assert_eq!(self.tell(number, DisputePhase::Opened), Err(Rejection::AlreadyExists));
         }
@@ -404,7 +400,7 @@ impl World {
 
     fn expiring(&mut self, wallet_id: WalletId, amount: Money, b: u32) {
         let promo_id = PromoId(id(self.number()));
-        let expires_at = (b % 4 > 0).then(|| self.at().plus(Duration::from_secs(u64::from(1 + b % 9_000))));
+        let expires_at = (!b.is_multiple_of(4)).then(|| self.at().plus(Duration::from_secs(u64::from(1 + b % 9_000))));
         let grant = Command::GrantPromo { promo_id, wallet_id, amount, reason: "launch".into(), expires_at };
         self.obey(MAKER, &grant).unwrap();
     }
@@ -427,7 +423,7 @@ impl World {
         let request = Command::RequestPayout {
             payout_id: PayoutId(id(self.number())),
             developer_id: DeveloperId(id(1)),
-            amount: (a % 2 == 0).then_some(amount),
+            amount: a.is_multiple_of(2).then_some(amount),
             threshold: Money::from_units(CENT),
             provider: name("mock"),
             trigger: PayoutTrigger::Threshold,
@@ -476,7 +472,9 @@ impl World {
 
 fn history(steps: &[Raw]) -> World {
     let mut world = World::new();
-    steps.iter().for_each(|step| world.step(*step));
+    for step in steps {
+        world.step(*step);
+    }
     world.drain();
     world
 }

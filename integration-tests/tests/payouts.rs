@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use modelfaucet_integration_tests::connection::{Answer, Connection};
+use modelfaucet_integration_tests::history::export_log;
+use modelfaucet_integration_tests::judge::python;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use serde_json::{Value, json};
 
@@ -180,6 +182,12 @@ async fn payouts_race() {
     assert_eq!(total, paid);
     let verified = up.run(&["verify", "--data-dir", "data"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log.jsonl");
+    export_log(&up.database("ledger_audit"), &log).await.unwrap();
+    if let Some(output) = python("check.py", &["--log".into(), log]) {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
     println!(
         "{rounds} payouts of {total} units, earned {earned}, {owed} wait; {} requests, {} approvals, {} captures, {} kills",
         answered.load(Ordering::Relaxed),

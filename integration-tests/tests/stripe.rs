@@ -5,9 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use modelfaucet_command::stripe::inbox::STATEMENTS;
 use modelfaucet_integration_tests::connection::Answer;
-use modelfaucet_integration_tests::fake_stripe::{FakeStripe, WEBHOOK_SECRET, deliver, now, post, signature};
+use modelfaucet_integration_tests::database::TestDatabase;
+use modelfaucet_integration_tests::fake_stripe::{Book, FakeStripe, WEBHOOK_SECRET, deliver, now, post, signature};
+use modelfaucet_integration_tests::history::export_log;
+use modelfaucet_integration_tests::judge::python;
 use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
+use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
 
 /// Numbers that look random and are the same every time.
@@ -163,7 +168,6 @@ fn truth(cents: i64) -> i128 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::cognitive_complexity, reason = "one story, told from its beginning to its end")]
 async fn stripe_runs() {
     if !has_postgres() {
         return;
@@ -245,7 +249,9 @@ async fn stripe_runs() {
     }
     let failing = shop.stripe.book(|book| {
         let failing: Vec<String> = book.refunds.keys().step_by(8).cloned().collect();
-        failing.iter().for_each(|id| book.fail_refund(id));
+        for id in &failing {
+            book.fail_refund(id);
+        }
         failing.len()
     });
 
@@ -329,6 +335,7 @@ async fn stripe_runs() {
     assert_eq!(wallets["summary"]["mismatch_count"], 0, "{wallets}");
     let verified = shop.up.run(&["verify", "--data-dir", "data"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+    second_opinion(&shop.up).await;
     println!(
         "{} payments of {} USD, {ended} checkouts without one; {deliveries} deliveries, {duplicates} of them in doubles, {waiting} \
          that had to wait, {never} events never delivered, {kills} kills; {refunds} partial refunds, {failing} of them failed; 6 \
@@ -339,6 +346,18 @@ async fn stripe_runs() {
         usd(at_stripe),
         usd(fees),
     );
+}
+
+/// The checker that shares no code with the product, over the log.
+async fn second_opinion(up: &Up) {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log.jsonl");
+    export_log(&up.database("ledger_audit"), &log).await.unwrap();
+    if let Some(output) = python("check.py", &["--log".into(), log]) {
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        println!("{said}");
+    }
 }
 
 /// Events that must not credit anything; how many were tried.
@@ -477,7 +496,7 @@ async fn answers_that_are_lost_make_no_second_checkout_and_no_second_refund() {
     let again = shop.deliver(&event, 2).await.json();
     assert_eq!(again["topup"]["id"], top_up["id"]);
     assert!(again["topup"]["credited_wallet_balance_usd"].is_null(), "only the first time: {again}");
-    shop.stripe.book(|book| book.chatter());
+    shop.stripe.book(Book::chatter);
     let chatter = shop.stripe.take_events().pop().unwrap();
     for attempt in 0..2 {
         assert_eq!(shop.deliver(&chatter, attempt).await.json(), json!({ "received": true, "ignored": true }));
@@ -520,4 +539,60 @@ async fn answers_that_are_lost_make_no_second_checkout_and_no_second_refund() {
     let statuses: Vec<&str> =
         refunds["items"].as_array().unwrap().iter().map(|item| item["status"].as_str().unwrap()).collect();
     assert_eq!(statuses, ["failed", "sent", "sent"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inbox_is_insert_only_and_its_statements_prepare() {
+    let Some(database) = TestDatabase::create().await else { return };
+    let command = database.connect_as(ServiceRole::Command).await;
+    for (name, sql) in STATEMENTS {
+        command.prepare(sql).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let store = "INSERT INTO payment.received (provider, id, type, created_at, sha256, body)
+                 VALUES ('stripe', 'evt_1', 'x', now(), sha256('x'), 'x')";
+    command.batch_execute(store).await.unwrap();
+    let superuser = database.connect().await;
+    for attack in
+        ["UPDATE payment.received SET body = 'y'", "DELETE FROM payment.received", "TRUNCATE payment.received CASCADE"]
+    {
+        assert!(command.batch_execute(attack).await.is_err(), "{attack}");
+        assert!(superuser.batch_execute(attack).await.is_err(), "{attack}, by a superuser");
+    }
+    for role in [ServiceRole::Query, ServiceRole::Projector] {
+        let other = database.connect_as(role).await;
+        assert!(
+            other.query("SELECT body FROM payment.received", &[]).await.is_err(),
+            "{role:?} reads what customers sent"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_event_from_everywhere_at_once_credits_once() {
+    if !has_postgres() {
+        return;
+    }
+    let mut shop = Shop::open().await;
+    let (token, wallet) = shop.up.open_session("payer").await;
+    let session = shop.open_checkout(&token, 2_500).await;
+    let payment = shop.stripe.book(|book| book.pay(&session));
+    let event = shop.stripe.take_events().pop().unwrap();
+    let mut deliveries = tokio::task::JoinSet::new();
+    for attempt in 0..32 {
+        let (address, event) = (shop.up.address(), event.clone());
+        deliveries.spawn(async move { deliver(&address, &event, attempt).await.unwrap() });
+    }
+    let answers = deliveries.join_all().await;
+    assert!(
+        answers.iter().all(|answer| answer.status == 200 && answer.json()["topup"]["status"] == "credited"),
+        "{answers:?}"
+    );
+    let first = answers.iter().filter(|answer| !answer.json()["topup"]["credited_wallet_balance_usd"].is_null());
+    assert_eq!(first.count(), 1, "one of them was the first");
+    // An administrator who credits the same payment by hand gets the same answer.
+    let top_up = answers[0].json()["topup"]["id"].as_str().unwrap().to_owned();
+    let by_hand = shop.admin(&format!("/v1/admin/top-ups/{top_up}/credit"), &json!({ "payment": payment })).await;
+    assert_eq!((by_hand.status, by_hand.header("idempotent-replayed")), (200, Some("true")), "{by_hand:?}");
+    shop.level().await;
+    assert_eq!(shop.read(&format!("/v1/wallets/{wallet}")).await["balance_usd"], "25.00000000");
 }

@@ -135,14 +135,19 @@ impl Api {
         }
     }
 
+    async fn work_on_stored(&self, id: &str, body: &[u8], request_id: &RequestId) {
+        if let Ok(told) = Told::read(body) {
+            self.work_on(&told, request_id).await;
+        } else {
+            tracing::error!(id, "a stored event cannot be read");
+        }
+    }
+
     async fn work_on_waiting(&self, payment: &str, request_id: &RequestId) {
         match self.stripe.inbox.waiting_for(payment).await {
             Ok(waiting) => {
                 for (id, body) in waiting {
-                    match Told::read(&body) {
-                        Ok(told) => drop(self.work_on(&told, request_id).await),
-                        Err(_) => tracing::error!(id, "a stored event cannot be read"),
-                    }
+                    self.work_on_stored(&id, &body, request_id).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "what waits for a payment is left to the next sweep"),
@@ -401,10 +406,7 @@ pub(super) async fn rework(
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
     for row in api.stripe.inbox.unfinished(REWORK).await.map_err(|error| inbox_failed(&error))? {
-        match Told::read(&row.body) {
-            Ok(told) => drop(api.work_on(&told, &who.request_id).await),
-            Err(_) => tracing::error!(id = row.id, "a stored event cannot be read"),
-        }
+        api.work_on_stored(&row.id, &row.body, &who.request_id).await;
     }
     for (id, _) in api.ledger.directory().unsent_refunds() {
         if let Err(error) = api.send_refund(id, &who.request_id).await {

@@ -12,6 +12,17 @@ use tokio_postgres::{Client, Config, Error, NoTls};
 
 use super::PROVIDER;
 
+/// Every statement: its file's name and its text. A test prepares them all.
+pub const STATEMENTS: &[(&str, &str)] = &[
+    ("store", include_str!("sql/store.sql")),
+    ("find", include_str!("sql/find.sql")),
+    ("settle", include_str!("sql/settle.sql")),
+    ("waiting_for", include_str!("sql/waiting_for.sql")),
+    ("unfinished", include_str!("sql/unfinished.sql")),
+    ("swept_until", include_str!("sql/swept_until.sql")),
+    ("sweep_to", include_str!("sql/sweep_to.sql")),
+];
+
 /// What became of something that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorkState {

@@ -112,8 +112,9 @@ fn money(amount: i64, currency: &str) -> Result<Money, WorkError> {
 /// The answer of a command whose effect may be there already.
 fn settled(answer: Result<Outcome, CommandError>) -> Result<Worked, WorkError> {
     match answer {
-        Ok(_) => Ok(Worked::Done(None)),
-        Err(CommandError::Rejected(Rejection::AlreadyExists | Rejection::RefundClosed)) => Ok(Worked::Done(None)),
+        Ok(_) | Err(CommandError::Rejected(Rejection::AlreadyExists | Rejection::RefundClosed)) => {
+            Ok(Worked::Done(None))
+        }
         Err(CommandError::Rejected(Rejection::PaymentNotFound)) => Ok(Worked::Waiting),
         Err(error) => Err(error.into()),
     }

@@ -66,7 +66,7 @@ impl Book {
         now() - self.age
     }
 
-    fn say(&mut self, kind: &str, object: Value) {
+    fn say(&mut self, kind: &str, object: &Value) {
         let (id, created) = (self.id("evt"), self.at());
         self.events.push(json!({
             "id": id, "object": "event", "api_version": "2026-10-28", "created": created, "livemode": false,
@@ -128,7 +128,7 @@ impl Book {
     pub fn pay(&mut self, session: &str) -> String {
         let payment = self.charge(session);
         let paid = self.sessions[session].clone();
-        self.say("checkout.session.completed", paid);
+        self.say("checkout.session.completed", &paid);
         payment
     }
 
@@ -153,7 +153,7 @@ impl Book {
     pub fn promise(&mut self, session: &str) {
         self.session(session)["status"] = json!("complete");
         let promised = self.sessions[session].clone();
-        self.say("checkout.session.completed", promised);
+        self.say("checkout.session.completed", &promised);
     }
 
     /// The promise is kept or not; the id of the payment if it is.
@@ -161,7 +161,7 @@ impl Book {
         let payment = kept.then(|| self.charge(session));
         let kind = if kept { "async_payment_succeeded" } else { "async_payment_failed" };
         let settled = self.sessions[session].clone();
-        self.say(&format!("checkout.session.{kind}"), settled);
+        self.say(&format!("checkout.session.{kind}"), &settled);
         payment
     }
 
@@ -169,7 +169,7 @@ impl Book {
     pub fn expire(&mut self, session: &str) {
         self.session(session)["status"] = json!("expired");
         let expired = self.sessions[session].clone();
-        self.say("checkout.session.expired", expired);
+        self.say("checkout.session.expired", &expired);
     }
 
     /// What can still be refunded of a payment.
@@ -203,7 +203,7 @@ impl Book {
         if self.lists_refunds {
             charge["refunds"] = json!({ "object": "list", "data": self.refunds_of(payment), "has_more": false });
         }
-        self.say("charge.refunded", charge);
+        self.say("charge.refunded", &charge);
     }
 
     /// The refunds of a payment, newest first.
@@ -222,7 +222,7 @@ impl Book {
         let cents = cents.expect("an amount");
         self.payments.get_mut(payment).expect("a payment").refunded -= cents;
         self.moved("refund_failure", &refund, cents, 0);
-        self.say("refund.failed", refund);
+        self.say("refund.failed", &refund);
     }
 
     /// The customer disputes a payment; the id of the dispute. A warning moves nothing.
@@ -235,10 +235,10 @@ impl Book {
             "payment_intent": payment, "reason": "fraudulent", "status": status,
         });
         self.disputes.insert(id.clone(), dispute.clone());
-        self.say("charge.dispute.created", dispute.clone());
+        self.say("charge.dispute.created", &dispute);
         if !warning {
             self.moved("dispute", &dispute, -cents, DISPUTE_FEE);
-            self.say("charge.dispute.funds_withdrawn", dispute);
+            self.say("charge.dispute.funds_withdrawn", &dispute);
         }
         id
     }
@@ -251,12 +251,12 @@ impl Book {
         let cents = dispute["amount"].as_i64().expect("an amount");
         if won {
             self.moved("dispute_reversal", &dispute, cents, 0);
-            self.say("charge.dispute.funds_reinstated", dispute.clone());
+            self.say("charge.dispute.funds_reinstated", &dispute);
         } else {
             let payment = dispute["payment_intent"].as_str().expect("a payment");
             self.payments.get_mut(payment).expect("a payment").lost += cents;
         }
-        self.say("charge.dispute.closed", dispute);
+        self.say("charge.dispute.closed", &dispute);
     }
 
     /// Money goes to our bank.
@@ -264,8 +264,8 @@ impl Book {
         let payout =
             json!({ "id": self.id("po"), "object": "payout", "amount": cents, "currency": "usd", "status": "paid" });
         self.moved("payout", &payout, -cents, 0);
-        self.say("payout.created", payout.clone());
-        self.say("payout.paid", payout);
+        self.say("payout.created", &payout);
+        self.say("payout.paid", &payout);
     }
 
     /// A fee for something or other.
@@ -275,6 +275,6 @@ impl Book {
 
     /// An event that the ledger does not know.
     pub fn chatter(&mut self) {
-        self.say("customer.created", json!({ "id": "cus_1", "object": "customer" }));
+        self.say("customer.created", &json!({ "id": "cus_1", "object": "customer" }));
     }
 }
