@@ -180,10 +180,11 @@ pub(super) fn report(context: Context<'_>, report: &RefundReport) -> Result<Vec<
         };
     }
     let (payment, wallet) = payment_and_wallet(context, &report.payment)?;
+    // Beside a dispute of all of it, too: whoever lets that happen has lost the money.
+    let undisputed = Payment { disputed: Money::ZERO, ..*payment };
     // One that failed has taken nothing, so it may stand beside refunds of all of it.
-    if report.failed.is_none() || !report.amount.is_positive() || !report.amount.is_whole_cents() {
-        require_amount(report.amount, payment)?;
-    }
+    let untouched = Payment { refunded: Money::ZERO, ..undisputed };
+    require_amount(report.amount, if report.failed.is_some() { &untouched } else { &undisputed })?;
     let wallet_id = payment.wallet_id;
     let paid = report.amount.min(takeable(wallet));
     let receivable = report.amount.checked_sub(paid).ok_or(Rejection::AmountOutOfRange)?;

@@ -3,6 +3,8 @@
 //! A crash at any point is repaired by the same request under the same key: the top-up is found again, and the provider gives the
 //! same page for it. Its webhook names the top-up, so a payment finds its wallet even if we never learned of the page.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
@@ -11,6 +13,7 @@ use modelfaucet_schema::event::Event;
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
 use modelfaucet_schema::ids::{TopUpId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
+use modelfaucet_schema::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,6 +23,9 @@ use crate::domain::{Caller, Command};
 use crate::stripe::client::Checkout;
 use crate::stripe::work::unavailable;
 use crate::stripe::{PROVIDER, StripeError};
+
+/// How long a key finds the same page again; less than Stripe remembers it.
+const KEY_LIFE: Duration = Duration::from_hours(20);
 
 /// What to pay, and where to go then.
 #[derive(Deserialize, Serialize, ToSchema)]
@@ -66,7 +72,7 @@ fn url(text: &Text<1, 2048>, param: &'static str) -> Result<(), ApiError> {
 #[utoipa::path(post, path = "/v1/user/stripe/checkout-sessions", tag = "payments", request_body = OpenCheckout,
     params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, description = "A page to pay on", body = CheckoutReply),
-    (status = "4XX", description = "invalid_request, invalid_session, expired_session, idempotency_key_reused", body = ErrorBody),
+    (status = "4XX", description = "invalid_request, invalid_session, expired_session, checkout_ended, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "invalid_request: no payment provider is configured; payment_provider_error, payment_provider_unavailable, frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn open(
     State(api): State<Api>,
@@ -94,6 +100,11 @@ pub(super) async fn open(
     let done = api.submit(&who, command, key).await?;
     let Event::TopUpRequested(top_up) = &done.recorded().event else { return Err(done.unexpected()) };
     let (top_up_id, wallet_id, amount) = (top_up.top_up_id, top_up.wallet_id, top_up.amount);
+    // Stripe forgets keys after a day: then it would make a second page for a top-up that may be paid.
+    if done.outcome.replayed && Timestamp::now().since(done.recorded().recorded_at) > KEY_LIFE {
+        let message = "The checkout has ended; begin another one with another key.";
+        return Err(ApiError::new(409, "checkout_ended", message));
+    }
     let checkout =
         Checkout { top_up_id, wallet_id, amount, success_url: &body.success_url.0, cancel_url: &body.cancel_url.0 };
     let page = match client.open_checkout(&checkout).await {

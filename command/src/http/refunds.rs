@@ -77,7 +77,7 @@ pub(super) async fn request(
     };
     let done = api.submit(&who, command, Some(key)).await?;
     let Event::RefundRequested(refund) = &done.recorded().event else { return Err(done.unexpected()) };
-    if !api.send_refund(refund.refund_id, &who.request_id).await? {
+    if !api.send_refund(refund.refund_id, done.outcome.replayed, &who.request_id).await? {
         return Err(refund_unknown());
     }
     let reply = RefundReply {

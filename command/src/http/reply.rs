@@ -92,6 +92,7 @@ pub fn rejection_table() -> Vec<(u16, &'static str, &'static str)> {
     let mut rows: Vec<_> = Rejection::ALL.iter().map(|(_, status, code, message)| (*status, *code, *message)).collect();
     rows.extend([
         (400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect."),
+        (409, "checkout_ended", "The checkout has ended; begin another one with another key."),
         (409, "payments_not_configured", "No payment provider is configured (STRIPE_SECRET_KEY)."),
         (502, "payment_provider_error", "The payment provider refused; certainly no effect."),
         (503, "payment_provider_unavailable", "Stripe does not answer; try again with the same key."),

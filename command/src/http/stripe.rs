@@ -15,6 +15,7 @@ use modelfaucet_schema::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::auth::Authenticated;
 use super::{Api, Key, REQUEST_LIMIT};
 use crate::domain::{Caller, Command};
 use crate::stripe::event::StripeEvent;
@@ -30,15 +31,18 @@ const MAX_DEPTH: usize = 64;
 /// How much one call of `rework` takes on.
 const REWORK: i64 = 200;
 
-/// Somebody who speaks for Stripe. Its keys are the administration's: a payment that an administrator has credited is credited.
-pub(super) struct AsStripe<'a> {
+/// Whoever tells what Stripe told: Stripe itself, or an administrator who has fetched it, who then stands in the books. The keys are the
+/// administration's: a payment that an administrator has credited is credited.
+#[derive(Clone)]
+pub(super) struct Teller<'a> {
     api: &'a Api,
+    caller: Caller,
     request_id: RequestId,
 }
 
-impl AsStripe<'_> {
+impl Teller<'_> {
     async fn send(&self, command: Command, key: Option<KeyUse>) -> Result<Outcome, CommandError> {
-        let request = Request { caller: Caller::Stripe, command, key };
+        let request = Request { caller: self.caller, command, key };
         let answer = self.api.ledger.submit(self.request_id.as_str(), request);
         tokio::time::timeout(REQUEST_LIMIT, answer).await.unwrap_or(Err(CommandError::InDoubt))
     }
@@ -55,7 +59,7 @@ impl AsStripe<'_> {
     }
 }
 
-impl Submit for AsStripe<'_> {
+impl Submit for Teller<'_> {
     async fn submit(&self, command: Command, key: Option<WorkKey>) -> Result<Outcome, CommandError> {
         match key {
             Some(key) => self.keyed(command, key).await,
@@ -84,14 +88,18 @@ struct Taken {
 }
 
 impl Api {
-    /// Speaks for Stripe.
-    pub(super) fn as_stripe(&self, request_id: RequestId) -> AsStripe<'_> {
-        AsStripe { api: self, request_id }
+    /// Stripe itself.
+    pub(super) fn as_stripe(&self, request_id: RequestId) -> Teller<'_> {
+        Teller { api: self, caller: Caller::Stripe, request_id }
+    }
+
+    fn fetched_by(&self, who: &Authenticated) -> Teller<'_> {
+        Teller { api: self, caller: who.caller, request_id: who.request_id.clone() }
     }
 
     /// Stores it, works on it, and notes what became of it. What came before is worked on as it came first; what is done is not
     /// done again.
-    async fn take_told(&self, told: Told, body: &[u8], request_id: &RequestId) -> Result<Taken, ApiError> {
+    async fn take_told(&self, told: Told, body: &[u8], teller: &Teller<'_>) -> Result<Taken, ApiError> {
         let payment = told.payment();
         let letter = told.letter(payment.as_deref(), body);
         let stored = self.stripe.inbox.store(letter).await.map_err(|error| inbox_failed(&error))?;
@@ -100,20 +108,19 @@ impl Api {
             return Ok(Taken { known: true, state: stored.state, problem: None, credited: None });
         }
         let told = if stored.known { Told::read(&stored.body)? } else { told };
-        let taken = self.work_on(&told, request_id).await;
+        let taken = self.work_on(&told, teller).await;
         if let Some(credited) = &taken.credited {
-            self.work_on_waiting(&credited.payment, request_id).await;
+            self.work_on_waiting(&credited.payment, teller).await;
         }
         Ok(Taken { known: stored.known, ..taken })
     }
 
-    async fn work_on(&self, told: &Told, request_id: &RequestId) -> Taken {
-        let ledger = self.as_stripe(request_id.clone());
-        let mut result = told.work(&self.stripe, &ledger).await;
+    async fn work_on(&self, told: &Told, teller: &Teller<'_>) -> Taken {
+        let mut result = told.work(&self.stripe, teller).await;
         self.note(told, &result).await;
         if let Ok(Worked::Waiting) = result {
             // What it waits for may have come while we noted that: then nobody else would look.
-            result = told.work(&self.stripe, &ledger).await;
+            result = told.work(&self.stripe, teller).await;
             self.note(told, &result).await;
         }
         let (state, problem) = state_of(&result);
@@ -135,31 +142,47 @@ impl Api {
         }
     }
 
-    async fn work_on_stored(&self, id: &str, body: &[u8], request_id: &RequestId) {
+    async fn work_on_stored(&self, id: &str, body: &[u8], teller: &Teller<'_>) {
         if let Ok(told) = Told::read(body) {
-            self.work_on(&told, request_id).await;
+            self.work_on(&told, teller).await;
         } else {
             tracing::error!(id, "a stored event cannot be read");
         }
     }
 
-    async fn work_on_waiting(&self, payment: &str, request_id: &RequestId) {
+    async fn work_on_waiting(&self, payment: &str, teller: &Teller<'_>) {
         match self.stripe.inbox.waiting_for(payment).await {
             Ok(waiting) => {
                 for (id, body) in waiting {
-                    self.work_on_stored(&id, &body, request_id).await;
+                    self.work_on_stored(&id, &body, teller).await;
                 }
             }
             Err(error) => tracing::warn!(%error, "what waits for a payment is left to the next sweep"),
         }
     }
 
-    /// Sends a refund that Stripe has not taken on; safe to repeat. True if it has now.
-    pub(super) async fn send_refund(&self, id: RefundId, request_id: &RequestId) -> Result<bool, ApiError> {
+    /// Sends a refund that Stripe has not taken on; safe to repeat. True if it has now. `again`: it may have been sent before,
+    /// perhaps longer ago than Stripe remembers keys, so Stripe is asked first whether it has it.
+    pub(super) async fn send_refund(
+        &self,
+        id: RefundId,
+        again: bool,
+        request_id: &RequestId,
+    ) -> Result<bool, ApiError> {
+        if again {
+            self.ledger.catch_up().await;
+        }
         let Some(refund) = self.ledger.directory().unsent_refund(id) else { return Ok(true) };
         let Some(client) = &self.stripe.client else { return Ok(false) };
         let ledger = self.as_stripe(request_id.clone());
-        match client.refund(id, &refund.payment, refund.amount).await {
+        let known = if again { client.find_refund(id, &refund.payment).await } else { Ok(None) };
+        let sent = match known {
+            Ok(Some(known)) => Ok(known),
+            Ok(None) => client.refund(id, &refund.payment, refund.amount).await,
+            // Not to be read as a refusal of the refund.
+            Err(_) => Err(StripeError::Unknown),
+        };
+        match sent {
             Ok(made) => {
                 let noted = match made.failure() {
                     Some(reason) => ledger.plain(Command::FailRefund { refund_id: id, reason }).await,
@@ -262,7 +285,7 @@ pub(super) async fn webhook(
     let Told::Event(event) = Told::read(&body)? else { return Err(ApiError::invalid("Invalid Stripe event.")) };
     is_ours(&api.stripe, &event)?;
     let id = event.id.clone();
-    let taken = api.take_told(Told::Event(event), &body, &request_id).await?;
+    let taken = api.take_told(Told::Event(event), &body, &api.as_stripe(request_id)).await?;
     if let Some(problem) = taken.problem {
         return Err(problem);
     }
@@ -339,7 +362,7 @@ pub(super) async fn take(
         let (known, state) = (state.is_some(), state.map_or("new", WorkState::name));
         return Ok(Json(TakenReply { id, known, state, problem: None }).into_response());
     }
-    let taken = api.take_told(told, &body, &who.request_id).await?;
+    let taken = api.take_told(told, &body, &api.fetched_by(&who)).await?;
     let problem = taken.problem.map(|error| error.body("").error.message);
     Ok(Json(TakenReply { id, known: taken.known, state: taken.state.name(), problem }).into_response())
 }
@@ -406,10 +429,10 @@ pub(super) async fn rework(
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
     for row in api.stripe.inbox.unfinished(REWORK).await.map_err(|error| inbox_failed(&error))? {
-        api.work_on_stored(&row.id, &row.body, &who.request_id).await;
+        api.work_on_stored(&row.id, &row.body, &api.fetched_by(&who)).await;
     }
     for (id, _) in api.ledger.directory().unsent_refunds() {
-        if let Err(error) = api.send_refund(id, &who.request_id).await {
+        if let Err(error) = api.send_refund(id, true, &who.request_id).await {
             tracing::warn!(refund = %id, code = error.code(), "a refund is refused");
         }
     }

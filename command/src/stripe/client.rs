@@ -139,6 +139,18 @@ impl StripeClient {
         self.get("/v1/refunds", &[("payment_intent", payment), ("limit", "100")]).await
     }
 
+    /// A refund of ours, if Stripe has it.
+    ///
+    /// # Errors
+    /// [`StripeError`].
+    pub async fn find_refund(&self, refund_id: RefundId, payment: &str) -> Result<Option<Refund>, StripeError> {
+        let id = refund_id.to_string();
+        let is_it = |refund: &Refund| {
+            refund.metadata.as_ref().and_then(|metadata| metadata.get("refund_id")).is_some_and(|named| *named == id)
+        };
+        Ok(self.refunds_of(payment).await?.data.into_iter().find(is_it))
+    }
+
     /// A page of a list, newest first: each object as Stripe wrote it.
     ///
     /// # Errors

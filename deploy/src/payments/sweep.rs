@@ -1,7 +1,8 @@
 //! `modelfaucet stripe sweep`: what Stripe has and the ledger may have missed. Stripe keeps events for 30 days.
 //!
-//! Lists come newest first and are handed in oldest first, so what is handed in has no hole behind it; how far that is, the ledger
-//! remembers. A sweep that breaks off goes on from there, and one that runs twice changes nothing the second time.
+//! Time is swept in windows of some hours, oldest first, so memory does not grow with it. Lists come newest first and are handed in
+//! oldest first, so what is handed in has no hole behind it; how far that is, the ledger remembers. A sweep that breaks off goes on
+//! from there, and one that runs twice changes nothing the second time.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::progress::Progress;
 const THIRTY_DAYS: i64 = 30 * 86_400;
 /// How far behind the last sweep the next one begins, in seconds: lists may lag, and clocks differ.
 const OVERLAP: i64 = 3_600;
-/// Objects between two notes of how far it is.
-const NOTE_EVERY: usize = 100;
+/// One window, in seconds.
+const WINDOW: i64 = 6 * 3_600;
 /// How long temporary failures are borne.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -29,8 +30,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct SweepArgs {
     #[command(flatten)]
     ledger: LedgerArgs,
-    /// How many days back, at most 30; without it from the last sweep on
-    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=30))]
+    /// How many days back; without it from the last sweep on, or 30. Stripe keeps events for 30 days, movements for ever
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(i64).range(1..=3650))]
     days: Option<i64>,
     /// Says what is missing and changes nothing
     #[arg(long)]
@@ -45,15 +46,24 @@ struct Source {
     name: &'static str,
     path: &'static str,
     expand: Option<&'static str>,
+    /// How far back it goes, in seconds.
+    keeps: i64,
     until: fn(&mut Swept) -> &mut Option<i64>,
 }
 
 const SOURCES: [Source; 2] = [
-    Source { name: "events", path: "/v1/events", expand: None, until: |swept| &mut swept.events_until },
+    Source {
+        name: "events",
+        path: "/v1/events",
+        expand: None,
+        keeps: THIRTY_DAYS,
+        until: |swept| &mut swept.events_until,
+    },
     Source {
         name: "transactions",
         path: "/v1/balance_transactions",
         expand: Some("data.source"),
+        keeps: i64::MAX,
         until: |swept| &mut swept.transactions_until,
     },
 ];
@@ -69,7 +79,6 @@ struct Swept {
 #[derive(Deserialize)]
 struct Head {
     id: String,
-    created: i64,
 }
 
 #[derive(Deserialize)]
@@ -126,38 +135,40 @@ impl Sweep<'_> {
         let mut swept: Swept = self.client.send_patiently(&call, &self.patience).await?.json()?;
         let last = (source.until)(&mut swept).map(|until| until - OVERLAP);
         let since = self.args.days.map(|days| now - days * 86_400).or(last).unwrap_or(now - THIRTY_DAYS);
-        let since = since.max(now - THIRTY_DAYS);
-        let objects = self.fetch(source, since).await?;
-        let mut progress = Progress::start(source.name, objects.len() as u64, self.args.quiet);
-        let (mut new, mut refused) = (0_u64, 0_u64);
-        for (at, (head, object)) in objects.iter().enumerate() {
-            let taken = self.hand_in(object).await?;
-            new += u64::from(!taken.known);
-            if taken.state == "refused" {
-                refused += 1;
+        let since = since.max(now.saturating_sub(source.keeps));
+        let windows = (now - since).div_euclid(WINDOW) + 1;
+        let mut progress = Progress::start(source.name, windows.unsigned_abs(), self.args.quiet);
+        let (mut seen, mut new, mut refused) = (0_u64, 0_u64, 0_u64);
+        for window in 0..windows {
+            let begin = since + window * WINDOW;
+            // The last one takes in what happens meanwhile.
+            let end = (window + 1 < windows).then_some(begin + WINDOW);
+            for object in self.fetch(source, begin, end).await? {
+                let taken = self.hand_in(&object).await?;
+                seen += 1;
+                new += u64::from(!taken.known);
+                refused += u64::from(taken.state == "refused");
+                if !taken.known {
+                    let problem = taken.problem.map_or(String::new(), |problem| format!(": {problem}"));
+                    println!("{}  {}  {}{problem}", source.name, taken.id, taken.state);
+                }
             }
-            if !taken.known {
-                let problem = taken.problem.map_or(String::new(), |problem| format!(": {problem}"));
-                println!("{}  {}  {}{problem}", source.name, taken.id, taken.state);
-            }
-            progress.set(at as u64 + 1);
-            if (at + 1) % NOTE_EVERY == 0 {
-                self.note(source, head.created).await?;
-            }
+            self.note(source, end.unwrap_or(now)).await?;
+            progress.set(window.unsigned_abs() + 1);
         }
-        self.note(source, now).await?;
         progress.finish();
-        println!("{}: {} since {since}, {new} new, {refused} refused", source.name, objects.len());
+        println!("{}: {seen} since {since}, {new} new, {refused} refused", source.name);
         Ok(())
     }
 
-    /// All objects since a time, oldest first.
-    async fn fetch(&self, source: &Source, since: i64) -> Result<Vec<(Head, Box<RawValue>)>, Failure> {
-        let mut objects: Vec<(Head, Box<RawValue>)> = Vec::new();
-        let since = since.to_string();
+    /// All objects of a window, oldest first.
+    async fn fetch(&self, source: &Source, begin: i64, end: Option<i64>) -> Result<Vec<Box<RawValue>>, Failure> {
+        let mut objects: Vec<Box<RawValue>> = Vec::new();
+        let (begin, end) = (begin.to_string(), end.map(|end| end.to_string()));
         let mut after: Option<String> = None;
         loop {
-            let mut query = vec![("limit", "100"), ("created[gte]", since.as_str())];
+            let mut query = vec![("limit", "100"), ("created[gte]", begin.as_str())];
+            query.extend(end.as_deref().map(|end| ("created[lt]", end)));
             query.extend(source.expand.map(|what| ("expand[]", what)));
             query.extend(after.as_deref().map(|id| ("starting_after", id)));
             let page = self.stripe.page(source.path, &query).await.map_err(|error| match error {
@@ -166,12 +177,11 @@ impl Sweep<'_> {
                 }
                 refused @ StripeError::Refused { .. } => Failure::new(Exit::Refused, refused),
             })?;
-            for object in page.data {
-                let head: Head = serde_json::from_str(object.get())
-                    .map_err(|error| Failure::new(Exit::Config, format!("{} cannot be read: {error}", source.path)))?;
-                objects.push((head, object));
-            }
-            after = objects.last().map(|(head, _)| head.id.clone());
+            objects.extend(page.data);
+            let last = objects.last().map(|object| serde_json::from_str::<Head>(object.get())).transpose();
+            let last =
+                last.map_err(|error| Failure::new(Exit::Config, format!("{} cannot be read: {error}", source.path)))?;
+            after = last.map(|head| head.id);
             if !page.has_more || after.is_none() {
                 break;
             }

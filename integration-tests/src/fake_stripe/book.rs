@@ -47,6 +47,8 @@ pub struct Book {
     pub lose: u32,
     /// How many of the next requests are refused before any effect, with this status.
     pub refuse: Option<(u32, u16)>,
+    /// How many more lists are answered; then it fails.
+    pub lists_left: Option<u32>,
     /// How many POSTs have come.
     pub posts: u32,
     /// How far back new things are dated, in seconds.

@@ -157,11 +157,27 @@ async fn refund(State(book): State<Shared>, headers: HeaderMap, body: Bytes) -> 
     })
 }
 
+/// A list of the API; a fault where one is asked for.
+fn list(book: &Shared, headers: &HeaderMap, query: &Form, objects: impl FnOnce(&Book) -> Vec<Value>) -> Response {
+    if let Some(refused) = unauthorized(headers) {
+        return refused;
+    }
+    let mut book = book.lock();
+    match &mut book.lists_left {
+        Some(0) => return error(500, "api_error", "refused_for_a_test"),
+        Some(left) => *left -= 1,
+        None => {}
+    }
+    page(objects(&book).into_iter(), query)
+}
+
 /// A page, newest first.
 fn page(objects: impl DoubleEndedIterator<Item = Value>, query: &Form) -> Response {
     let limit: usize = query.get("limit").map_or(10, |limit| limit.parse().expect("a number"));
     let since: i64 = query.get("created[gte]").map_or(0, |since| since.parse().expect("a number"));
-    let mut found: Vec<Value> = objects.rev().filter(|object| object["created"].as_i64() >= Some(since)).collect();
+    let until: i64 = query.get("created[lt]").map_or(i64::MAX, |until| until.parse().expect("a number"));
+    let within = |object: &Value| (since..until).contains(&object["created"].as_i64().expect("a time"));
+    let mut found: Vec<Value> = objects.rev().filter(within).collect();
     if let Some(after) = query.get("starting_after") {
         let at = found.iter().position(|object| object["id"] == after.as_str());
         found.drain(..=at.expect("an object of an earlier page"));
@@ -180,24 +196,18 @@ async fn refunds(State(book): State<Shared>, headers: HeaderMap, Query(query): Q
 }
 
 async fn events(State(book): State<Shared>, headers: HeaderMap, Query(query): Query<Form>) -> Response {
-    if let Some(refused) = unauthorized(&headers) {
-        return refused;
-    }
-    page(book.lock().events.clone().into_iter(), &query)
+    list(&book, &headers, &query, |book| book.events.clone())
 }
 
 async fn transactions(State(book): State<Shared>, headers: HeaderMap, Query(query): Query<Form>) -> Response {
-    if let Some(refused) = unauthorized(&headers) {
-        return refused;
-    }
-    let expanded = query.get("expand[]").is_some_and(|what| what == "data.source");
+    let expanded = query.iter().any(|(name, what)| name.starts_with("expand[") && what == "data.source");
     let shown = |mut moved: Value| {
         if !expanded && moved["source"].is_object() {
             moved["source"] = moved["source"]["id"].take();
         }
         moved
     };
-    page(book.lock().transactions.clone().into_iter().map(shown), &query)
+    list(&book, &headers, &query, |book| book.transactions.iter().cloned().map(shown).collect())
 }
 
 async fn balance(State(book): State<Shared>, headers: HeaderMap) -> Response {
