@@ -586,6 +586,16 @@ async fn one_event_from_everywhere_at_once_credits_once() {
     let session = shop.open_checkout(&token, 2_500).await;
     let payment = shop.stripe.book(|book| book.pay(&session));
     let event = shop.stripe.take_events().pop().unwrap();
+    // While top-ups are frozen nothing is credited, and Stripe is told to come again.
+    let freeze = json!({ "scope": { "kind": "top_ups" }, "reason": "look" });
+    assert_eq!(shop.admin("/v1/admin/freezes", &freeze).await.status, 201);
+    for attempt in 0..3 {
+        let answer = deliver(&shop.up.address(), &event, attempt).await.unwrap();
+        assert_eq!((answer.status, answer.code().as_str()), (503, "frozen"), "{answer:?}");
+    }
+    let unfinished = shop.read("/v1/admin/stripe/unfinished").await;
+    assert_eq!((&unfinished["items"][0]["id"], &unfinished["items"][0]["state"]), (&event["id"], &json!("received")));
+    assert_eq!(shop.admin("/v1/admin/freezes/thaw", &freeze).await.status, 200);
     let mut deliveries = tokio::task::JoinSet::new();
     for attempt in 0..32 {
         let (address, event) = (shop.up.address(), event.clone());
@@ -598,6 +608,15 @@ async fn one_event_from_everywhere_at_once_credits_once() {
     );
     let first = answers.iter().filter(|answer| !answer.json()["topup"]["credited_wallet_balance_usd"].is_null());
     assert_eq!(first.count(), 1, "one of them was the first");
+    // What came first is kept, byte for byte, with its hash.
+    let (client, connection) = shop.up.database("ledger_audit").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let kept = "SELECT body, sha256 = sha256(body), (SELECT state FROM payment.work) FROM payment.received";
+    let kept = client.query_one(kept, &[]).await.unwrap();
+    let mut first = event.clone();
+    first["pending_webhooks"] = json!(0);
+    assert_eq!(kept.get::<_, Vec<u8>>(0), serde_json::to_vec_pretty(&first).unwrap());
+    assert_eq!((kept.get::<_, bool>(1), kept.get::<_, &str>(2)), (true, "done"));
     // An administrator who credits the same payment by hand gets the same answer.
     let top_up = answers[0].json()["topup"]["id"].as_str().unwrap().to_owned();
     let by_hand = shop.admin(&format!("/v1/admin/top-ups/{top_up}/credit"), &json!({ "payment": payment })).await;
