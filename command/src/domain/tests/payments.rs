@@ -135,6 +135,18 @@ fn a_refund_whose_failure_is_told_first_is_in_the_books_with_both_legs() {
 }
 
 #[test]
+fn what_went_back_beside_a_dispute_of_all_of_it_is_a_fact_too() {
+    let world = given([]).and(paid("10")).and([dispute("10", DisputePhase::Opened)]);
+    let world = world.when(refund("1")).then_refused("frozen");
+    let taken = world.when(reported(None, "4", None)).then(["RefundRequested"]).wallet("10", "0", "10");
+    let world = taken.posts([("1200", 400_000_000), ("2030", -400_000_000)]).next();
+    let lost = world.when(dispute("10", DisputePhase::Lost)).then(["DisputeLost"]).wallet("0", "0", "0");
+    lost.posts([("2010", 1_000_000_000), ("1130", -1_000_000_000)]);
+    // More than was paid never went back by refunds alone.
+    given([]).and(paid("10")).when(reported(None, "10.01", None)).then_refused("refund_too_large");
+}
+
+#[test]
 fn a_dispute_holds_what_is_there_and_freezes_the_wallet() {
     let world = given([]).and(paid("10")).and([spent("7")]);
     let open = world.when(dispute("10", DisputePhase::Opened)).then(["DisputeOpened", "Frozen"]).wallet("3", "0", "3");
