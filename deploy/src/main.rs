@@ -16,6 +16,7 @@ mod roles;
 mod secrets;
 mod seed;
 mod serve;
+mod trace;
 mod up;
 mod verify;
 
@@ -69,6 +70,12 @@ enum Verb {
         /// File to which it appends what it saw and would bill, as JSON lines
         #[arg(long, value_name = "PATH")]
         log: Option<PathBuf>,
+    },
+    /// Ask a running process whether it can work; exit 4 if not. For health checks where there is no curl
+    Probe {
+        /// What to ask
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+        url: String,
     },
     /// Create or update the tables of a database
     Migrate(DatabaseArgs),
@@ -140,6 +147,7 @@ impl DatabaseArgs {
         let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
         let config = Config::read(&[("DATA_DIR", data_dir), ("DATABASE_URL", self.database_url.clone())])?;
         config.check()?;
+        config.trust()?;
         Ok(config)
     }
 }
@@ -150,6 +158,7 @@ impl ServerArgs {
         let url = self.database.database_url.clone();
         let config = Config::read(&[("LISTEN", self.listen.clone()), ("DATA_DIR", data_dir), ("DATABASE_URL", url)])?;
         config.check()?;
+        config.trust()?;
         Ok(config)
     }
 }
@@ -169,16 +178,17 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
     match verb {
         Verb::Up { server, demo } => {
             let config = server.config()?;
-            start_log(&config)?;
+            let _traces = start_log(&config, "modelfaucet")?;
             up::run(&config, demo).map(|()| Exit::Ok)
         }
-        Verb::Command(server) => serve_role(&server, roles::command),
-        Verb::Query(server) => serve_role(&server, roles::query),
-        Verb::Projector(server) => serve_role(&server, roles::projector),
-        Verb::Gateway(server) => serve_role(&server, roles::gateway),
+        Verb::Command(server) => serve_role(&server, "modelfaucet-command", roles::command),
+        Verb::Query(server) => serve_role(&server, "modelfaucet-query", roles::query),
+        Verb::Projector(server) => serve_role(&server, "modelfaucet-projector", roles::projector),
+        Verb::Gateway(server) => serve_role(&server, "modelfaucet-gateway", roles::gateway),
         Verb::SandboxProvider { listen, log } => {
             runtime()?.block_on(roles::sandbox_provider(&listen, log.as_deref())).map(|()| Exit::Ok)
         }
+        Verb::Probe { url } => runtime()?.block_on(probe(&url)),
         Verb::Migrate(database) => {
             let owner = database.config()?.required_database()?;
             let applied = runtime()?.block_on(database::prepare(&owner))?;
@@ -201,10 +211,25 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
     }
 }
 
-fn serve_role(server: &ServerArgs, role: impl AsyncFnOnce(&Config) -> Result<(), Failure>) -> Result<Exit, Failure> {
+fn serve_role(
+    server: &ServerArgs,
+    service: &'static str,
+    role: impl AsyncFnOnce(&Config) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
     let config = server.config()?;
-    start_log(&config)?;
+    let _traces = start_log(&config, service)?;
     runtime()?.block_on(role(&config)).map(|()| Exit::Ok)
+}
+
+/// One look at `/ready`, five seconds at most.
+async fn probe(url: &str) -> Result<Exit, Failure> {
+    let client = client::Client::new(url)?;
+    let call = client::Call::get("/ready");
+    match tokio::time::timeout(std::time::Duration::from_secs(5), client.send(&call)).await {
+        Ok(Ok(_)) => Ok(Exit::Ok),
+        Ok(Err(error)) => Err(Failure::new(Exit::Temporary, error)),
+        Err(_) => Err(Failure::new(Exit::Temporary, format!("{url}/ready does not answer"))),
+    }
 }
 
 fn help(topic: Option<&str>) -> Result<Exit, Failure> {
@@ -231,9 +256,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-/// Logs go to standard error; results of commands to standard output.
-fn start_log(config: &Config) -> Result<(), Failure> {
+/// Logs go to standard error; results of commands to standard output. Traces go out until the returned value is dropped.
+fn start_log(config: &Config, service: &'static str) -> Result<Option<trace::Traces>, Failure> {
     let (filter, json) = config.log()?;
+    if let Some(options) = config.traces()? {
+        return trace::start(options, service, filter, json).map(Some);
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
         builder.json().init();
@@ -241,7 +269,7 @@ fn start_log(config: &Config) -> Result<(), Failure> {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         builder.with_ansi(colour).init();
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Waits for Ctrl-C or a request to end.

@@ -23,6 +23,7 @@ mod report;
 mod request;
 pub mod sandbox_provider;
 mod sse;
+pub mod trace;
 mod upstream;
 mod usage;
 
