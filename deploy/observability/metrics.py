@@ -2,6 +2,8 @@
 """Compares what the program measures with what is watched: every metric of the sources is in a panel or an alert, every metric in
 a panel or an alert is one of the sources. Also: every alert has a firing test and a runbook, every runbook an alert.
 
+--scraped FILE…: also compares the alerts with what running processes show on /metrics.
+
 Reads the sources as text; a metric's name is a literal there, and a test of this kind keeps it so.
 """
 
@@ -69,7 +71,22 @@ def used(text):
     return {word for word in re.findall(r"[a-z_][a-z0-9_:]*(?!\s*\()\b", text) if re.match(r"(modelfaucet[_:]|gateway_|up$)", word)}
 
 
+def scraped(files):
+    """Every series that an alert looks at is shown by a process that has just begun: an alert on what is not there stays silent."""
+    shown = set()
+    for file in files:
+        shown |= set(re.findall(r"^([a-z_]+)", pathlib.Path(file).read_text(), re.M))
+    known = series(emitted()[0])
+    wanted = {name for where, text in expressions() if where == "rules.yml" for name in used(text)} & set(known)
+    missing = sorted(wanted - shown)
+    if missing:
+        sys.exit(f"alerts look at what no process shows: {', '.join(missing)}")
+    print(f"ok: {len(wanted)} series of alerts are shown")
+
+
 def main():
+    if sys.argv[1:2] == ["--scraped"]:
+        return scraped(sys.argv[2:])
     problems = []
     metrics, nameless = emitted()
     problems += nameless

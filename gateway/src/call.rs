@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use crate::answers::{Recorder, Stored};
 use crate::bound::{Ask, table};
@@ -99,7 +100,7 @@ pub(crate) struct Job {
 pub(crate) fn spawn(gateway: Gateway, job: Job) -> oneshot::Receiver<Head> {
     let options = &gateway.shared.options;
     let (client, head) = listen(options.limits.relay, options.timeouts.client_stall);
-    tokio::spawn(async move {
+    let running = async move {
         let custody = Custody::default();
         let call =
             Call { gateway: &gateway, job: &job, custody: &custody, client, attempts: Vec::new(), hold_time: None };
@@ -108,7 +109,9 @@ pub(crate) fn spawn(gateway: Gateway, job: Job) -> oneshot::Receiver<Head> {
             custody.rescue(&gateway, &job).await;
         }
         drop(job.place);
-    });
+    };
+    // Spans of the call belong to its request, also when its client has gone.
+    tokio::spawn(running.in_current_span());
     head
 }
 

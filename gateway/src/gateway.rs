@@ -61,6 +61,7 @@ impl Gateway {
     /// # Errors
     /// [`UpstreamError`].
     pub fn new(options: Options, ledger: Arc<dyn Ledger>, model: Arc<ReadModel>) -> Result<Self, UpstreamError> {
+        crate::series::begin();
         let upstream = Upstream::new(&options.platform, &options.timeouts)?;
         let origin = Upstream::origin(&options.platform.base_url);
         let shared = Shared {

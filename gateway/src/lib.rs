@@ -22,6 +22,7 @@ mod relay;
 mod report;
 mod request;
 pub mod sandbox_provider;
+mod series;
 mod sse;
 pub mod trace;
 mod upstream;
