@@ -121,6 +121,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::adjust))
         .routes(routes!(admin::freeze))
         .routes(routes!(admin::thaw))
+        .routes(routes!(admin::set_disconnect_policy))
         .routes(routes!(catalogue::register_developer))
         .routes(routes!(catalogue::issue_token))
         .routes(routes!(catalogue::revoke_token))

@@ -64,7 +64,7 @@ def compose(known, secret):
         need(service.get("profiles") or service.get("cap_drop") == ["ALL"], f"compose: {name} keeps capabilities")
         need(name == "postgres" or service.get("profiles") or service.get("read_only"), f"compose: {name} can write to its image")
         need(name in ("ingress", "grafana") or "ports" not in service, f"compose: {name} has a port on the host")
-        need(name in ("ingress", "grafana", "litellm") or not out & set(service["networks"]), f"compose: {name} has a way out")
+        need(name in ("ingress", "grafana", "litellm", "gateway-1", "gateway-2") or not out & set(service["networks"]), f"compose: {name} has a way out")
     for name, service in roles_of(services).items():
         given = service.get("environment", {})
         check_names(given, known, secret, f"compose: {name}")
@@ -73,7 +73,7 @@ def compose(known, secret):
     made = (DEPLOY / "secrets" / "make").read_text()
     for name, kept in document["secrets"].items():
         file = kept["file"].removeprefix("secrets/")
-        stem = re.sub(r"^(database_(?:url|password)?_?|openai|anthropic|gemini|postgres|tls).*", "", file)
+        stem = re.sub(r"^(database_(?:url|password)?_?|openai|anthropic|gemini|postgres|redis|tls).*", "", file)
         need(not stem or stem in made, f"compose: nobody makes the secret {file}")
     return len(services)
 
@@ -154,7 +154,7 @@ def policies(documents, pods):
     books = {("postgres", 5432), names}
     expected = {
         "postgres": {names}, "redis": {names}, "litellm": {("outside", 443), names},
-        "projector": books, "query": books, "migrate": books, "verify": books,
+        "projector": books, "query": books | {("redis", 6379)}, "migrate": books, "verify": books,
         "command": books | {("redis", 6379)},
         "gateway": books | {("redis", 6379), ("litellm", 4000), ("outside", 443)},
         "ingress": {("command", 8080), ("query", 8080), ("gateway", 8080), names},
@@ -164,7 +164,7 @@ def policies(documents, pods):
         need(egress == expected.get(name), f"kubernetes: {name} reaches {sorted(egress)}, must be {sorted(expected.get(name, []))}")
     entries = {
         "postgres": {(name, 5432) for name in ("command", "query", "projector", "gateway", "migrate", "verify")},
-        "redis": {("command", 6379), ("gateway", 6379)}, "litellm": {("gateway", 4000)}, "ingress": {("outside", 8443)},
+        "redis": {("command", 6379), ("query", 6379), ("gateway", 6379)}, "litellm": {("gateway", 4000)}, "ingress": {("outside", 8443)},
         "migrate": set(), "verify": set(),
         **{name: {("ingress", 8080), ("monitoring", 8080)} for name in ("command", "query", "gateway", "projector")},
     }

@@ -72,6 +72,10 @@ DASHBOARDS = {
         ("Where usage comes from", "ops", rate("gateway_usage_total", "source, anomaly"), "usage-anomalies", None),
         ("Clients that left", "ops", rate("gateway_disconnects_total", "policy"), None, None),
         ("Shorter answers for small wallets", "ops", [(f"sum(rate(gateway_clamped_total{RATE}))", "clamped")], None, None),
+        ("Another way tried", "ops", rate("gateway_fallbacks_total", "kind"), "provider-failing", None),
+        ("Refused for being too many", "ops", rate("gateway_limited_total", "scope, unit, backend"), "limits-alone", None),
+        ("Redis counts", "short", [("min by (job) (gateway_limits_redis_available)", "{{job}}")], "limits-alone", None),
+        ("Answers kept for repeats", "ops", rate("gateway_answers_kept_total", "outcome"), None, None),
         ("Answers repeated to the same key", "ops", [(f"sum(rate(gateway_replays_total{RATE}))", "replayed")], None, None),
     ],
 }

@@ -55,9 +55,8 @@ def expressions():
     """Every query that somebody looks at: (where, text)."""
     rules = (HERE / "rules.yml").read_text()
     # The text of an `expr:`, on its line or below it.
-    for match in re.finditer(r"^( +)(?:- )?(alert|record|expr): *(.*)\n((?:\1 +.*\n)*)", rules, re.M):
-        if match[2] == "expr":
-            yield "rules.yml", match[3] + match[4]
+    for match in re.finditer(r"^( +)expr: *(.*)\n((?:\1 +.*\n)*)", rules, re.M):
+        yield "rules.yml", match[2] + match[3]
     for path in sorted((HERE / "dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
             for target in panel["targets"]:

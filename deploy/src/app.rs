@@ -21,6 +21,7 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::edge::{Edge, guard};
 use crate::exit::{Exit, Failure};
 use crate::trace;
 
@@ -56,7 +57,14 @@ pub(crate) fn install_metrics() -> Result<PrometheusHandle, Failure> {
 }
 
 /// Puts routes, probes and document together.
-pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks, metrics: PrometheusHandle) -> Router {
+pub(crate) fn build(
+    service: &'static str,
+    routes: OpenApiRouter,
+    checks: Checks,
+    edge: Edge,
+    metrics: PrometheusHandle,
+) -> Router {
+    let edge = Arc::new(edge);
     let shown = checks.clone();
     let (router, document) = routes.split_for_parts();
     let document: Arc<str> = describe(document).to_pretty_json().unwrap_or_default().into();
@@ -73,7 +81,8 @@ pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks
                 ([(CONTENT_TYPE, "text/plain; version=0.0.4")], scrape(service, &shown, &metrics).await)
             }),
         )
-        .fallback(not_found);
+        .fallback(not_found)
+        .layer(from_fn(move |request: Request, next: Next| guard(Arc::clone(&edge), request, next)));
     // Inside of `observe`, which names the request. Where nothing is traced this layer does not exist.
     let router = if trace::is_on() { router.layer(from_fn(trace::request)) } else { router };
     router.layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))

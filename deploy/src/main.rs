@@ -5,10 +5,12 @@ mod client;
 mod config;
 mod database;
 mod demo;
+mod edge;
 mod exit;
 mod export;
 mod gateway;
 mod import;
+mod log_feed;
 mod postgres;
 mod progress;
 mod rates;
@@ -60,8 +62,15 @@ enum Verb {
     Query(ServerArgs),
     /// Run the projector alone (needs `DATABASE_URL` as `ledger_projector`)
     Projector(ServerArgs),
-    /// Run the gateway alone, with a writer of its own (needs `DATABASE_URL` as `ledger_command` and `LITELLM_BASE_URL`)
-    Gateway(ServerArgs),
+    /// Run the gateway alone, with a writer of its own (needs `DATABASE_URL` as `ledger_command` and `LITELLM_BASE_URL`), or without
+    /// a database (needs `COMMAND_URL` and `GATEWAY_TOKEN` instead)
+    Gateway {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The command side, for a gateway without a database [default: a writer of its own]
+        #[arg(long, value_name = "URL")]
+        command_url: Option<String>,
+    },
     /// Run a provider that makes answers up: for first steps and tests
     SandboxProvider {
         /// Address and port
@@ -126,6 +135,9 @@ struct ServerArgs {
     /// Address and port [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    /// Redis in which instances share their rate limits; better given as `REDIS_URL`
+    #[arg(long, value_name = "URL")]
+    redis_url: Option<String>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -154,9 +166,20 @@ impl DatabaseArgs {
 
 impl ServerArgs {
     fn config(&self) -> Result<Config, Failure> {
+        self.config_with(&[])
+    }
+
+    fn config_with(&self, further: &[(&'static str, Option<String>)]) -> Result<Config, Failure> {
         let data_dir = self.database.data_dir.as_ref().map(|path| path.display().to_string());
         let url = self.database.database_url.clone();
-        let config = Config::read(&[("LISTEN", self.listen.clone()), ("DATA_DIR", data_dir), ("DATABASE_URL", url)])?;
+        let mut flags = vec![
+            ("LISTEN", self.listen.clone()),
+            ("REDIS_URL", self.redis_url.clone()),
+            ("DATA_DIR", data_dir),
+            ("DATABASE_URL", url),
+        ];
+        flags.extend_from_slice(further);
+        let config = Config::read(&flags)?;
         config.check()?;
         config.trust()?;
         Ok(config)
@@ -184,7 +207,10 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Command(server) => serve_role(&server, "modelfaucet-command", roles::command),
         Verb::Query(server) => serve_role(&server, "modelfaucet-query", roles::query),
         Verb::Projector(server) => serve_role(&server, "modelfaucet-projector", roles::projector),
-        Verb::Gateway(server) => serve_role(&server, "modelfaucet-gateway", roles::gateway),
+        Verb::Gateway { server, command_url } => {
+            let config = server.config_with(&[("COMMAND_URL", command_url)])?;
+            serve_configured(&config, "modelfaucet-gateway", roles::gateway)
+        }
         Verb::SandboxProvider { listen, log } => {
             runtime()?.block_on(roles::sandbox_provider(&listen, log.as_deref())).map(|()| Exit::Ok)
         }
@@ -216,9 +242,16 @@ fn serve_role(
     service: &'static str,
     role: impl AsyncFnOnce(&Config) -> Result<(), Failure>,
 ) -> Result<Exit, Failure> {
-    let config = server.config()?;
-    let _traces = start_log(&config, service)?;
-    runtime()?.block_on(role(&config)).map(|()| Exit::Ok)
+    serve_configured(&server.config()?, service, role)
+}
+
+fn serve_configured(
+    config: &Config,
+    service: &'static str,
+    role: impl AsyncFnOnce(&Config) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let _traces = start_log(config, service)?;
+    runtime()?.block_on(role(config)).map(|()| Exit::Ok)
 }
 
 /// One look at `/ready`, five seconds at most.

@@ -1,6 +1,7 @@
 //! `modelfaucet up`: everything in one process, with a private PostgreSQL or the one that `DATABASE_URL` names.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use modelfaucet_command::http::Api;
@@ -20,7 +21,7 @@ use crate::exit::{Exit, Failure};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
-use crate::{app, database, demo, gateway, seed};
+use crate::{app, database, demo, gateway, roles, seed};
 
 /// Runs until Ctrl-C (or, with `demo`, until the demo has ended).
 pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
@@ -83,11 +84,16 @@ impl Process<'_> {
         database::check(&projector, ServiceRole::Projector).await?;
         database::check(&query, ServiceRole::Query).await?;
 
+        let limits = config.rate_limits("up")?;
+        let edge = config.edge(limits.clone(), self.listen.ip().is_loopback())?;
         let metrics = app::install_metrics()?;
         let admin = self.secret("admin_token", config.admin_token()?)?;
         let user_key = self.secret("user_id_hmac_key", config.user_key()?)?;
+        let answers_key = self.secret("gateway_answers_key", config.answers_key()?)?;
+        let shared = gateway::Shared { rate_limits: limits, answers_key: Some(answers_key) };
         let identity = gateway::Identity::open(&config.data_dir())?;
-        let feed = gateway::Feed::new(identity.gateway);
+        let feed = Arc::new(gateway::Feed::default());
+        let reports: Arc<gateway::Reports> = Arc::default();
         let options = WriterOptions {
             queue: config.queue()?,
             snapshot_every: config.snapshot_every()?,
@@ -108,7 +114,16 @@ impl Process<'_> {
             Some(platform) => platform,
             None => gateway::sandbox(&config.data_dir(), sandbox_stopped).await?,
         };
-        let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &command).await?;
+        let gateway = gateway::start(
+            config,
+            &identity,
+            &feed,
+            ledger.clone(),
+            platform,
+            shared,
+            (&command, Arc::clone(&reports)),
+        )
+        .await?;
         let query = QueryState::connect(QueryOptions {
             pool_size: config.query_pool()?,
             max_wait: config.min_position_wait()?,
@@ -123,11 +138,16 @@ impl Process<'_> {
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
         };
-        let routes = modelfaucet_command::http::router(api)
+        let mut routes = roles::log_routes(config, &ledger, &command, &admin)?;
+        if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &feed, &reports, &command)? {
+            routes = routes.merge(for_gateways);
+        }
+        let routes = routes
+            .merge(modelfaucet_command::http::router(api))
             .merge(modelfaucet_query::router(query.clone()))
             .merge(modelfaucet_gateway::http::router(gateway.clone()));
         let checks = app::Checks { ledger: Some(ledger.clone()), query: Some(query), gateway: Some(gateway.clone()) };
-        let router = app::build("modelfaucet", routes, checks, metrics);
+        let router = app::build("modelfaucet", routes, checks, edge, metrics);
         let limits = Limits::new(config.max_connections()?, config.max_connections_per_address()?);
         let serving = tokio::spawn(serve(listener, router, limits, stopped));
         self.print_welcome(&developer, sandboxed);

@@ -32,6 +32,9 @@ pub struct Session {
 pub struct Policy {
     /// The models that may be called, the preferred one first; empty: every priced one.
     pub models: Vec<String>,
+    /// The models that are called in their order if the one that was asked for fails before its first byte. They need not be
+    /// among those that may be asked for.
+    pub fallback_models: Vec<String>,
     /// The output cap of requests that name none.
     pub max_output_tokens: Option<u64>,
     /// May an answer be shortened to what the wallet can pay?
@@ -49,6 +52,7 @@ impl Policy {
         };
         Self {
             models: texts("models"),
+            fallback_models: texts("fallback_models"),
             max_output_tokens: policy.get("max_output_tokens").and_then(Value::as_u64).filter(|cap| *cap > 0),
             refuse_clamp: policy.get("clamp").and_then(Value::as_str) == Some("refuse"),
             retry_timeouts: policy.get("retry_timeouts").and_then(Value::as_bool) == Some(true),

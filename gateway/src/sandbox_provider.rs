@@ -86,7 +86,7 @@ async fn run(book: Arc<Book>, request: Request, kind: Kind) -> Response {
         Err(error) => return failure(error.status(), "the request could not be read"),
     };
     let model = value["model"].as_str().unwrap_or_default().to_owned();
-    let script = Script::read(&bytes, &parts.headers);
+    let script = Script::read(&bytes, &parts.headers).for_model(&model);
     let number = book.received(&model, &value, &parts.headers, bytes.len());
     let cap = if kind == Kind::Embeddings { Some(0) } else { cap(&value) };
     let bill = book.bill(number, &script, prompt_tokens(&value, kind), cap);
@@ -147,7 +147,7 @@ fn cap(value: &Value) -> Option<u64> {
 
 /// An answer in one piece.
 fn whole(work: &Work) -> Value {
-    let content = text::words(if work.script.empty { 0 } else { work.bill.output() });
+    let content = text::words(if work.script.empty { 0 } else { work.bill.output() }, work.script.even);
     let mut body = match work.kind {
         Kind::Chat => json!({
             "id": work.id, "object": "chat.completion", "created": 1, "model": work.model,
@@ -171,6 +171,9 @@ fn whole(work: &Work) -> Value {
     };
     if let (Some(usage), Some(object)) = (shown_usage(work), body.as_object_mut()) {
         object.insert("usage".to_owned(), usage);
+    }
+    if let (Some(tier), Some(object)) = (&work.script.served_tier, body.as_object_mut()) {
+        object.insert("service_tier".to_owned(), Value::from(tier.as_str()));
     }
     body
 }
@@ -288,6 +291,9 @@ fn chat_frames(work: &Work) -> Vec<Frame> {
         if let (Some(usage), Some(object)) = (usage.or(asks_nulls.then_some(Value::Null)), chunk.as_object_mut()) {
             object.insert("usage".to_owned(), usage);
         }
+        if let (Some(tier), Some(object)) = (&work.script.served_tier, chunk.as_object_mut()) {
+            object.insert("service_tier".to_owned(), Value::from(tier.as_str()));
+        }
         chunk
     };
     let line = |value: &Value, content| {
@@ -303,7 +309,7 @@ fn chat_frames(work: &Work) -> Vec<Frame> {
     } else if !work.script.empty {
         for index in 0..work.bill.output() {
             let each = if work.script.shown == Shown::Every { usage.clone() } else { None };
-            let mut piece = json!({ "content": text::word(index) });
+            let mut piece = json!({ "content": text::word(index, work.script.even) });
             if work.script.stamp {
                 piece["stamp"] = Value::from(STAMP);
             }
@@ -353,7 +359,7 @@ fn response_frames(work: &Work) -> Vec<Frame> {
     ];
     for index in 0..work.bill.output() {
         let delta = json!({
-            "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": text::word(index), "logprobs": [],
+            "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": text::word(index, work.script.even), "logprobs": [],
         });
         frames.push(event("response.output_text.delta", delta, true));
     }

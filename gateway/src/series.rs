@@ -4,7 +4,9 @@
 /// Shows them, once the process has a recorder.
 pub(crate) fn begin() {
     metrics::counter!("gateway_over_hold_total").increment(0);
-    metrics::counter!("gateway_recovered_total", "how" => "absorbed").increment(0);
+    for how in ["absorbed", "marked"] {
+        metrics::counter!("gateway_recovered_total", "how" => how).increment(0);
+    }
     for outcome in ["answered", "failed"] {
         metrics::counter!("gateway_attempts_total", "outcome" => outcome).increment(0);
     }

@@ -1,6 +1,7 @@
 //! Requests to the provider: one attempt each, with every way it can fail named, and what each way means for money and for a
 //! further try.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,13 +15,14 @@ use url::Url;
 use crate::breaker::Verdict;
 use crate::error::CallError;
 use crate::members::Members;
+use crate::memory::{Memory, Taken};
 use crate::options::{Platform, Timeouts};
 
-/// A client of the operator's own router or provider. Its address comes from configuration only.
-#[derive(Debug)]
+/// A client of one provider, or of the operator's own router: where it is and which key it takes. Cheap to clone.
+#[derive(Clone, Debug)]
 pub(crate) struct Upstream {
     client: reqwest::Client,
-    base: String,
+    base: Arc<str>,
     authorization: Option<HeaderValue>,
 }
 
@@ -38,9 +40,11 @@ pub enum UpstreamError {
 /// What may be tried after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// Nothing: it would fail again.
+    /// Nothing: it would fail again, wherever it goes.
     Never,
-    /// Another try; at the earliest after so long, if the provider said so.
+    /// Another target only: this one would fail again.
+    Elsewhere,
+    /// Another try, here or at another target; at the earliest after so long, if the provider said so.
     After(Option<Duration>),
     /// Another try only where a feature allows it: the first one may be billed.
     IfAllowed,
@@ -90,30 +94,43 @@ impl Answer {
     ///
     /// # Errors
     /// [`Failure`] if it breaks off, is larger than `limit`, or does not come in time.
-    pub(crate) async fn whole(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, Failure> {
+    pub(crate) async fn whole(
+        &mut self,
+        limit: usize,
+        deadline: Instant,
+        memory: &Memory,
+    ) -> Result<(Bytes, Taken), Failure> {
         let mut body = BytesMut::new();
+        let mut taken = memory.take();
         loop {
             match timeout_at(deadline, self.next()).await {
                 Err(_) => return Err(Failure::timed_out()),
                 Ok(Err(_)) => return Err(Failure::broken(Some(self.status))),
-                Ok(Ok(None)) => return Ok(body.freeze()),
+                Ok(Ok(None)) => return Ok((body.freeze(), taken)),
                 Ok(Ok(Some(piece))) if body.len() + piece.len() > limit => {
                     return Err(Failure::malformed(self.status, "Provider answer is too large."));
                 }
-                Ok(Ok(Some(piece))) => body.extend_from_slice(&piece),
+                Ok(Ok(Some(piece))) => {
+                    body.extend_from_slice(&piece);
+                    taken.set(body.len());
+                }
             }
         }
     }
 }
 
+/// TLS of this process is made by ring. Called before its first HTTP client; again it does nothing.
+pub fn use_ring() {
+    let _set_already = rustls::crypto::ring::default_provider().install_default();
+}
+
 impl Upstream {
-    /// A client.
+    /// A client of the operator's own router or provider. Its address comes from configuration only.
     ///
     /// # Errors
     /// [`UpstreamError`].
     pub(crate) fn new(platform: &Platform, timeouts: &Timeouts) -> Result<Self, UpstreamError> {
-        // An earlier client of this process may have done so.
-        let _set_already = rustls::crypto::ring::default_provider().install_default();
+        use_ring();
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -132,7 +149,7 @@ impl Upstream {
                 Some(value)
             }
         };
-        let base = platform.base_url.as_str().trim_end_matches('/').trim_end_matches("/v1").to_owned();
+        let base = platform.base_url.as_str().trim_end_matches('/').trim_end_matches("/v1").into();
         Ok(Self { client, base, authorization })
     }
 
@@ -252,12 +269,13 @@ impl Failure {
         match (self.status, self.retry) {
             (Some(401 | 403), _) => Verdict::KeyRefused,
             (Some(429), Retry::After(Some(wait))) => Verdict::Cool(wait),
-            (_, Retry::Never) if self.error == AttemptError::Status => Verdict::Good,
+            (_, Retry::Never) if matches!(self.error, AttemptError::Status | AttemptError::ClientGone) => Verdict::Good,
             _ => Verdict::Bad,
         }
     }
 
-    fn not_sent() -> Self {
+    /// No connection stood: nothing was sent.
+    pub(crate) fn not_sent() -> Self {
         let answer = CallError::provider_failed("Provider request failed before a response was received.");
         Self {
             status: None,
@@ -289,6 +307,18 @@ impl Failure {
             retry: Retry::After(None),
             release: ReleaseReason::Failed,
             answer,
+        }
+    }
+
+    /// The client left before the first byte, and the request was cut.
+    pub(crate) fn client_gone() -> Self {
+        Self {
+            status: None,
+            error: AttemptError::ClientGone,
+            billed: Billed::Unknown,
+            retry: Retry::Never,
+            release: ReleaseReason::Absorbed,
+            answer: CallError::internal(),
         }
     }
 
@@ -333,7 +363,7 @@ impl Failure {
                     "upstream_error",
                     "The provider does not accept the key that it was called with.",
                 );
-                (Retry::Never, ReleaseReason::Rejected, Billed::No, answer.should_retry(false))
+                (Retry::Elsewhere, ReleaseReason::Rejected, Billed::No, answer.should_retry(false))
             }
             429 | 503 | 529 => {
                 let seconds = wait.map_or(1, |wait| u32::try_from(wait.as_secs()).unwrap_or(60).max(1));
@@ -362,14 +392,15 @@ mod tests {
     #[test]
     fn a_status_says_what_becomes_of_hold_and_client() {
         let never = Retry::Never;
+        let elsewhere = Retry::Elsewhere;
         let again = Retry::After(None);
         for (status, retry, release, shown, code) in [
             (400, never, ReleaseReason::Rejected, 400, "invalid_request"),
             (404, never, ReleaseReason::Rejected, 404, "model_not_found"),
             (413, never, ReleaseReason::Rejected, 413, "request_too_large"),
             (422, never, ReleaseReason::Rejected, 422, "invalid_request"),
-            (401, never, ReleaseReason::Rejected, 502, "provider_auth_failed"),
-            (403, never, ReleaseReason::Rejected, 502, "provider_auth_failed"),
+            (401, elsewhere, ReleaseReason::Rejected, 502, "provider_auth_failed"),
+            (403, elsewhere, ReleaseReason::Rejected, 502, "provider_auth_failed"),
             (429, again, ReleaseReason::Rejected, 503, "provider_overloaded"),
             (503, again, ReleaseReason::Rejected, 503, "provider_overloaded"),
             (529, again, ReleaseReason::Rejected, 503, "provider_overloaded"),

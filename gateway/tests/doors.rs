@@ -15,10 +15,13 @@ use futures_util::future::BoxFuture;
 use http::{Method, Request};
 use modelfaucet_gateway::Gateway;
 use modelfaucet_gateway::http::{openapi, router};
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
-use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ledger, LocalUsage, PortError, Reported};
+use modelfaucet_gateway::port::{
+    BeginCall, Begun, EndCall, Ended, Ledger, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt,
+};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
-use modelfaucet_schema::event::{ModelRates, RateCardId};
+use modelfaucet_schema::event::{AttemptStarted, ModelRates, RateCardId};
 use modelfaucet_schema::http::observe;
 use modelfaucet_schema::ids::{AppId, EpochId, GatewayId, HoldId, SessionId, WalletId};
 use modelfaucet_schema::money::Money;
@@ -52,6 +55,14 @@ impl Ledger for Closed {
             later: false,
         };
         async { Err(error) }.boxed()
+    }
+
+    fn start(&self, _: &str, _: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
+        async { Err(PortError::Unavailable) }.boxed()
+    }
+
+    fn mark(&self, _: &str, _: MarkAttempt) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
     }
 
     fn end(&self, _: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {
@@ -108,6 +119,8 @@ async fn nothing_reaches_a_provider_without_a_hold() {
         platform: Platform { base_url, key: None },
         timeouts: Timeouts::default(),
         limits: Limits::default(),
+        rate_limits: RateLimits::default(),
+        kept_answers: None,
     };
     let closed = Arc::new(Closed::default());
     let gateway = Gateway::new(options, closed.clone(), model).unwrap();

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use modelfaucet_schema::event::{CallOutcome, Event, HoldPlaced, Rating, UsageSource};
+use modelfaucet_schema::event::{
+    AttemptProgressed, AttemptStarted, CallOutcome, Event, HoldPlaced, Rating, UsageSource,
+};
 use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::Usage;
@@ -16,9 +17,6 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_postgres::{Config, NoTls};
-
-use crate::connection::Connection;
-use crate::process::{binary, free_port};
 
 /// The body of a chat completion with a script for the sandbox provider.
 pub fn chat(script: &str) -> Value {
@@ -79,68 +77,25 @@ pub fn provider_book(path: &Path) -> BTreeMap<String, Vec<Served>> {
     calls
 }
 
-/// A sandbox provider in a process of its own, which outlives the gateways that are killed.
-#[derive(Debug)]
-pub struct Provider {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Provider {
-    /// Starts one and waits until it listens.
-    ///
-    /// # Panics
-    /// If it does not start.
-    pub async fn start() -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = free_port();
-        let child = Command::new(binary())
-            .args(["sandbox-provider", "--listen", &format!("127.0.0.1:{port}"), "--log"])
-            .arg(dir.path().join("book"))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let provider = Self { child, port, dir };
-        for _ in 0..500 {
-            if Connection::open(&format!("127.0.0.1:{port}"), "").await.is_ok() {
-                return provider;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("the provider does not start");
-    }
-
-    /// Its base.
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    /// What it has written down so far, by call.
-    pub fn book(&self) -> BTreeMap<String, Vec<Served>> {
-        provider_book(&self.dir.path().join("book"))
-    }
-}
-
-impl Drop for Provider {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _status = self.child.wait();
-    }
-}
-
 /// One call in the books.
 #[derive(Clone, Debug)]
 pub struct Booked {
     /// Its hold.
     pub placed: HoldPlaced,
+    /// The attempts behind the first.
+    pub started: Vec<AttemptStarted>,
+    /// The marks of all attempts.
+    pub marks: Vec<AttemptProgressed>,
     /// Its endings, in order: one, once it has ended.
     pub endings: Vec<Event>,
 }
 
 impl Booked {
+    /// What is held in the end.
+    pub fn held(&self) -> Money {
+        self.started.last().map_or(self.placed.amount, |started| started.amount)
+    }
+
     /// The one ending.
     ///
     /// # Panics
@@ -190,7 +145,20 @@ pub async fn booked(database: &Config) -> BTreeMap<HoldId, Booked> {
         let event = Event::decode(row.get(0), row.get(1), row.get(2)).expect("an event of ours");
         let hold = match &event {
             Event::HoldPlaced(event) if event.dispatch.is_some() => {
-                calls.insert(event.hold_id, Booked { placed: event.clone(), endings: Vec::new() });
+                let (placed, started, marks, endings) = (event.clone(), Vec::new(), Vec::new(), Vec::new());
+                calls.insert(event.hold_id, Booked { placed, started, marks, endings });
+                continue;
+            }
+            Event::AttemptStarted(event) => {
+                if let Some(call) = calls.get_mut(&event.hold_id) {
+                    call.started.push(event.clone());
+                }
+                continue;
+            }
+            Event::AttemptProgressed(event) => {
+                if let Some(call) = calls.get_mut(&event.hold_id) {
+                    call.marks.push(event.clone());
+                }
                 continue;
             }
             Event::HoldCaptured(event) => event.hold_id,
@@ -243,7 +211,7 @@ pub fn compare(books: &BTreeMap<HoldId, Booked>, truth: &BTreeMap<String, Vec<Se
     for (name, call) in by_label {
         let outcome = call.outcome();
         let Some(rating) = call.rating() else { continue };
-        assert!(rating.charge <= call.placed.amount, "{name} was charged more than was held");
+        assert!(rating.charge <= call.held(), "{name} was charged more than was held");
         let served = truth.get(&name).map(Vec::as_slice).unwrap_or_default();
         let last = served.last().unwrap_or_else(|| panic!("{name} was charged and never sent"));
         if outcome.source == Some(UsageSource::Provider) && outcome.anomalies.is_empty() {
@@ -326,6 +294,24 @@ impl Raw {
                 Ok(0) | Err(_) => return false,
                 Ok(read) => self.received.extend_from_slice(&buffer[..read]),
             }
+        }
+    }
+
+    /// Reads on byte by byte: to this text for the `times`-th time, and so many bytes further; false if the connection ends before.
+    pub async fn read_bytes_until(&mut self, text: &str, times: usize, further: usize) -> bool {
+        let mut left = further;
+        let mut byte = [0];
+        loop {
+            let reached =
+                self.received.windows(text.len()).filter(|window| *window == text.as_bytes()).count() >= times;
+            if reached && left == 0 {
+                return true;
+            }
+            match self.stream.read(&mut byte).await {
+                Ok(0) | Err(_) => return false,
+                Ok(_) => self.received.extend_from_slice(&byte),
+            }
+            left -= usize::from(reached);
         }
     }
 

@@ -6,5 +6,8 @@ pub mod database;
 pub mod history;
 pub mod judge;
 pub mod process;
+pub mod provider;
+pub mod proxy;
+pub mod redis;
 pub mod sim;
 pub mod traffic;

@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use modelfaucet_integration_tests::calls::{
-    Provider, Raw, booked, booked_when_ended, charged, chat, check_read, compare, label, provider_book, streamed,
-    usage_of,
+    Raw, booked, booked_when_ended, charged, chat, check_read, compare, label, provider_book, streamed, usage_of,
 };
+use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
+use modelfaucet_integration_tests::provider::Provider;
 use modelfaucet_schema::event::{AttemptError, Event, ReleaseReason};
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::money::Money;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[tokio::test]
 async fn a_killed_gateway_leaves_no_hold_and_no_answer_uncharged() {
@@ -56,7 +57,9 @@ async fn a_killed_gateway_leaves_no_hold_and_no_answer_uncharged() {
     assert!(!lost.is_empty(), "some calls were hit");
     for call in lost {
         let attempt = &call.outcome().attempts[0];
-        assert_eq!((attempt.error, attempt.exposure), (Some(AttemptError::Lost), Some(call.placed.amount)));
+        let exposure = attempt.exposure.unwrap();
+        assert_eq!(attempt.error, Some(AttemptError::Lost));
+        assert!(exposure.is_positive() && exposure < call.placed.amount, "the input's cost, not the hold: {exposure}");
     }
     let report = up.as_admin("GET", "/v1/admin/reconciliation/ledger", "", &Value::Null).await.json();
     assert_eq!(report["summary"]["mismatch_count"], 0, "{report}");
@@ -71,31 +74,129 @@ async fn a_key_outlives_the_process_and_never_pays_twice() {
     let provider = Provider::start().await;
     let mut up = Up::start_with_variables(&[("LITELLM_BASE_URL", &provider.url())]).await;
     let (token, _) = up.wallet_with("keys", "5.00").await;
-    let send = async |up: &Up, key: &str, body: &Value| {
-        Raw::send(&up.address(), &token, &format!("idempotency-key: {key}\r\n"), body).await.rest().await
+    let send = async |address: &str, key: &str, body: &Value| {
+        let header = format!("idempotency-key: {key}\r\n");
+        let mut client = Connection::open(address, &token).await.unwrap();
+        client.json("POST", "/v1/chat/completions", &header, body).await.unwrap()
     };
-    let (made, lost) = (chat("tokens=4 made"), chat("tokens=4 delay_ms=3000 lost"));
-    assert!(send(&up, "made-1", &made).await.starts_with("HTTP/1.1 200"));
+    let mut wanted = streamed("tokens=5 wanted");
+    wanted["stream_options"] = json!({ "include_usage": true });
+    let made = [
+        ("whole", chat("tokens=4 made")),
+        ("stream", streamed("tokens=9 cast")),
+        ("usage", wanted),
+        ("broken", streamed("tokens=8 disconnect_after=2")),
+    ];
+    let lost = chat("tokens=4 delay_ms=3000 lost");
+    let mut first = Vec::new();
+    for (key, body) in &made {
+        let answer = send(&up.address(), key, body).await;
+        assert_eq!((answer.status, answer.header("idempotent-replayed")), (200, None), "{answer:?}");
+        first.push(answer);
+    }
     let (address, token_of_lost, body) = (up.address(), token.clone(), lost.clone());
     let cut = tokio::spawn(async move {
-        Raw::send(&address, &token_of_lost, "idempotency-key: lost-1\r\n", &body).await.rest().await
+        Raw::send(&address, &token_of_lost, "idempotency-key: lost\r\n", &body).await.rest().await
     });
-    while provider.book().len() < 2 {
+    while provider.book().len() < 5 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     up.kill();
     assert_eq!(cut.await.unwrap(), "");
     up.start_again();
     up.wait_until_ready(Duration::from_secs(60)).await;
-    // Charged, and the answer was in the memory of the process: refused, not made again.
-    let answer = send(&up, "made-1", &made).await;
-    assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("idempotency_reply_expired"), "{answer}");
-    assert!(send(&up, "made-1", &lost).await.starts_with("HTTP/1.1 422"));
+    // Charged, and kept: the same bytes, here and from a gateway that has never seen the call.
+    let (url, key) = (provider.url(), up.secret("gateway_answers_key"));
+    let settings = [("LITELLM_BASE_URL", url.as_str()), ("GATEWAY_ANSWERS_KEY", key.as_str())];
+    let other = up.role_with(&["gateway", "--data-dir", "other"], "ledger_command", &settings);
+    other.wait_until_ready().await;
+    for address in [up.address(), other.address()] {
+        for ((key, body), first) in made.iter().zip(&first) {
+            let again = send(&address, key, body).await;
+            assert_eq!((again.status, again.header("idempotent-replayed")), (200, Some("true")), "{key}: {again:?}");
+            assert_eq!(String::from_utf8_lossy(&again.body), String::from_utf8_lossy(&first.body), "{key}");
+            for name in ["content-type", "x-mf-cost", "x-mf-balance", "x-mf-attempts", "x-mf-price-version"] {
+                assert_eq!(again.header(name), first.header(name), "{key}: {name}");
+            }
+        }
+    }
+    let reused = send(&up.address(), "whole", &lost).await;
+    assert_eq!((reused.status, reused.code().as_str()), (422, "idempotency_key_reused"));
     // Given back without charge: the key makes a new call.
-    assert!(send(&up, "lost-1", &lost).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(send(&up.address(), "lost", &lost).await.status, 200);
+    // Nothing of a prompt or an answer can be read in the database.
+    let (client, connection) = up.database("ledger_command").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let rows = client.query("SELECT sealed FROM gateway.answer", &[]).await.unwrap();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        let sealed: &[u8] = row.get(0);
+        assert!(!sealed.windows(7).any(|window| window == b"content" || window == b"choices"));
+    }
+    // Charged, and gone: refused, never made again.
+    client.execute("DELETE FROM gateway.answer", &[]).await.unwrap();
+    drop(client);
+    up.kill();
+    up.start_again();
+    up.wait_until_ready(Duration::from_secs(60)).await;
+    let gone = send(&up.address(), "whole", &made[0].1).await;
+    assert_eq!((gone.status, gone.code().as_str()), (409, "idempotency_reply_expired"));
+    assert_eq!(gone.header("x-should-retry"), Some("false"));
     let books = booked_when_ended(&up.database("ledger_audit")).await;
     let charged = books.values().filter(|call| call.rating().is_some()).count();
-    assert_eq!((books.len(), charged, provider.book().len()), (3, 2, 3));
+    assert_eq!((books.len(), charged, provider.book().len()), (6, 5, 6));
+    compare(&books, &provider.book());
+}
+
+/// Fifty senders of one key, while the process is killed in their midst: whatever was lost is given back, one call is charged, and
+/// everybody who is answered gets the same bytes.
+#[tokio::test]
+async fn fifty_senders_of_one_key_pay_once_whatever_dies() {
+    if !has_postgres() {
+        return;
+    }
+    let provider = Provider::start().await;
+    let mut up = Up::start_with_variables(&[("LITELLM_BASE_URL", &provider.url())]).await;
+    let (token, _) = up.wallet_with("fifty", "5.00").await;
+    for round in 0..4_u64 {
+        let body = if round % 2 == 0 { chat("tokens=6 delay_ms=150") } else { streamed("tokens=6 gap_ms=30") };
+        let header = format!("idempotency-key: fifty-{round}\r\n");
+        let (address, began) = (up.address(), std::time::Instant::now());
+        let senders: Vec<_> = (0..50)
+            .map(|_| {
+                let (address, token, header, body) = (address.clone(), token.clone(), header.clone(), body.clone());
+                tokio::spawn(async move {
+                    // Who is told to wait, or cut off, sends the same again.
+                    while began.elapsed() < Duration::from_secs(60) {
+                        if let Ok(mut client) = Connection::open(&address, &token).await
+                            && let Ok(answer) = client.json("POST", "/v1/chat/completions", &header, &body).await
+                            && answer.status == 200
+                        {
+                            return answer.body;
+                        }
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    panic!("a sender was never answered");
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(60 + round * 70)).await;
+        up.kill();
+        up.start_again();
+        let mut answers = std::collections::BTreeSet::new();
+        for sender in senders {
+            answers.insert(sender.await.unwrap());
+        }
+        assert_eq!(
+            answers.len(),
+            1,
+            "round {round}: {:?}",
+            answers.iter().map(|a| String::from_utf8_lossy(a)).collect::<Vec<_>>()
+        );
+        up.wait_until_ready(Duration::from_secs(60)).await;
+    }
+    let books = booked_when_ended(&up.database("ledger_audit")).await;
+    assert_eq!(books.values().filter(|call| call.rating().is_some()).count(), 4, "one charge for each key");
     compare(&books, &provider.book());
 }
 
@@ -210,7 +311,7 @@ async fn three_gateways_never_overspend_one_wallet() {
     // What one such call is held for, from a first one.
     let (token, _) = up.wallet_with("first", "1.00").await;
     let mut body = chat("tokens=300 delay_ms=20");
-    body["max_tokens"] = serde_json::json!(200);
+    body["max_tokens"] = json!(200);
     assert!(Raw::send(&up.address(), &token, "", &body).await.rest().await.starts_with("HTTP/1.1 200"));
     let held = booked(&up.database("ledger_audit")).await.into_values().next().unwrap().placed.amount;
     let worth = Money::from_units(held.units() * i64::try_from(WORTH).unwrap());

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::calls::{
-    Booked, Provider, Raw, Served, booked_when_ended, charged, chat, check_read, compare, label, streamed,
+    Booked, Raw, Served, booked_when_ended, charged, chat, check_read, compare, label, streamed,
 };
 use modelfaucet_integration_tests::process::{Role, Up, has_postgres};
+use modelfaucet_integration_tests::provider::Provider;
 use modelfaucet_integration_tests::traffic::Dice;
 use modelfaucet_schema::event::Event;
 use modelfaucet_schema::ids::HoldId;

@@ -52,7 +52,9 @@ async fn failing_call(mut up: Up) -> (String, Vec<String>) {
     let secrets = vec![token, up.admin(), "what nobody else may read".to_owned()];
     // What is under way is delivered before the end.
     up.stop();
-    (up.log(), secrets)
+    // Beside its log, `up` greets whoever started it, tokens included.
+    let log = up.log().lines().filter(|line| line.starts_with('{')).collect::<Vec<_>>().join("\n");
+    (log, secrets)
 }
 
 fn line(log: &str, message: &str) -> Value {

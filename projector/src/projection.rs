@@ -91,5 +91,6 @@ pub fn all() -> Vec<Box<dyn Projection>> {
         Box::new(crate::audit_log::AuditLog),
         Box::new(crate::freezes::Freezes),
         Box::new(crate::reconciliation::Reconciliation),
+        Box::new(crate::attempts::Attempts),
     ]
 }

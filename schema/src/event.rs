@@ -1,8 +1,10 @@
 //! Events: what happened, immutable. Each has a name, a version and a stored form (JSON bytes) that is kept readable forever;
 //! `schema/events/NAME.vN.json` holds one golden example per version.
 
+mod attempt;
 mod call;
 mod catalogue;
+mod disconnect;
 mod freeze;
 mod model_rates;
 mod money;
@@ -11,8 +13,10 @@ mod session;
 
 use serde::{Deserialize, Serialize};
 
+pub use attempt::*;
 pub use call::*;
 pub use catalogue::*;
+pub use disconnect::*;
 pub use freeze::*;
 pub use model_rates::*;
 pub use money::*;
@@ -103,6 +107,9 @@ events! {
     HoldExpired = 1,
     LateUsageCaptured = 1,
     UsageRecorded = 1,
+    AttemptStarted = 1,
+    AttemptProgressed = 1,
+    DisconnectPolicySet = 1,
     Frozen = 1,
     Thawed = 1,
 }
@@ -138,7 +145,9 @@ impl Event {
             Self::HoldExpired(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::LateUsageCaptured(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::UsageRecorded(event) => (StreamKind::Wallet, event.wallet_id.0),
-            Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
+            Self::AttemptStarted(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::AttemptProgressed(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::DisconnectPolicySet(_) | Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
         };
         StreamId::new(kind, id)
     }
@@ -172,6 +181,7 @@ impl Event {
             Self::HoldExpired(event) => Some((event.wallet_id, event.balance)),
             Self::LateUsageCaptured(event) => Some((event.wallet_id, event.balance)),
             Self::UsageRecorded(event) => Some((event.wallet_id, event.balance)),
+            Self::AttemptStarted(event) => Some((event.wallet_id, event.balance)),
             _ => None,
         }
     }

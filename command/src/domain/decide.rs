@@ -52,13 +52,22 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
         Command::AdjustWallet { .. } => adjustment::adjust(context, command),
         Command::PlaceHold { .. } => hold::place(context, command),
         Command::CaptureHold { hold_id, usage, service_tier, provider_request_id, occurred_at } => {
-            let id = provider_request_id.as_deref();
-            hold::capture(context, *hold_id, usage, *service_tier, id, *occurred_at, None)
+            let used = hold::Used {
+                usage,
+                service_tier: *service_tier,
+                model: None,
+                provider_request_id: provider_request_id.as_deref(),
+                occurred_at: *occurred_at,
+            };
+            hold::capture(context, *hold_id, used, None)
         }
         Command::ReleaseHold { hold_id, reason } => hold::release(context, *hold_id, *reason, None),
         Command::ExpireHold { hold_id } => hold::expire(context, *hold_id),
         Command::BeginCall(begin) => call::begin(context, begin),
         Command::EndCall(end) => call::end(context, end),
+        Command::StartAttempt(start) => call::start_attempt(context, start),
+        Command::MarkAttempt(mark) => call::mark_attempt(context, mark),
+        Command::SetDisconnectPolicy { .. } => call::set_disconnect_policy(context, command),
         Command::RecordUsage { .. } => usage::record(context, command),
         Command::Freeze { scope, reason } => freeze::freeze(context, *scope, reason),
         Command::Thaw { scope, reason } => freeze::thaw(context, *scope, reason),

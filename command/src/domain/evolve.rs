@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use modelfaucet_schema::event::{Event, FeatureDefined, Recorded};
 
-use super::{App, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Session, State, Wallet};
+use super::{App, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Sent, Session, State, Wallet};
 
 impl State {
     /// Takes in a recorded event.
@@ -113,8 +113,26 @@ impl State {
                     price_rule: event.price_rule,
                     expires_at: event.expires_at,
                     gateway: event.dispatch.as_ref().map(|dispatch| dispatch.gateway),
+                    sent: event.dispatch.as_ref().map(|dispatch| Box::new(Sent::of(dispatch))),
                 };
                 self.holds.set(event.hold_id, hold);
+            }
+            Event::AttemptStarted(event) => self.holds.change(&event.hold_id, |hold| {
+                hold.amount = event.amount;
+                hold.call = Arc::new(event.call.clone());
+                if let Some(sent) = &mut hold.sent {
+                    sent.attempts.push(event.ended.clone());
+                    (sent.credential, sent.mark) = (event.credential, None);
+                }
+            }),
+            Event::AttemptProgressed(event) => self.holds.change(&event.hold_id, |hold| {
+                if let Some(sent) = &mut hold.sent {
+                    sent.mark = Some(event.usage);
+                }
+            }),
+            Event::DisconnectPolicySet(event) => {
+                self.disconnect_policies.set((event.provider.clone(), event.endpoint, event.route), event.policy);
+                self.disconnect_version.set((), event.version);
             }
             Event::HoldCaptured(event) => {
                 self.holds.remove(&event.hold_id);

@@ -73,6 +73,10 @@ rejections! {
     NoRateCard = 404 "model_not_priced" "No rate card is active.";
     /// The model is on the card of several providers.
     ProviderAmbiguous = 400 "provider_required" "Several providers offer this model; name one in `provider`.";
+    /// The attempt is not the next one of its call, or its count has fallen.
+    AttemptOutOfOrder = 409 "attempt_out_of_order" "Another attempt of this call comes next.";
+    /// A local model is not called through us, so there is nothing to cut.
+    NothingToCut = 400 "invalid_request" "Calls on the route `local` are not made here.";
     /// It exists.
     AlreadyExists = 409 "already_exists" "It exists already.";
     /// It is frozen already.

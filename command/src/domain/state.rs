@@ -4,20 +4,26 @@ use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
-    AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
+    AppSettings, Attempt, Balance, Call, DisconnectPolicy, Dispatch, Endpoint, FreezeScope, ModelRates, PriceRule,
+    Pricing, RateCardId, Route, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId,
+    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId,
+    WalletId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
+use modelfaucet_schema::usage::Usage;
 use serde::{Deserialize, Serialize};
 
 use super::Table;
 
 /// Raised whenever an old snapshot would not be what a fold of the log gives today.
-pub const FOLD_VERSION: i32 = 1;
+pub const FOLD_VERSION: i32 = 2;
+
+/// The version of the table of disconnect policies before anybody has set one: `drain` everywhere.
+pub(super) const FIRST_POLICY_VERSION: u32 = 1;
 
 /// A developer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,6 +185,45 @@ pub struct Hold {
     /// The gateway that owns it; nobody else ends it before it expires. Absent: an app's own hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayId>,
+    /// How its call was sent. Absent: an app's own hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Box<Sent>>,
+}
+
+/// What is known of a call of the gateway beside its hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sent {
+    /// What the app called.
+    pub endpoint: Endpoint,
+    /// What the input probably comes to, in tokens.
+    pub input: u64,
+    /// The attempts that have ended; another one runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// The key that the attempt that runs is called with, unless it is the platform's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialId>,
+    /// What the attempt that runs has used by its last mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Usage>,
+}
+
+impl Sent {
+    /// The call of a hold that was placed.
+    pub(super) fn of(dispatch: &Dispatch) -> Self {
+        Self {
+            endpoint: dispatch.endpoint,
+            input: dispatch.input.unwrap_or_else(|| dispatch.bound.input_tokens()),
+            attempts: Vec::new(),
+            credential: dispatch.credential,
+            mark: None,
+        }
+    }
+
+    /// Which attempt runs: 1, 2, 3 …
+    pub fn number(&self) -> u32 {
+        u32::try_from(self.attempts.len()).unwrap_or(u32::MAX).saturating_add(1)
+    }
 }
 
 /// The state of one shard.
@@ -214,6 +259,12 @@ pub struct State {
     pub expired_holds: Table<HoldId, Hold>,
     /// What is frozen.
     pub freezes: Table<FreezeScope, ()>,
+    /// What happens when clients leave, where that is not `drain`, by provider, endpoint and route.
+    #[serde(default)]
+    pub disconnect_policies: Table<(Name, Endpoint, Route), DisconnectPolicy>,
+    /// The version of that table, under the one key there is.
+    #[serde(default)]
+    pub disconnect_version: Table<(), u32>,
     /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
     pub recorded_at: Table<(), Timestamp>,
 }
@@ -235,6 +286,8 @@ macro_rules! each_table {
         $state.holds.$method();
         $state.expired_holds.$method();
         $state.freezes.$method();
+        $state.disconnect_policies.$method();
+        $state.disconnect_version.$method();
         $state.recorded_at.$method();
     }};
 }

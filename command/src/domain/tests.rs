@@ -4,6 +4,7 @@
 //! to zero, the event survives its stored form, undoing takes the state back, no wallet is below its floor.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod attempts;
 mod calls;
 mod catalogue;
 mod credit;

@@ -113,6 +113,7 @@ pub(super) fn rating(
         price_rule,
         usage: *usage,
         service_tier,
+        served_model: None,
         exact_cost: price.exact_cost,
         upstream: price.upstream,
         retail: price.retail,

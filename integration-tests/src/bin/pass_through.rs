@@ -10,14 +10,17 @@ use clap::Parser;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use modelfaucet_gateway::http::router;
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Limits, Options, Platform, Timeouts};
-use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, Ledger, LocalUsage, PortError, Reported};
+use modelfaucet_gateway::port::{
+    BeginCall, Begun, EndCall, Ended, Ending, Ledger, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt,
+};
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::{Gateway, LeftHold};
 use modelfaucet_schema::entry::EntryBuilder;
 use modelfaucet_schema::event::{
-    Balance, Call, HoldCaptured, HoldPlaced, HoldReleased, ModelRates, PriceRule, RateCardId, Rating, Route,
-    ServiceTier,
+    AttemptStarted, Balance, Call, HoldCaptured, HoldPlaced, HoldReleased, ModelRates, PriceRule, RateCardId, Rating,
+    Route, ServiceTier,
 };
 use modelfaucet_schema::http::observe;
 use modelfaucet_schema::ids::{AppId, EpochId, GatewayId, HoldId, Position, SessionId, WalletId};
@@ -75,6 +78,14 @@ impl Ledger for MoneyOff {
         async { Ok(Begun { placed, position: Position(1), replayed: false }) }.boxed()
     }
 
+    fn start(&self, _: &str, _: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
+        async { Err(PortError::Unavailable) }.boxed()
+    }
+
+    fn mark(&self, _: &str, _: MarkAttempt) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn end(&self, _: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {
         let (hold_id, wallet_id, balance) = (end.hold_id, WALLET, Balance::default());
         let ended = match end.ending {
@@ -82,7 +93,7 @@ impl Ledger for MoneyOff {
                 let released = HoldReleased { hold_id, wallet_id, amount: Money::ZERO, reason, outcome: None, balance };
                 Ended::Released(Box::new(released), Position(1))
             }
-            Ending::Capture { usage, provider_request_id } => {
+            Ending::Capture { usage, provider_request_id, .. } => {
                 let entry = EntryBuilder::new().build().unwrap_or_default();
                 let captured = HoldCaptured {
                     hold_id,
@@ -93,6 +104,7 @@ impl Ledger for MoneyOff {
                         rate_card_id: CARD,
                         price_rule: RULE,
                         service_tier: ServiceTier::Standard,
+                        served_model: None,
                         usage,
                         exact_cost: ExactCost::ZERO,
                         upstream: Money::ZERO,
@@ -166,6 +178,8 @@ async fn main() -> Result<(), Error> {
         platform: Platform { base_url: args.provider, key: None },
         timeouts: Timeouts::default(),
         limits: Limits::default(),
+        rate_limits: RateLimits::default(),
+        kept_answers: None,
     };
     let gateway = Gateway::new(options, Arc::new(MoneyOff), model)?;
     gateway.recover(Vec::<LeftHold>::new()).await;

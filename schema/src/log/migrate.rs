@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/0003_projection_registry.sql"),
     },
     Migration { number: 4, name: "batch_size", sql: include_str!("../../migrations/0004_batch_size.sql") },
+    Migration { number: 8, name: "answers", sql: include_str!("../../migrations/0008_answers.sql") },
 ];
 
 /// Why the database could not be set up.

@@ -15,7 +15,9 @@ fn begin(bound: Usage, min_bound: Usage) -> Step {
         epoch: EpochId(Uuid::from_u128(0x6b)),
         endpoint: Endpoint::ChatCompletions,
         bound,
+        input: Some(2),
         origin: "http://127.0.0.1:4000".into(),
+        credential: None,
         disconnect: DisconnectPolicy::Drain,
         policy_version: 1,
     };
@@ -30,7 +32,12 @@ fn end(caller: Caller, ending: CallEnding) -> Step {
 }
 
 fn captured(usage: Usage) -> CallEnding {
-    CallEnding::Capture { usage, provider_request_id: Some("chatcmpl-1".into()) }
+    CallEnding::Capture {
+        usage,
+        service_tier: None,
+        served_model: None,
+        provider_request_id: Some("chatcmpl-1".into()),
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use modelfaucet_schema::ids::{BatchId, LogId};
 use modelfaucet_schema::log::Head;
 
 use super::super::AppPatch;
+use super::attempts::{begin, set, start};
 use super::*;
 use crate::writer::core::{Core, Step as Plan, Submission};
 
@@ -47,6 +48,7 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
     let disabled = change_app(AppPatch { status: Some(Status::Disabled), ..AppPatch::default() });
     let server = change_app(AppPatch { session_opening: Some(SessionOpening::Server), ..AppPatch::default() });
     let unknown = Uuid::from_u128(0xdead);
+    let dollar_call = Usage::text(2, 8);
     let late = given_nothing().now.plus(Duration::from_secs(61));
     let future = Command::CaptureHold {
         hold_id: HOLD,
@@ -102,6 +104,8 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         ("invalid_rate_card", vec![], activate(vec![]).into()),
         ("invalid_request", vec![], short.into()),
         ("invalid_request", vec![hold_of(HOLD, "0").into()], future.into()),
+        ("attempt_out_of_order", vec![granted("20"), begin(dollar_call)], start(3, "dollar", dollar_call)),
+        ("invalid_request", vec![], set(Route::Local).into()),
         ("frozen", vec![freeze(FreezeScope::Usage).into()], hold_of(HOLD, "0").into()),
     ]
 }
