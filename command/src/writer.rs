@@ -4,6 +4,7 @@
 //! batches of thousands. Handlers only queue and wait; dropping a request never takes an append back.
 
 pub mod core;
+mod series;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_schema::event::{KeyUse, Recorded};
 use modelfaucet_schema::ids::{BatchId, Position, ShardId};
-use modelfaucet_schema::log::{AppendBatch, AppendError, Head, LogAppender, LogReader, ReadError, Tail, TailBatch};
+use modelfaucet_schema::log::{
+    AppendBatch, AppendError, Head, LogAppender, LogReader, ReadError, Tail, TailBatch, connection,
+};
 use modelfaucet_schema::time::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 use uuid::Uuid;
 
 use self::core::{Core, Outcome, Step, Submission, Verdict};
@@ -194,6 +197,7 @@ impl Ledger {
     fn reserve(&self, commands: usize) -> Result<(), CommandError> {
         if self.waiting.fetch_add(commands, Ordering::AcqRel).saturating_add(commands) > self.capacity {
             self.waiting.fetch_sub(commands, Ordering::AcqRel);
+            series::undecided(&CommandError::Overloaded);
             return Err(CommandError::Overloaded);
         }
         Ok(())
@@ -266,7 +270,7 @@ impl WriterOptions {
 async fn connect(database: &Config) -> Result<Arc<Client>, tokio_postgres::Error> {
     let mut config = database.clone();
     config.connect_timeout(Duration::from_secs(2)).application_name("modelfaucet-command");
-    let (client, connection) = config.connect(NoTls).await?;
+    let (client, connection) = connection::connect(&config).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::warn!(%error, "the writer's connection ended");
@@ -394,6 +398,8 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self) -> Result<(), WriterError> {
+        series::begin(self.shard);
+        self.show_head();
         loop {
             if self.queue.is_empty() && !self.wait().await? {
                 return Ok(());
@@ -611,7 +617,7 @@ impl Writer {
             return;
         }
         self.directory.take_in(events.iter().map(|recorded| &recorded.event));
-        metrics::counter!("modelfaucet_events_appended_total").increment(u64::try_from(events.len()).unwrap_or(0));
+        series::count(self.shard, self.core.state(), events.iter().map(|recorded| &recorded.event));
         self.tail.push(TailBatch { after, head: self.core.head(), events: events.into() });
         self.show_head();
     }
@@ -621,6 +627,7 @@ impl Writer {
         self.head.send_replace(position);
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 events")]
         metrics::gauge!("modelfaucet_log_head_position", "shard" => self.shard.to_string()).set(position.0 as f64);
+        series::show(self.shard, self.core.state(), self.core.next_deadline());
     }
 
     /// Has a snapshot taken if the log has grown enough. Only between batches, when the state is that of the head.
@@ -768,6 +775,9 @@ impl Writer {
 
 fn answer(reply: Option<Responder>, answer: Answer) {
     if let Some(reply) = reply {
+        if let Err(error) = &answer {
+            series::undecided(error);
+        }
         reply.send(answer);
     }
 }

@@ -23,6 +23,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::edge::{Edge, guard};
 use crate::exit::{Exit, Failure};
+use crate::trace;
 
 /// Bucket borders of durations, in seconds.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -64,9 +65,10 @@ pub(crate) fn build(
     metrics: PrometheusHandle,
 ) -> Router {
     let edge = Arc::new(edge);
+    let shown = checks.clone();
     let (router, document) = routes.split_for_parts();
     let document: Arc<str> = describe(document).to_pretty_json().unwrap_or_default().into();
-    router
+    let router = router
         .route(
             "/openapi.json",
             get(move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) }),
@@ -75,11 +77,15 @@ pub(crate) fn build(
         .route("/ready", get(move || ready(service, checks.clone())))
         .route(
             "/metrics",
-            get(move || async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()) }),
+            get(move || async move {
+                ([(CONTENT_TYPE, "text/plain; version=0.0.4")], scrape(service, &shown, &metrics).await)
+            }),
         )
         .fallback(not_found)
-        .layer(from_fn(move |request: Request, next: Next| guard(Arc::clone(&edge), request, next)))
-        .layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))
+        .layer(from_fn(move |request: Request, next: Next| guard(Arc::clone(&edge), request, next)));
+    // Inside of `observe`, which names the request. Where nothing is traced this layer does not exist.
+    let router = if trace::is_on() { router.layer(from_fn(trace::request)) } else { router };
+    router.layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))
 }
 
 /// The document's head: what the product is, how to authenticate, every refusal.
@@ -106,8 +112,24 @@ pub(crate) fn describe(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// Looks for itself: the writer in step with the log, the database, migrations, the projections' lag.
+/// All metrics, with what is only known by looking: readiness, and how busy the database connections are.
+async fn scrape(service: &'static str, checks: &Checks, metrics: &PrometheusHandle) -> String {
+    let (ok, _) = look(checks).await;
+    metrics::gauge!("modelfaucet_ready", "service" => service).set(if ok { 1.0 } else { 0.0 });
+    if let Some(query) = &checks.query {
+        query.show_pool();
+    }
+    metrics.render()
+}
+
 async fn ready(service: &'static str, checks: Checks) -> Response {
+    let (ok, answers) = look(&checks).await;
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ok": ok, "service": service, "checks": answers }))).into_response()
+}
+
+/// Looks for itself: the writer in step with the log, the database, migrations, the projections' lag.
+async fn look(checks: &Checks) -> (bool, serde_json::Map<String, Value>) {
     let mut ok = true;
     let mut answers = serde_json::Map::new();
     if let Some(ledger) = &checks.ledger {
@@ -129,6 +151,5 @@ async fn ready(service: &'static str, checks: Checks) -> Response {
             answers.extend(said);
         }
     }
-    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ok": ok, "service": service, "checks": answers }))).into_response()
+    (ok, answers)
 }

@@ -12,11 +12,14 @@ use modelfaucet_gateway::guard::{Network, Policy};
 use modelfaucet_gateway::limit::{Quota, Rate, RateLimits, Rates, RedisOptions};
 use modelfaucet_gateway::options::{Limits as GatewayLimits, LostCalls, Platform, Timeouts};
 use modelfaucet_schema::event::Route;
+use modelfaucet_schema::log::connection;
 use modelfaucet_schema::money::Money;
 use modelfaucet_secrets::Keyring;
 use secrecy::SecretString;
+use tokio_postgres::config::{Host, SslMode};
 
 use crate::edge::{Edge, Origins, Side};
+use crate::trace;
 
 /// One setting.
 pub(crate) struct Setting {
@@ -48,7 +51,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("DATA_DIR", "path", "./data", "Where `up` keeps its PostgreSQL and its secrets (flag --data-dir)."),
     secret(
         "DATABASE_URL",
-        "PostgreSQL to use instead of a private one (flag --database-url). For `up` and `migrate`: as a role that may create roles. For a single role: as that role, for example ledger_command. Loopback or a Unix socket only.",
+        "PostgreSQL to use instead of a private one (flag --database-url). For `up` and `migrate`: as a role that may create roles. For a single role: as that role, for example ledger_command. Off loopback only with DATABASE_CA_FILE.",
+    ),
+    setting(
+        "DATABASE_CA_FILE",
+        "path",
+        "",
+        "PEM file of the authorities that vouch for PostgreSQL. With it every connection over TCP uses TLS and checks the server's certificate and name.",
     ),
     secret("ADMIN_TOKEN", "The administrator's token, at least 32 characters. `up` makes one if there is none."),
     secret(
@@ -212,8 +221,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting("API_RATE_LIMIT_WINDOW_MS", "milliseconds", "60000", "The window of the API's limit."),
     secret(
         "REDIS_URL",
-        "Redis in which instances share their rate limits (flag --redis-url), such as redis://127.0.0.1:6379. Absent, or away: each counts for itself. Loopback or a Unix socket only.",
+        "Redis in which instances share their rate limits (flag --redis-url), such as redis://127.0.0.1:6379. Absent, or away: each counts for itself. Off loopback only with rediss:// and REDIS_CA_FILE.",
     ),
+    setting("REDIS_CA_FILE", "path", "", "PEM file of the authorities that vouch for a Redis behind rediss://."),
     setting("REDIS_TIMEOUT_MS", "milliseconds", "20", "How long a request waits for Redis."),
     setting(
         "TRUSTED_PROXIES",
@@ -295,6 +305,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "error, warn, info, debug or trace; also directives such as warn,modelfaucet_command=debug.",
     ),
     setting("LOG_FORMAT", "", "text", "text or json, on standard error."),
+    setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "URL",
+        "",
+        "OpenTelemetry collector that takes traces as OTLP over HTTP, for example http://127.0.0.1:4318. Absent: no traces.",
+    ),
+    setting("OTEL_SERVICE_NAME", "", "", "Name of this process in traces; absent: modelfaucet-ROLE."),
+    setting("OTEL_TRACES_SAMPLER_ARG", "share", "1", "Share of requests that are traced, 0 to 1."),
 ];
 
 /// A setting that is wrong. One line that says which and what to do.
@@ -374,22 +392,35 @@ impl Config {
     fn near_database(&self, name: &'static str) -> Result<Option<tokio_postgres::Config>, ConfigError> {
         let Some(url) = self.text(name) else { return Ok(None) };
         // The parser's own message may quote the password.
-        let config: tokio_postgres::Config = url
+        let mut config: tokio_postgres::Config = url
             .parse()
             .map_err(|_| wrong(name, "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger"))?;
+        let over_tcp = |host: &Host| matches!(host, Host::Tcp(_));
+        if self.text("DATABASE_CA_FILE").is_some() && config.get_hosts().iter().any(over_tcp) {
+            config.ssl_mode(SslMode::Require);
+            return Ok(Some(config));
+        }
         let near = config.get_hosts().iter().all(|host| match host {
-            tokio_postgres::config::Host::Unix(_) => true,
-            tokio_postgres::config::Host::Tcp(name) => {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => {
                 name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
             }
         });
         if !near {
             return Err(wrong(
                 name,
-                "names a host off this machine; this version speaks to PostgreSQL without TLS, so only loopback or a Unix socket is accepted",
+                "names a host off this machine; name who vouches for it with DATABASE_CA_FILE, so that TLS protects the way there",
             ));
         }
         Ok(Some(config))
+    }
+
+    /// Makes this process trust the authorities of `DATABASE_CA_FILE`, if that is set.
+    pub(crate) fn trust(&self) -> Result<(), ConfigError> {
+        let Some(path) = self.text("DATABASE_CA_FILE") else { return Ok(()) };
+        let authorities = std::fs::read(path)
+            .map_err(|error| wrong("DATABASE_CA_FILE", format!("{path} cannot be read: {error}")))?;
+        connection::trust(&authorities).map_err(|error| wrong("DATABASE_CA_FILE", format!("{path} {error}")))
     }
 
     /// The database, for commands that need one.
@@ -647,7 +678,7 @@ impl Config {
         let no_url = || wrong("REDIS_URL", "is not an address such as redis://127.0.0.1:6379 or redis+unix:///path");
         let url: url::Url = text.parse().map_err(|_| no_url())?;
         let near = match (url.scheme(), url.host()) {
-            ("redis+unix" | "unix", _) => true,
+            ("redis+unix" | "unix", _) | ("rediss", Some(_)) => true,
             ("redis", Some(url::Host::Domain(name))) => {
                 name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
             }
@@ -658,10 +689,18 @@ impl Config {
         if !near {
             return Err(wrong(
                 "REDIS_URL",
-                "names a host off this machine; this version speaks to Redis without TLS, so only loopback or a Unix socket is accepted",
+                "names a host off this machine in clear; use rediss:// and name who vouches for it with REDIS_CA_FILE",
             ));
         }
-        Ok(Some(RedisOptions { url: SecretString::from(text), service, patience }))
+        let authorities = match (url.scheme(), self.text("REDIS_CA_FILE")) {
+            ("rediss", None) => return Err(wrong("REDIS_CA_FILE", "is not set, but REDIS_URL asks for TLS")),
+            ("rediss", Some(path)) => Some(
+                std::fs::read(path)
+                    .map_err(|error| wrong("REDIS_CA_FILE", format!("{path} cannot be read: {error}")))?,
+            ),
+            _ => None,
+        };
+        Ok(Some(RedisOptions { url: SecretString::from(text), service, patience, authorities }))
     }
 
     /// The rate limits of a process whose instances count each other under this name. Needs a runtime.
@@ -761,6 +800,21 @@ impl Config {
         }
     }
 
+    /// Where traces go, if anywhere.
+    pub(crate) fn traces(&self) -> Result<Option<trace::Options>, ConfigError> {
+        let share = self.text("OTEL_TRACES_SAMPLER_ARG").unwrap_or_default();
+        let wrong_share = || wrong("OTEL_TRACES_SAMPLER_ARG", format!("{share:?} is not a number from 0 to 1"));
+        let share = share.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(wrong_share)?;
+        let Some(text) = self.text("OTEL_EXPORTER_OTLP_ENDPOINT") else { return Ok(None) };
+        let url: Option<url::Url> = text.parse().ok().filter(|url: &url::Url| {
+            matches!(url.scheme(), "http" | "https") && url.has_host() && url.username().is_empty()
+        });
+        let endpoint = url.ok_or_else(|| {
+            wrong("OTEL_EXPORTER_OTLP_ENDPOINT", "must be http:// or https:// with a host and no user")
+        })?;
+        Ok(Some(trace::Options { endpoint, service: self.text("OTEL_SERVICE_NAME").map(str::to_owned), share }))
+    }
+
     /// Checks every value, so that a wrong one stops the start and not the first request that needs it.
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen()?;
@@ -795,6 +849,7 @@ impl Config {
         self.max_connections()?;
         self.max_connections_per_address()?;
         self.log()?;
+        self.traces()?;
         Ok(())
     }
 }
@@ -917,6 +972,8 @@ mod tests {
             ("MAX_CONNECTIONS", ""),
             ("LOG_LEVEL", "=loud="),
             ("LOG_FORMAT", "xml"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318"),
+            ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
         ] {
             if value.is_empty() {
                 continue;
@@ -926,6 +983,34 @@ mod tests {
             let secret = SETTINGS.iter().any(|setting| setting.name == name && setting.secret);
             assert!(!secret || !error.contains(value), "a secret is not quoted: {error}");
         }
+    }
+
+    #[test]
+    fn off_this_machine_the_database_is_reached_with_tls_only() {
+        let far = ("DATABASE_URL", "postgres://ledger_query@db.example.com/ledger");
+        assert!(config(&[far]).database().is_err());
+        let database = config(&[far, ("DATABASE_CA_FILE", "/ca.pem")]).database().unwrap().unwrap();
+        assert_eq!(database.get_ssl_mode(), SslMode::Require);
+        let near = ("DATABASE_URL", "postgres://ledger_query@%2Frun%2Fpostgresql/ledger");
+        let database = config(&[near, ("DATABASE_CA_FILE", "/ca.pem")]).database().unwrap().unwrap();
+        assert_eq!(database.get_ssl_mode(), SslMode::Prefer, "a Unix socket has no TLS");
+    }
+
+    #[test]
+    fn off_this_machine_redis_is_reached_with_tls_only() {
+        let url = ("REDIS_URL", "rediss://ledger:password@redis.example.com:6379");
+        let error = config(&[url]).check().unwrap_err().to_string();
+        assert!(error.starts_with("REDIS_CA_FILE: is not set"), "{error}");
+        let error = config(&[url, ("REDIS_CA_FILE", "/nowhere/ca.pem")]).check().unwrap_err().to_string();
+        assert!(error.starts_with("REDIS_CA_FILE: /nowhere/ca.pem cannot be read"), "{error}");
+        let near = config(&[("REDIS_URL", "redis://127.0.0.1:6379")]).redis("").unwrap().unwrap();
+        assert!(near.authorities.is_none());
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_read_stop_the_start() {
+        let error = config(&[("DATABASE_CA_FILE", "/nowhere/ca.pem")]).trust().unwrap_err().to_string();
+        assert!(error.starts_with("DATABASE_CA_FILE: /nowhere/ca.pem cannot be read"), "{error}");
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 use modelfaucet_projector as projector;
 use modelfaucet_schema::ids::ShardId;
 use modelfaucet_schema::log::boot::{self, ServiceRole};
+use modelfaucet_schema::log::connection;
 use modelfaucet_schema::log::migrate::migrate;
 use modelfaucet_schema::token::TokenKind;
 use secrecy::ExposeSecret as _;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
 use crate::exit::{Exit, Failure};
 use crate::secrets::Secrets;
@@ -21,7 +22,7 @@ pub(crate) const DATABASE: &str = "modelfaucet";
 pub(crate) async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
     let mut config = config.clone();
     config.connect_timeout(Duration::from_secs(5)).application_name("modelfaucet");
-    let (client, connection) = config.connect(NoTls).await?;
+    let (client, connection) = connection::connect(&config).await?;
     tokio::spawn(async move {
         // The client's own calls report what went wrong.
         let _ended = connection.await;

@@ -58,6 +58,14 @@ failures! {
     modelfaucet_schema::log::boot::BootError => Config,
     modelfaucet_schema::log::migrate::MigrateError => Config,
     modelfaucet_command::writer::WriterError => Violated,
-    tokio_postgres::Error => Temporary,
     std::io::Error => Temporary,
+}
+
+/// With the cause, which the driver's own text leaves out: a name that does not resolve, a certificate that nobody vouches for.
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        use std::error::Error as _;
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::new(Exit::Temporary, format!("{error}{cause}"))
+    }
 }

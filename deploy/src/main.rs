@@ -21,6 +21,7 @@ mod secrets;
 mod seed;
 mod serve;
 mod staff;
+mod trace;
 mod up;
 mod verify;
 
@@ -81,6 +82,12 @@ enum Verb {
         /// File to which it appends what it saw and would bill, as JSON lines
         #[arg(long, value_name = "PATH")]
         log: Option<PathBuf>,
+    },
+    /// Ask a running process whether it can work; exit 4 if not. For health checks where there is no curl
+    Probe {
+        /// What to ask
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+        url: String,
     },
     /// Create or update the tables of a database
     Migrate(DatabaseArgs),
@@ -170,6 +177,7 @@ impl DatabaseArgs {
         let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
         let config = Config::read(&[("DATA_DIR", data_dir), ("DATABASE_URL", self.database_url.clone())])?;
         config.check()?;
+        config.trust()?;
         Ok(config)
     }
 }
@@ -191,6 +199,7 @@ impl ServerArgs {
         flags.extend_from_slice(further);
         let config = Config::read(&flags)?;
         config.check()?;
+        config.trust()?;
         Ok(config)
     }
 }
@@ -210,18 +219,20 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
     match verb {
         Verb::Up { server, demo } => {
             let config = server.config()?;
-            start_log(&config)?;
+            let _traces = start_log(&config, "modelfaucet")?;
             up::run(&config, demo).map(|()| Exit::Ok)
         }
-        Verb::Command(server) => serve_role(&server, roles::command),
-        Verb::Query(server) => serve_role(&server, roles::query),
-        Verb::Projector(server) => serve_role(&server, roles::projector),
+        Verb::Command(server) => serve_role(&server, "modelfaucet-command", roles::command),
+        Verb::Query(server) => serve_role(&server, "modelfaucet-query", roles::query),
+        Verb::Projector(server) => serve_role(&server, "modelfaucet-projector", roles::projector),
         Verb::Gateway { server, command_url } => {
-            serve_configured(&server.config_with(&[("COMMAND_URL", command_url)])?, roles::gateway)
+            let config = server.config_with(&[("COMMAND_URL", command_url)])?;
+            serve_configured(&config, "modelfaucet-gateway", roles::gateway)
         }
         Verb::SandboxProvider { listen, log } => {
             runtime()?.block_on(roles::sandbox_provider(&listen, log.as_deref())).map(|()| Exit::Ok)
         }
+        Verb::Probe { url } => runtime()?.block_on(probe(&url)),
         Verb::Migrate(database) => {
             let owner = database.config()?.required_database()?;
             let applied = runtime()?.block_on(database::prepare(&owner))?;
@@ -247,13 +258,32 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
     }
 }
 
-fn serve_role(server: &ServerArgs, role: impl AsyncFnOnce(&Config) -> Result<(), Failure>) -> Result<Exit, Failure> {
-    serve_configured(&server.config()?, role)
+fn serve_role(
+    server: &ServerArgs,
+    service: &'static str,
+    role: impl AsyncFnOnce(&Config) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    serve_configured(&server.config()?, service, role)
 }
 
-fn serve_configured(config: &Config, role: impl AsyncFnOnce(&Config) -> Result<(), Failure>) -> Result<Exit, Failure> {
-    start_log(config)?;
+fn serve_configured(
+    config: &Config,
+    service: &'static str,
+    role: impl AsyncFnOnce(&Config) -> Result<(), Failure>,
+) -> Result<Exit, Failure> {
+    let _traces = start_log(config, service)?;
     runtime()?.block_on(role(config)).map(|()| Exit::Ok)
+}
+
+/// One look at `/ready`, five seconds at most.
+async fn probe(url: &str) -> Result<Exit, Failure> {
+    let client = client::Client::new(url)?;
+    let call = client::Call::get("/ready");
+    match tokio::time::timeout(std::time::Duration::from_secs(5), client.send(&call)).await {
+        Ok(Ok(_)) => Ok(Exit::Ok),
+        Ok(Err(error)) => Err(Failure::new(Exit::Temporary, error)),
+        Err(_) => Err(Failure::new(Exit::Temporary, format!("{url}/ready does not answer"))),
+    }
 }
 
 fn help(topic: Option<&str>) -> Result<Exit, Failure> {
@@ -280,9 +310,12 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-/// Logs go to standard error; results of commands to standard output.
-fn start_log(config: &Config) -> Result<(), Failure> {
+/// Logs go to standard error; results of commands to standard output. Traces go out until the returned value is dropped.
+fn start_log(config: &Config, service: &'static str) -> Result<Option<trace::Traces>, Failure> {
     let (filter, json) = config.log()?;
+    if let Some(options) = config.traces()? {
+        return trace::start(options, service, filter, json).map(Some);
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
         builder.json().init();
@@ -290,7 +323,7 @@ fn start_log(config: &Config) -> Result<(), Failure> {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         builder.with_ansi(colour).init();
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Waits for Ctrl-C or a request to end.

@@ -42,6 +42,10 @@ impl Limits {
 
 /// Serves until `stop` becomes true; then lets running requests finish.
 pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits, mut stop: watch::Receiver<bool>) {
+    // There from the start, so that an alert sees the first one.
+    for reason in ["all", "address"] {
+        metrics::counter!("modelfaucet_connections_refused_total", "reason" => reason).increment(0);
+    }
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(limits.connections));
     let addresses = Addresses::default();

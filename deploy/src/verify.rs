@@ -18,6 +18,7 @@ mod wallets;
 use std::time::Instant;
 
 use modelfaucet_schema::ids::{LogId, ShardId};
+use modelfaucet_schema::time::Timestamp;
 use tokio_postgres::{Error, Transaction};
 
 use crate::DatabaseArgs;
@@ -49,6 +50,9 @@ pub(crate) struct VerifyArgs {
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
+    /// Also write the result as Prometheus metrics to this file, for a collector of text files
+    #[arg(long, value_name = "PATH")]
+    metrics: Option<std::path::PathBuf>,
 }
 
 /// Checks and prints. Exit 6 for anything wrong with the log or its guards, 1 if only what is folded from it differs.
@@ -72,7 +76,19 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     } else {
         print!("{}", report.text());
     }
+    if let Some(path) = &args.metrics {
+        write_beside(path, &report.metrics(Timestamp::now()))
+            .map_err(|error| Failure::new(Exit::Temporary, format!("{}: {error}", path.display())))?;
+    }
     Ok(report.findings.exit())
+}
+
+/// Whoever reads the file meanwhile sees the old text or the new one.
+fn write_beside(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(&beside, path)
 }
 
 async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Report, Error> {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use modelfaucet_schema::event::{Attempt, AttemptError, ReleaseReason};
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use crate::client::{Client, Head, listen};
 use crate::fault::{self, Point};
@@ -51,7 +52,7 @@ pub(crate) struct Job {
 pub(crate) fn spawn(gateway: Gateway, job: Job) -> oneshot::Receiver<Head> {
     let options = &gateway.shared.options;
     let (client, head) = listen(options.limits.relay, options.timeouts.client_stall);
-    tokio::spawn(async move {
+    let running = async move {
         let custody = Custody::default();
         if let Some(call) = Call::new(&gateway, &job, &custody, client)
             && AssertUnwindSafe(call.run()).catch_unwind().await.is_err()
@@ -60,7 +61,9 @@ pub(crate) fn spawn(gateway: Gateway, job: Job) -> oneshot::Receiver<Head> {
             custody.rescue(&gateway, &job).await;
         }
         drop(job.place);
-    });
+    };
+    // Spans of the call belong to its request, also when its client has gone.
+    tokio::spawn(running.in_current_span());
     head
 }
 

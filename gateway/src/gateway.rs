@@ -51,6 +51,7 @@ impl Gateway {
         model: Arc<ReadModel>,
         keys: Option<ProviderKeys>,
     ) -> Result<Self, UpstreamError> {
+        crate::series::begin();
         let upstreams = Upstreams::new(&options.platform, &options.timeouts, keys, Arc::clone(&model))?;
         let origin = Upstream::origin(&options.platform.base_url).into();
         let shared = Shared {

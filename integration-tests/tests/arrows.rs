@@ -159,3 +159,19 @@ fn one_crate_alone_opens_secrets_and_reads_their_table() {
         assert!(!code.contains("Serialize") && !code.contains("println!") && !code.contains("dbg!"), "{file}");
     }
 }
+
+/// So that no connection forgets whom the process trusts: docs/decisions/0019-trust-is-of-the-process.md.
+#[test]
+fn connections_to_postgresql_are_opened_in_one_place() {
+    let mut seen = 0;
+    for path in ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "deploy/src"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .filter(|path| !path.ends_with("tests.rs"))
+    {
+        let here = path.ends_with("log/connection.rs");
+        assert!(here || !code(&path).contains("NoTls"), "{} connects by itself; use log::connection", path.display());
+        seen += usize::from(here);
+    }
+    assert_eq!(seen, 1);
+}

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 fn limits(url: &str) -> RateLimits {
     let url = url.to_owned().into();
-    RateLimits::shared(&RedisOptions { url, service: "test", patience: PATIENCE }).unwrap()
+    RateLimits::shared(&RedisOptions { url, service: "test", patience: PATIENCE, authorities: None }).unwrap()
 }
 
 fn bucket(limit: u64, window: Duration) -> Bucket {

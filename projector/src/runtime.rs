@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail};
+use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail, connection};
 use modelfaucet_schema::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 use tracing::{error, info, warn};
 
 use crate::feed::{Feed, HEAVY, join};
@@ -156,7 +156,7 @@ impl Projector {
 
 /// Connects and lets the connection run on its own.
 pub(crate) async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
-    let (client, connection) = config.connect(NoTls).await?;
+    let (client, connection) = connection::connect(config).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             warn!(%error, "connection to the database ended");

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Object, Pool, PoolError, Runtime};
 use modelfaucet_schema::http::ApiError;
+use modelfaucet_schema::log::connection;
 use modelfaucet_schema::token::TokenHash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_postgres::NoTls;
 
 use crate::error::QueryError;
 use crate::progress::{At, Progress};
@@ -72,15 +72,15 @@ impl QueryState {
         if database.get_application_name().is_none() {
             database.application_name("modelfaucet-query");
         }
-        let manager = Manager::from_config(database, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let size = options.pool_size.max(1);
-        let pool = Pool::builder(manager)
+        let pool = Pool::builder(connection::manager(database))
             .max_size(size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECTION_WAIT))
             .create_timeout(Some(CONNECTION_WAIT))
             .build()?;
         drop(pool.get().await?);
+        metrics::counter!("modelfaucet_db_pool_timeouts_total").increment(0);
         let exports = Arc::new(Semaphore::new((size / 2).max(1)));
         Ok(Self(Arc::new(Inner { options, pool, exports, progress: Progress::default() })))
     }
@@ -91,7 +91,25 @@ impl QueryState {
 
     /// A connection.
     pub(crate) async fn client(&self) -> Result<Object, QueryError> {
-        Ok(self.0.pool.get().await?)
+        self.0.pool.get().await.map_err(|error| {
+            if matches!(error, PoolError::Timeout(_)) {
+                metrics::counter!("modelfaucet_db_pool_timeouts_total").increment(1);
+            }
+            error.into()
+        })
+    }
+
+    /// Shows how busy the database connections are.
+    pub fn show_pool(&self) {
+        let status = self.0.pool.status();
+        for (state, count) in [
+            ("busy", status.size.saturating_sub(status.available)),
+            ("idle", status.available),
+            ("waiting", status.waiting),
+        ] {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            metrics::gauge!("modelfaucet_db_pool_connections", "state" => state).set(f64::from(count));
+        }
     }
 
     /// A connection, as soon as `projections` are where the reader wants them.

@@ -1,10 +1,11 @@
 //! The log: append by one, read by many, changed by nobody.
 //!
 //! [`append`] writes a batch in one round trip, [`read`] reads whole batches in order and halts on a gap or a wrong hash,
-//! [`tail`] keeps the newest batches in memory for readers in the writer's process, [`migrate`] sets up the database, [`boot`] refuses a server or role that would not keep the promises.
+//! [`connection`] reaches the database, [`tail`] keeps the newest batches in memory for readers in the writer's process, [`migrate`] sets up the database, [`boot`] refuses a server or role that would not keep the promises.
 
 pub mod append;
 pub mod boot;
+pub mod connection;
 pub mod migrate;
 pub mod read;
 pub mod tail;

@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{Pool, PoolError, Runtime};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use modelfaucet_gateway::port::{AnswerStore, StoreError};
 use modelfaucet_schema::ids::HoldId;
-use tokio_postgres::{Config, NoTls};
+use modelfaucet_schema::log::connection;
+use tokio_postgres::Config;
 
 /// Connections: answers may be large, and one must not wait for another.
 const CONNECTIONS: usize = 4;
@@ -29,8 +30,7 @@ impl AnswerTable {
         let mut config = database.clone();
         config.connect_timeout(Duration::from_secs(2)).application_name("modelfaucet-answers");
         config.options("-c synchronous_commit=off -c statement_timeout=5s");
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let pool = Pool::builder(manager).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
+        let pool = Pool::builder(connection::manager(config)).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
         let table = Self(pool.wait_timeout(Some(Duration::from_secs(2))).build()?);
         tokio::spawn(sweep(table.clone(), life));
         Ok(table)

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use modelfaucet_schema::ids::ShardId;
+use modelfaucet_schema::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
@@ -271,6 +272,29 @@ impl Report {
         }
     }
 
+    /// For a collector of text files: what is wrong, and when it was last looked at, by check. What was left out is not there, so
+    /// that an alert sees it as not looked at.
+    pub(crate) fn metrics(&self, now: Timestamp) -> String {
+        let looked: Vec<_> =
+            Check::ALL.iter().zip(&self.findings.tallies).filter(|(_, tally)| tally.skipped.is_none()).collect();
+        let mut text = String::from(
+            "# HELP modelfaucet_invariant_violations What the last verification found wrong.\n# TYPE modelfaucet_invariant_violations gauge\n",
+        );
+        for (check, tally) in &looked {
+            let (name, findings) = (check.name(), tally.findings);
+            let _ = writeln!(text, "modelfaucet_invariant_violations{{invariant=\"{name}\"}} {findings}");
+        }
+        text.push_str(
+            "# HELP modelfaucet_invariant_last_check_timestamp_seconds When the last verification ended.\n# TYPE modelfaucet_invariant_last_check_timestamp_seconds gauge\n",
+        );
+        let at = now.micros() / 1_000_000;
+        for (check, _) in &looked {
+            let name = check.name();
+            let _ = writeln!(text, "modelfaucet_invariant_last_check_timestamp_seconds{{invariant=\"{name}\"}} {at}");
+        }
+        text
+    }
+
     pub(crate) fn json(&self) -> Value {
         let logs: Vec<Value> = self
             .logs
@@ -324,6 +348,23 @@ mod tests {
         let report = Report { logs: Vec::new(), findings, events: 9, seconds: 0.0 };
         assert!(report.text().contains("s07:3..9 was changed"), "{}", report.text());
         assert_eq!(report.json()["findings"][1]["last"], 9);
+    }
+
+    #[test]
+    fn metrics_leave_out_what_was_not_looked_at() {
+        let mut findings = Findings::new();
+        findings.add(Check::Chain, ShardId(0), (3, 9), "was changed");
+        findings.skip(Check::Projections, "left out as asked");
+        let report = Report { logs: Vec::new(), findings, events: 9, seconds: 0.0 };
+        let text = report.metrics(Timestamp::from_micros(7_500_000));
+        for line in [
+            "modelfaucet_invariant_violations{invariant=\"chain\"} 1",
+            "modelfaucet_invariant_violations{invariant=\"keys\"} 0",
+            "modelfaucet_invariant_last_check_timestamp_seconds{invariant=\"chain\"} 7",
+        ] {
+            assert!(text.lines().any(|has| has == line), "{line}: {text}");
+        }
+        assert!(!text.contains("projections"), "{text}");
     }
 
     #[test]

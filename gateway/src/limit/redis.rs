@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd};
+use redis::{AsyncConnectionConfig, Client, Cmd, TlsCertificates};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -33,12 +33,14 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Where Redis is and who asks.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
-    /// `redis://[user:password@]host[:port][/database]`, or `redis+unix:///path`.
+    /// `redis://[user:password@]host[:port][/database]`, `rediss://` for TLS, or `redis+unix:///path`.
     pub url: SecretString,
     /// Instances of one service share their limits and count each other.
     pub service: &'static str,
     /// The longest that a request waits for Redis.
     pub patience: Duration,
+    /// Who must vouch for a Redis behind `rediss://`, in PEM form.
+    pub authorities: Option<Vec<u8>>,
 }
 
 /// An address that is none. It is not quoted: there may be a password in it.
@@ -82,7 +84,16 @@ impl Drop for Redis {
 
 impl Redis {
     pub(super) fn start(options: &RedisOptions) -> Result<Self, RedisError> {
-        let client = Client::open(options.url.expose_secret()).map_err(|_| RedisError)?;
+        let url = options.url.expose_secret();
+        let client = match &options.authorities {
+            None => Client::open(url),
+            Some(authorities) => {
+                crate::use_ring();
+                let certificates = TlsCertificates { client_tls: None, root_cert: Some(authorities.clone()) };
+                Client::build_with_tls(url, certificates)
+            }
+        };
+        let client = client.map_err(|_| RedisError)?;
         let link = Arc::new(Link {
             ready: RwLock::new(None),
             instances: AtomicU64::new(1),

@@ -69,8 +69,13 @@ pub async fn observe(service: &'static str, mut request: Request, next: Next) ->
         // Answers that the framework made by itself, such as 405.
         response = bare_error(response.status()).answer(id.as_str());
     }
-    response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.0);
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    if response.status().is_server_error() && route.starts_with("/v1/") {
+        let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (request_id, status) = (id.as_str(), response.status().as_u16());
+        tracing::warn!(request_id, %method, route, status, milliseconds, "a request failed");
+    }
+    response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.0);
     let series = series(service, &method, route, response.status());
     series.requests.increment(1);
     series.duration.record(began.elapsed());
