@@ -1,13 +1,15 @@
 //! Who is who, for the edge: tokens and public app ids, as of the last committed event. It may refuse early; every decision is
 //! made again by the writer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{Event, SessionOpening, Status};
-use modelfaucet_schema::ids::{AppId, DeveloperId, PayoutId, RefundId, SessionId, TokenId, WalletId};
+use modelfaucet_schema::ids::{
+    AppId, CredentialId, DeveloperId, PayoutId, RefundId, SessionId, TokenId, UserId, WalletId,
+};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
@@ -31,6 +33,8 @@ pub struct SessionFacts {
     pub session_id: SessionId,
     /// Its app.
     pub app_id: AppId,
+    /// Its user.
+    pub user_id: UserId,
     /// Its wallet.
     pub wallet_id: WalletId,
     /// When it ends.
@@ -109,6 +113,7 @@ struct Maps {
     staff_hashes: HashMap<TokenId, TokenHash>,
     apps: HashMap<String, AppFacts>,
     app_names: HashMap<AppId, String>,
+    keys_in_use: HashSet<CredentialId>,
 }
 
 /// The directory of one shard.
@@ -131,6 +136,7 @@ impl Directory {
             let facts = SessionFacts {
                 session_id: *id,
                 app_id: session.app_id,
+                user_id: session.user_id,
                 wallet_id: session.wallet_id,
                 expires_at: session.expires_at,
             };
@@ -159,6 +165,8 @@ impl Directory {
             maps.app_names.insert(*id, app.public_app_id.clone());
             maps.apps.insert(app.public_app_id.clone(), facts);
         }
+        let in_use = state.credentials.iter().filter(|(_, credential)| credential.status == Status::Active);
+        maps.keys_in_use = in_use.map(|(id, _)| *id).collect();
         maps.developers = state.developers.iter().map(|(id, _)| *id).collect();
         for (id, payout) in state.payouts.iter() {
             if matches!(payout.state, PayoutState::Pending | PayoutState::Processing) {
@@ -195,6 +203,11 @@ impl Directory {
     /// The developer token of a token.
     pub fn token(&self, token: &TokenHash) -> Option<TokenFacts> {
         self.maps.read().tokens.get(token).cloned()
+    }
+
+    /// Is it a provider key that was added and not disabled?
+    pub fn is_key_in_use(&self, credential: CredentialId) -> bool {
+        self.maps.read().keys_in_use.contains(&credential)
     }
 
     /// The staff token of a token.
@@ -240,6 +253,8 @@ fn matters(event: &Event) -> bool {
             | Event::StaffTokenRevoked(_)
             | Event::AppRegistered(_)
             | Event::AppChanged(_)
+            | Event::CredentialAdded(_)
+            | Event::CredentialDisabled(_)
             | Event::DeveloperRegistered(_)
             | Event::RefundRequested(_)
             | Event::RefundSent(_)
@@ -280,6 +295,7 @@ impl Maps {
                 let facts = SessionFacts {
                     session_id: event.session_id,
                     app_id: event.app_id,
+                    user_id: event.user_id,
                     wallet_id: event.wallet_id,
                     expires_at: event.expires_at,
                 };
@@ -361,6 +377,12 @@ impl Maps {
                     facts.active = event.settings.status == Status::Active;
                     facts.public_sessions = event.settings.session_opening == SessionOpening::Public;
                 }
+            }
+            Event::CredentialAdded(event) => {
+                self.keys_in_use.insert(event.credential_id);
+            }
+            Event::CredentialDisabled(event) => {
+                self.keys_in_use.remove(&event.credential_id);
             }
             _ => {}
         }

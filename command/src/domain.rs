@@ -4,9 +4,11 @@
 //! shell does is to keep the two in step with the log.
 
 mod adjustment;
+mod budget;
 mod call;
 mod catalogue;
 mod command;
+pub mod credential;
 mod decide;
 mod dispute;
 mod evolve;
@@ -29,6 +31,7 @@ mod write_off;
 #[cfg(test)]
 mod tests;
 
+pub use budget::{BudgetOf, Spend};
 pub use command::*;
 pub use decide::decide;
 pub use rejection::Rejection;

@@ -7,6 +7,7 @@ mod catalogue;
 mod checkout;
 mod holds;
 mod payouts;
+mod provider_keys;
 mod refunds;
 mod reply;
 mod sessions;
@@ -34,6 +35,7 @@ pub use reply::rejection_table;
 use crate::domain::Command;
 use crate::payout::PayoutProvider;
 use crate::stripe::Stripe;
+use crate::vault::Vault;
 use crate::writer::{CommandError, Ledger, Request};
 use auth::Authenticated;
 use reply::Done;
@@ -54,6 +56,8 @@ pub struct Api {
     pub session_ttl: Duration,
     /// Where clients find the gateway; part of the session reply.
     pub gateway_base_url: Arc<str>,
+    /// Where provider keys are kept; absent: none are taken.
+    pub vault: Option<Arc<dyn Vault>>,
     /// The payment provider.
     pub stripe: Arc<Stripe>,
     /// Who pays developers out; the first one unless a request names another.
@@ -71,12 +75,22 @@ impl FromRef<Api> for Ledger {
 impl Api {
     /// Submits a command for a caller and waits for what becomes of it.
     async fn submit(&self, who: &Authenticated, command: Command, key: Option<Key<'_>>) -> Result<Done, ApiError> {
+        self.try_submit(who, command, key).await.map_err(|error| reply::error(&error))
+    }
+
+    /// The same for handlers that have to do something about a refusal.
+    async fn try_submit(
+        &self,
+        who: &Authenticated,
+        command: Command,
+        key: Option<Key<'_>>,
+    ) -> Result<Done, CommandError> {
         let key = key.map(|key| key.hash(&who.scope));
         let request = Request { caller: who.caller, command, key };
         match tokio::time::timeout(REQUEST_LIMIT, self.ledger.submit(who.request_id.as_str(), request)).await {
             Ok(Ok(outcome)) => Ok(Done { outcome, caller: who.caller }),
-            Ok(Err(error)) => Err(reply::error(&error)),
-            Err(_) => Err(reply::error(&CommandError::InDoubt)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(CommandError::InDoubt),
         }
     }
 }
@@ -153,6 +167,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::adjust))
         .routes(routes!(admin::freeze))
         .routes(routes!(admin::thaw))
+        .routes(routes!(provider_keys::add_user_key))
+        .routes(routes!(provider_keys::disable_user_key))
+        .routes(routes!(provider_keys::add_developer_key))
+        .routes(routes!(provider_keys::disable_developer_key))
+        .routes(routes!(admin::set_disconnect_policy))
         .routes(routes!(staff::issue))
         .routes(routes!(staff::revoke))
         .routes(routes!(catalogue::register_developer))

@@ -21,6 +21,7 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::edge::{Edge, guard};
 use crate::exit::{Exit, Failure};
 
 /// Bucket borders of durations, in seconds.
@@ -55,7 +56,14 @@ pub(crate) fn install_metrics() -> Result<PrometheusHandle, Failure> {
 }
 
 /// Puts routes, probes and document together.
-pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks, metrics: PrometheusHandle) -> Router {
+pub(crate) fn build(
+    service: &'static str,
+    routes: OpenApiRouter,
+    checks: Checks,
+    edge: Edge,
+    metrics: PrometheusHandle,
+) -> Router {
+    let edge = Arc::new(edge);
     let (router, document) = routes.split_for_parts();
     let document: Arc<str> = describe(document).to_pretty_json().unwrap_or_default().into();
     router
@@ -70,6 +78,7 @@ pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks
             get(move || async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render()) }),
         )
         .fallback(not_found)
+        .layer(from_fn(move |request: Request, next: Next| guard(Arc::clone(&edge), request, next)))
         .layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))
 }
 

@@ -8,9 +8,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use modelfaucet_gateway::options::{Limits as GatewayLimits, Platform, Timeouts};
+use modelfaucet_gateway::guard::{Network, Policy};
+use modelfaucet_gateway::limit::{Quota, Rate, RateLimits, Rates, RedisOptions};
+use modelfaucet_gateway::options::{Limits as GatewayLimits, LostCalls, Platform, Timeouts};
+use modelfaucet_schema::event::Route;
 use modelfaucet_schema::money::Money;
+use modelfaucet_secrets::Keyring;
 use secrecy::SecretString;
+
+use crate::edge::{Edge, Origins, Side};
 
 /// One setting.
 pub(crate) struct Setting {
@@ -49,6 +55,32 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "USER_ID_HMAC_KEY",
         "Key of the HMAC that stands for apps' own user ids, at least 32 characters. Never change it: users would get new wallets. `up` makes one if there is none.",
     ),
+    secret(
+        "SECRET_ENCRYPTION_KEY",
+        "What provider keys are encrypted with, at least 32 random characters. Several, divided by blanks or line ends, as ID:KEY: the first one encrypts, all decrypt (`modelfaucet keys`). `up` makes one if there is none. Whoever loses it loses the provider keys.",
+    ),
+    secret(
+        "SECRETS_DATABASE_URL",
+        "For `command` and `gateway` as single roles, and `modelfaucet keys`: the database as ledger_secrets. Absent: no provider keys are taken or used. Loopback or a Unix socket only.",
+    ),
+    setting(
+        "PROVIDER_URL_PORTS",
+        "ports",
+        "",
+        "Ports beside 443 that addresses of users' and developers' providers may name, divided by commas.",
+    ),
+    setting(
+        "PROVIDER_URL_REFUSED_NETWORKS",
+        "blocks of addresses",
+        "",
+        "Public addresses that those may not lead to: your own networks and NAT64 prefixes, such as 198.51.0.0/16,64:ff9b:2::/96.",
+    ),
+    setting(
+        "PROVIDER_URL_LOOPBACK",
+        "addresses and ports",
+        "",
+        "For tests on one machine: addresses on loopback that those may name, in plain text too, such as 127.0.0.1:4010. Whoever may store a provider key reaches what listens there, so it is refused unless LISTEN is on loopback.",
+    ),
     setting(
         "PG_BINDIR",
         "path",
@@ -67,6 +99,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "",
         "Where the gateway sends platform calls: LiteLLM or another OpenAI-compatible API, with or without /v1. Absent: `up` starts a sandbox provider that makes answers up.",
     ),
+    setting(
+        "COMMAND_URL",
+        "URL",
+        "",
+        "Where a gateway without a database finds the command side, such as http://127.0.0.1:8080 (flag --command-url). Plain HTTP on loopback only. Absent: the gateway has a writer of its own.",
+    ),
+    secret(
+        "GATEWAY_TOKEN",
+        "The token of gateways without a database, at least 32 characters. Given to `command` or `up`, these serve them.",
+    ),
     secret("LITELLM_MASTER_KEY", "The key for LITELLM_BASE_URL."),
     setting(
         "PROVIDER_TIMEOUT_MS",
@@ -78,8 +120,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "PROVIDER_MAX_RETRIES",
         "tries",
         "1",
-        "How often a failed call is sent again before its first byte, 0 to 2.",
+        "How often a failed call is sent again to the same target before its first byte, 0 to 2.",
     ),
+    setting("GATEWAY_MAX_ATTEMPTS", "tries", "3", "How often a call is sent in all, fallbacks included, 1 to 10."),
     setting("PROVIDER_RETRY_DELAY_MS", "milliseconds", "250", "Pause before the second try; doubles from try to try."),
     setting(
         "GATEWAY_IDLE_TIMEOUT_MS",
@@ -95,6 +138,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long an answer is read on after its client has gone.",
     ),
     setting(
+        "GATEWAY_MARK_INTERVAL_MS",
+        "milliseconds",
+        "10000",
+        "How often a long stream leaves a mark in the log, by which it is charged if the gateway dies.",
+    ),
+    setting(
+        "GATEWAY_ABSORB_LOST_ROUTES",
+        "routes",
+        "",
+        "Routes whose calls are given back if their gateway dies, whatever their marks say: platform, developer_key, byok, with commas between.",
+    ),
+    setting(
         "GATEWAY_DEFAULT_MAX_TOKENS",
         "tokens",
         "4096",
@@ -107,13 +162,72 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long another gateway must have been away before this one ends its holds.",
     ),
     setting("GATEWAY_MAX_CALLS", "calls", "10000", "Calls at once; more are refused with 503."),
+    setting("GATEWAY_MAX_STREAMS", "streams", "10000", "Streams among them; more are refused with 503."),
+    setting(
+        "GATEWAY_MEMORY_BYTES",
+        "bytes",
+        "268435456",
+        "Memory for whole answers and large events, all calls together; at this new calls are refused with 503.",
+    ),
     setting(
         "GATEWAY_STORED_ANSWERS_BYTES",
         "bytes",
         "67108864",
         "Memory for answers that are repeated to the same idempotency key.",
     ),
-    setting("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "requests", "1200", "Calls of one session per minute; 0: no limit."),
+    setting("GATEWAY_STORED_ANSWERS_HOURS", "hours", "24", "How long answers are kept for repeats, over restarts too."),
+    secret(
+        "GATEWAY_ANSWERS_KEY",
+        "Key that seals kept answers, at least 32 characters, the same for all gateways of a ledger. `up` makes one if there is none; a gateway alone without it keeps answers in memory only.",
+    ),
+    setting(
+        "GATEWAY_RATE_LIMIT_MAX_REQUESTS",
+        "requests",
+        "1200",
+        "Calls of one session per window; 0: no limit. So with all of these.",
+    ),
+    setting(
+        "GATEWAY_RATE_LIMIT_MAX_TOKENS",
+        "tokens",
+        "0",
+        "Tokens of one session per window: the bound of a call when it begins, what it used when it has ended.",
+    ),
+    setting("GATEWAY_RATE_LIMIT_USER_REQUESTS", "requests", "0", "Calls of one user per window, over all sessions."),
+    setting("GATEWAY_RATE_LIMIT_USER_TOKENS", "tokens", "0", "Tokens of one user per window."),
+    setting("GATEWAY_RATE_LIMIT_APP_REQUESTS", "requests", "0", "Calls of one app per window, over all users."),
+    setting("GATEWAY_RATE_LIMIT_APP_TOKENS", "tokens", "0", "Tokens of one app per window."),
+    setting(
+        "GATEWAY_RATE_LIMIT_ADDRESS_REQUESTS",
+        "requests",
+        "12000",
+        "Requests of one address to the gateway per window, before anybody asks who it is. Loopback is not limited.",
+    ),
+    setting("GATEWAY_RATE_LIMIT_WINDOW_MS", "milliseconds", "60000", "The window of the gateway's limits."),
+    setting(
+        "API_RATE_LIMIT_MAX_REQUESTS",
+        "requests",
+        "1200",
+        "Requests of one address to one route of the API per window; 0: no limit. Loopback is not limited.",
+    ),
+    setting("API_RATE_LIMIT_WINDOW_MS", "milliseconds", "60000", "The window of the API's limit."),
+    secret(
+        "REDIS_URL",
+        "Redis in which instances share their rate limits (flag --redis-url), such as redis://127.0.0.1:6379. Absent, or away: each counts for itself. Loopback or a Unix socket only.",
+    ),
+    setting("REDIS_TIMEOUT_MS", "milliseconds", "20", "How long a request waits for Redis."),
+    setting(
+        "TRUSTED_PROXIES",
+        "blocks",
+        "",
+        "Whose X-Forwarded-For is believed, such as 127.0.0.1/32,10.0.0.0/8. Absent: nobody's.",
+    ),
+    setting(
+        "GATEWAY_CORS_ORIGINS",
+        "origins",
+        "",
+        "Whose pages may call the gateway from a browser, such as https://app.example.com,http://localhost:3000. * is everybody, for `up` on loopback only.",
+    ),
+    setting("API_CORS_ORIGINS", "origins", "", "Whose pages may call the API from a browser; as GATEWAY_CORS_ORIGINS."),
     secret(
         "STRIPE_SECRET_KEY",
         "Stripe's secret key, for checkouts, refunds and sweeps. Absent: checkouts and refunds are refused.",
@@ -249,11 +363,20 @@ impl Config {
 
     /// The database, if one is named.
     pub(crate) fn database(&self) -> Result<Option<tokio_postgres::Config>, ConfigError> {
-        let Some(url) = self.text("DATABASE_URL") else { return Ok(None) };
+        self.near_database("DATABASE_URL")
+    }
+
+    /// The database as the role that keeps provider keys, if one is named.
+    pub(crate) fn secrets_database(&self) -> Result<Option<tokio_postgres::Config>, ConfigError> {
+        self.near_database("SECRETS_DATABASE_URL")
+    }
+
+    fn near_database(&self, name: &'static str) -> Result<Option<tokio_postgres::Config>, ConfigError> {
+        let Some(url) = self.text(name) else { return Ok(None) };
         // The parser's own message may quote the password.
-        let config: tokio_postgres::Config = url.parse().map_err(|_| {
-            wrong("DATABASE_URL", "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger")
-        })?;
+        let config: tokio_postgres::Config = url
+            .parse()
+            .map_err(|_| wrong(name, "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger"))?;
         let near = config.get_hosts().iter().all(|host| match host {
             tokio_postgres::config::Host::Unix(_) => true,
             tokio_postgres::config::Host::Tcp(name) => {
@@ -262,7 +385,7 @@ impl Config {
         });
         if !near {
             return Err(wrong(
-                "DATABASE_URL",
+                name,
                 "names a host off this machine; this version speaks to PostgreSQL without TLS, so only loopback or a Unix socket is accepted",
             ));
         }
@@ -288,6 +411,42 @@ impl Config {
             return Err(wrong(name, "needs at least 32 characters without blanks"));
         }
         Ok(Some(SecretString::from(value)))
+    }
+
+    /// What provider keys are encrypted with, if that is set.
+    pub(crate) fn keyring(&self) -> Result<Option<Keyring>, ConfigError> {
+        let name = "SECRET_ENCRYPTION_KEY";
+        let Some(text) = self.text(name) else { return Ok(None) };
+        Keyring::parse(&SecretString::from(text)).map(Some).map_err(|error| wrong(name, error.to_string()))
+    }
+
+    /// Which addresses of providers users and developers may name.
+    pub(crate) fn provider_urls(&self) -> Result<Policy, ConfigError> {
+        let loopback = "PROVIDER_URL_LOOPBACK";
+        let policy = Policy {
+            ports: self.list("PROVIDER_URL_PORTS", "a port", |port| *port > 0)?,
+            refused: self.list("PROVIDER_URL_REFUSED_NETWORKS", "a block such as 10.0.0.0/8", |_| true)?,
+            loopback: self.list(loopback, "an address on loopback such as 127.0.0.1:4010", |named: &SocketAddr| {
+                named.ip().is_loopback() && named.port() > 0
+            })?,
+            ..Policy::default()
+        };
+        if !policy.loopback.is_empty() && !self.listen()?.ip().is_loopback() {
+            return Err(wrong(loopback, "is for tests on one machine; LISTEN must be on loopback too"));
+        }
+        Ok(policy)
+    }
+
+    /// A list divided by commas.
+    fn list<T: std::str::FromStr, L: FromIterator<T>>(
+        &self,
+        name: &'static str,
+        what: &str,
+        is_good: impl Fn(&T) -> bool,
+    ) -> Result<L, ConfigError> {
+        let items = self.text(name).unwrap_or_default().split(',').map(str::trim).filter(|item| !item.is_empty());
+        let read = |item: &str| item.parse().ok().filter(&is_good);
+        items.map(|item| read(item).ok_or_else(|| wrong(name, format!("{item:?} is not {what}")))).collect()
     }
 
     /// A value that a single role cannot do without.
@@ -405,8 +564,40 @@ impl Config {
             total: milliseconds("GATEWAY_TOTAL_TIMEOUT_MS")?,
             drain: milliseconds("GATEWAY_DRAIN_TIMEOUT_MS")?,
             retry_delay: milliseconds("PROVIDER_RETRY_DELAY_MS")?,
+            mark: milliseconds("GATEWAY_MARK_INTERVAL_MS")?,
             ..defaults
         })
+    }
+
+    pub(crate) fn gateway_token(&self) -> Result<Option<SecretString>, ConfigError> {
+        self.long_secret("GATEWAY_TOKEN")
+    }
+
+    /// Where the command side is, for a gateway that has none in its process.
+    pub(crate) fn command_url(&self) -> Result<Option<url::Url>, ConfigError> {
+        let Some(text) = self.text("COMMAND_URL") else { return Ok(None) };
+        let url: url::Url = text.parse().map_err(|_| wrong("COMMAND_URL", "is not a URL"))?;
+        let near = match url.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        match url.scheme() {
+            "https" if plain => Ok(Some(url)),
+            "http" if plain && near => Ok(Some(url)),
+            "http" if plain => Err(wrong("COMMAND_URL", "is plain HTTP to another machine; use https://")),
+            _ => Err(wrong("COMMAND_URL", "must be http:// or https:// with a host and without user or query")),
+        }
+    }
+
+    pub(crate) fn answers_key(&self) -> Result<Option<SecretString>, ConfigError> {
+        self.long_secret("GATEWAY_ANSWERS_KEY")
+    }
+
+    pub(crate) fn answers_life(&self) -> Result<Duration, ConfigError> {
+        self.number("GATEWAY_STORED_ANSWERS_HOURS", 1..=8_760).map(|hours| Duration::from_secs(hours * 3_600))
     }
 
     pub(crate) fn takeover_after(&self) -> Result<Duration, ConfigError> {
@@ -416,14 +607,117 @@ impl Config {
     /// How much and how large things may be in the gateway.
     pub(crate) fn gateway_limits(&self) -> Result<GatewayLimits, ConfigError> {
         let retries = self.number("PROVIDER_MAX_RETRIES", 0..=2)?;
-        let per_minute = self.number("GATEWAY_RATE_LIMIT_MAX_REQUESTS", 0..=1_000_000)?;
         Ok(GatewayLimits {
-            attempts: u32::try_from(retries).unwrap_or(2) + 1,
+            attempts: u32::try_from(self.number("GATEWAY_MAX_ATTEMPTS", 1..=10)?).unwrap_or(1),
+            tries: u32::try_from(retries).unwrap_or(2) + 1,
+            lost: self.lost_calls()?,
             default_cap: self.number("GATEWAY_DEFAULT_MAX_TOKENS", 1..=10_000_000)?,
             calls: self.size("GATEWAY_MAX_CALLS", 1..=1_000_000)?,
+            streams: self.size("GATEWAY_MAX_STREAMS", 1..=1_000_000)?,
+            memory: self.size("GATEWAY_MEMORY_BYTES", 1 << 20..=1 << 40)?,
             stored_answers: self.size("GATEWAY_STORED_ANSWERS_BYTES", 0..=1 << 40)?,
-            requests_per_minute: u32::try_from(per_minute).unwrap_or(u32::MAX),
+            rates: self.gateway_rates()?,
             ..GatewayLimits::default()
+        })
+    }
+
+    fn quota(&self, name: &'static str) -> Result<u64, ConfigError> {
+        self.number(name, 0..=1_000_000_000_000)
+    }
+
+    fn window(&self, name: &'static str) -> Result<Duration, ConfigError> {
+        self.number(name, 1..=86_400_000).map(Duration::from_millis)
+    }
+
+    fn gateway_rates(&self) -> Result<Rates, ConfigError> {
+        let quota = |requests, tokens| Ok(Quota { requests: self.quota(requests)?, tokens: self.quota(tokens)? });
+        Ok(Rates {
+            window: self.window("GATEWAY_RATE_LIMIT_WINDOW_MS")?,
+            session: quota("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "GATEWAY_RATE_LIMIT_MAX_TOKENS")?,
+            user: quota("GATEWAY_RATE_LIMIT_USER_REQUESTS", "GATEWAY_RATE_LIMIT_USER_TOKENS")?,
+            app: quota("GATEWAY_RATE_LIMIT_APP_REQUESTS", "GATEWAY_RATE_LIMIT_APP_TOKENS")?,
+        })
+    }
+
+    /// Where Redis is, if that is set.
+    fn redis(&self, service: &'static str) -> Result<Option<RedisOptions>, ConfigError> {
+        let patience = self.window("REDIS_TIMEOUT_MS")?;
+        let Some(text) = self.text("REDIS_URL") else { return Ok(None) };
+        // A message must not quote the password.
+        let no_url = || wrong("REDIS_URL", "is not an address such as redis://127.0.0.1:6379 or redis+unix:///path");
+        let url: url::Url = text.parse().map_err(|_| no_url())?;
+        let near = match (url.scheme(), url.host()) {
+            ("redis+unix" | "unix", _) => true,
+            ("redis", Some(url::Host::Domain(name))) => {
+                name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+            ("redis", Some(url::Host::Ipv4(address))) => address.is_loopback(),
+            ("redis", Some(url::Host::Ipv6(address))) => address.is_loopback(),
+            _ => return Err(no_url()),
+        };
+        if !near {
+            return Err(wrong(
+                "REDIS_URL",
+                "names a host off this machine; this version speaks to Redis without TLS, so only loopback or a Unix socket is accepted",
+            ));
+        }
+        Ok(Some(RedisOptions { url: SecretString::from(text), service, patience }))
+    }
+
+    /// The rate limits of a process whose instances count each other under this name. Needs a runtime.
+    pub(crate) fn rate_limits(&self, service: &'static str) -> Result<RateLimits, ConfigError> {
+        match self.redis(service)? {
+            None => Ok(RateLimits::default()),
+            Some(options) => RateLimits::shared(&options).map_err(|error| wrong("REDIS_URL", error.to_string())),
+        }
+    }
+
+    fn trusted_proxies(&self) -> Result<Vec<Network>, ConfigError> {
+        let blocks = self.text("TRUSTED_PROXIES").unwrap_or_default();
+        let blocks = blocks.split(',').map(str::trim).filter(|block| !block.is_empty());
+        blocks
+            .map(|block| block.parse().map_err(|error| wrong("TRUSTED_PROXIES", format!("{block:?} {error}"))))
+            .collect()
+    }
+
+    /// Everybody's pages are welcome on a developer's own machine only.
+    fn origins(&self, name: &'static str, any: bool) -> Result<Origins, ConfigError> {
+        match Origins::read(self.text(name).unwrap_or_default()) {
+            None => Err(wrong(name, "is no list of origins such as https://app.example.com,http://localhost:3000")),
+            Some(Origins::Any) if !any => {
+                Err(wrong(name, "is *, which only `up` on loopback accepts; name the origins"))
+            }
+            Some(origins) => Ok(origins),
+        }
+    }
+
+    /// The edge of a process; with `any`, everybody's pages may be welcome.
+    pub(crate) fn edge(&self, limits: RateLimits, any: bool) -> Result<Edge, ConfigError> {
+        let side = |origins, rate, window| {
+            let (limit, window) = (self.quota(rate)?, self.window(window)?);
+            let rate = (limit > 0).then_some(Rate { limit, window });
+            Ok(Side { origins: self.origins(origins, any)?, rate, window })
+        };
+        Ok(Edge {
+            limits,
+            trusted: self.trusted_proxies()?,
+            api: side("API_CORS_ORIGINS", "API_RATE_LIMIT_MAX_REQUESTS", "API_RATE_LIMIT_WINDOW_MS")?,
+            gateway: side(
+                "GATEWAY_CORS_ORIGINS",
+                "GATEWAY_RATE_LIMIT_ADDRESS_REQUESTS",
+                "GATEWAY_RATE_LIMIT_WINDOW_MS",
+            )?,
+        })
+    }
+
+    fn lost_calls(&self) -> Result<LostCalls, ConfigError> {
+        let names = self.text("GATEWAY_ABSORB_LOST_ROUTES").unwrap_or_default();
+        let mut names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.try_fold(LostCalls::default(), |policy, name| {
+            let route = [Route::Platform, Route::DeveloperKey, Route::Byok].into_iter().find(|r| r.name() == name);
+            let route =
+                route.ok_or_else(|| wrong("GATEWAY_ABSORB_LOST_ROUTES", "names another route than there is"))?;
+            Ok(policy.absorbing(route))
         })
     }
 
@@ -475,9 +769,18 @@ impl Config {
         self.user_key()?;
         self.gateway_base_url(listen)?;
         self.platform()?;
+        self.secrets_database()?;
+        self.keyring()?;
+        self.provider_urls()?;
         self.gateway_timeouts()?;
         self.gateway_limits()?;
         self.takeover_after()?;
+        self.gateway_token()?;
+        self.command_url()?;
+        self.answers_key()?;
+        self.answers_life()?;
+        self.redis("")?;
+        self.edge(RateLimits::default(), true)?;
         self.stripe_base()?;
         self.stripe_secret_key()?;
         self.stripe_webhook_secret()?;
@@ -566,14 +869,37 @@ mod tests {
             ("DATABASE_URL", "mysql://x"),
             ("DATABASE_URL", "postgres://ledger@db.example.com/ledger"),
             ("ADMIN_TOKEN", "short"),
+            ("GATEWAY_ANSWERS_KEY", "short"),
+            ("GATEWAY_TOKEN", "short"),
+            ("COMMAND_URL", "http://ledger.example.com"),
+            ("COMMAND_URL", "127.0.0.1:8080"),
+            ("COMMAND_URL", "https://user@ledger.example.com"),
+            ("GATEWAY_STORED_ANSWERS_HOURS", "0"),
             ("USER_ID_HMAC_KEY", "has blanks in it but is long enough otherwise"),
             ("GATEWAY_BASE_URL", "ftp://x"),
             ("LITELLM_BASE_URL", "localhost:4000"),
             ("LITELLM_BASE_URL", "http://user:secret@localhost"),
+            ("SECRET_ENCRYPTION_KEY", "change-me"),
+            ("SECRETS_DATABASE_URL", "postgres://ledger_secrets@db.example.com/ledger"),
+            ("PROVIDER_URL_PORTS", "443,0"),
+            ("PROVIDER_URL_REFUSED_NETWORKS", "10.0.0.1/8"),
+            ("PROVIDER_URL_LOOPBACK", "10.0.0.1:443"),
+            ("PROVIDER_URL_LOOPBACK", "localhost:4010"),
             ("PROVIDER_MAX_RETRIES", "3"),
+            ("GATEWAY_MAX_ATTEMPTS", "0"),
+            ("GATEWAY_MARK_INTERVAL_MS", "0"),
+            ("GATEWAY_ABSORB_LOST_ROUTES", "platform, moon"),
             ("PROVIDER_TIMEOUT_MS", "0"),
             ("GATEWAY_IDLE_TIMEOUT_MS", "soon"),
             ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "-1"),
+            ("GATEWAY_RATE_LIMIT_WINDOW_MS", "0"),
+            ("REDIS_URL", "localhost:6379"),
+            ("REDIS_URL", "redis://:password@redis.example.com"),
+            ("REDIS_URL", "http://127.0.0.1:6379"),
+            ("REDIS_TIMEOUT_MS", "0"),
+            ("TRUSTED_PROXIES", "127.0.0.1"),
+            ("GATEWAY_CORS_ORIGINS", "app.example.com"),
+            ("API_CORS_ORIGINS", "https://app.example.com/path"),
             ("STRIPE_SECRET_KEY", "sk_test_short"),
             ("STRIPE_WEBHOOK_SECRET", "whsec_with a blank in it"),
             ("STRIPE_API_BASE_URL", "http://api.stripe.com"),
@@ -600,6 +926,23 @@ mod tests {
             let secret = SETTINGS.iter().any(|setting| setting.name == name && setting.secret);
             assert!(!secret || !error.contains(value), "a secret is not quoted: {error}");
         }
+    }
+
+    #[test]
+    fn everybodys_pages_are_welcome_on_a_developers_machine_only() {
+        let config = config(&[("API_CORS_ORIGINS", "*")]);
+        assert!(config.edge(RateLimits::default(), true).is_ok());
+        let error = config.edge(RateLimits::default(), false).unwrap_err().to_string();
+        assert!(error.starts_with("API_CORS_ORIGINS: is *"), "{error}");
+    }
+
+    #[test]
+    fn providers_on_loopback_are_for_servers_on_loopback() {
+        let named = ("PROVIDER_URL_LOOPBACK", "127.0.0.1:4010, [::1]:4011");
+        assert_eq!(config(&[named]).provider_urls().unwrap().loopback.len(), 2);
+        let error = config(&[named, ("LISTEN", "0.0.0.0:8080")]).check().unwrap_err().to_string();
+        assert!(error.starts_with("PROVIDER_URL_LOOPBACK"), "{error}");
+        assert!(config(&[("LISTEN", "0.0.0.0:8080")]).check().is_ok());
     }
 
     #[test]

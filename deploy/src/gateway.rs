@@ -1,8 +1,13 @@
-//! The gateway in a process: its port to the writer, its feed, who it is, and the sandbox provider for those who have none.
+//! The gateway in a process: its port to the command side, its feed, who it is, and the sandbox provider for those who have none.
 
+mod answers;
+mod holds;
+mod in_process;
+mod remote;
+mod server;
 mod takeover;
+mod wire;
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
@@ -11,212 +16,55 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use modelfaucet_command::directory::Follower;
-use modelfaucet_command::domain::{
-    self, CallEnding, CallRequest, Caller, Command, OnShortfall, Payer, Rejection, State,
-};
-use modelfaucet_command::writer::core::Outcome;
-use modelfaucet_command::writer::{CommandError, Ledger, Request};
+use modelfaucet_command::domain::State;
+use modelfaucet_command::writer::Ledger;
+use modelfaucet_gateway::fault::{self, Fault};
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Options, Platform};
-use modelfaucet_gateway::port::{BeginCall, Begun, EndCall, Ended, Ending, LocalUsage, PortError, Reported, end_key};
+use modelfaucet_gateway::port::AnswerStore;
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{self, Book};
-use modelfaucet_gateway::{Gateway, LeftHold};
-use modelfaucet_schema::event::{CallOutcome, Event, ReleaseReason, Route, ServiceTier};
-use modelfaucet_schema::ids::{EpochId, GatewayId, HoldId, SessionId, UsageId};
-use parking_lot::Mutex;
+use modelfaucet_gateway::{Gateway, KeptAnswers, LeftHold, Sealer};
+use modelfaucet_schema::event::{Event, Status};
+use modelfaucet_schema::ids::{EpochId, GatewayId};
+use modelfaucet_schema::token::TokenHash;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_postgres::Config as DatabaseConfig;
+use utoipa_axum::router::OpenApiRouter;
 
+pub(crate) use self::holds::OpenHolds;
+pub(crate) use self::remote::Remote;
+pub(crate) use self::takeover::Reports;
+
+use self::answers::AnswerTable;
+use self::in_process::InProcess;
+use self::server::Server;
+use self::takeover::Watch;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::Keeper;
 use crate::serve::{Limits, serve};
 
-/// The writer of this process as the gateway's command side.
-struct InProcess(Ledger);
-
-impl modelfaucet_gateway::port::Ledger for InProcess {
-    fn begin(&self, request_id: &str, begin: BeginCall) -> BoxFuture<'_, Result<Begun, PortError>> {
-        let request_id = request_id.to_owned();
-        let command = Command::BeginCall(Box::new(domain::BeginCall {
-            hold_id: begin.hold_id,
-            call: CallRequest {
-                payer: Payer::Session(begin.session_id),
-                feature_key: begin.feature_key,
-                route: begin.route,
-                provider: Some(begin.provider),
-                model: begin.model,
-                service_tier: ServiceTier::Standard,
-            },
-            min_bound: begin.min_bound,
-            expires_in: begin.expires_in,
-            dispatch: begin.dispatch,
-        }));
-        let request = Request { caller: Caller::Gateway(begin.session_id), command, key: begin.key };
-        async move {
-            let outcome = self.0.submit(&request_id, request).await.map_err(refused)?;
-            match &outcome.recorded.event {
-                Event::HoldPlaced(placed) => Ok(Begun {
-                    placed: placed.clone(),
-                    position: outcome.recorded.position,
-                    replayed: outcome.replayed,
-                }),
-                other => Err(unexpected(other)),
-            }
-        }
-        .boxed()
-    }
-
-    fn end(&self, request_id: &str, end: EndCall) -> BoxFuture<'_, Result<Ended, PortError>> {
-        let request_id = request_id.to_owned();
-        let ending = match end.ending {
-            Ending::Capture { usage, provider_request_id } => CallEnding::Capture { usage, provider_request_id },
-            Ending::Release(reason) => CallEnding::Release(reason),
-        };
-        let command = domain::EndCall { hold_id: end.hold_id, ending, outcome: end.outcome };
-        let caller = Caller::Gateway(end.session_id);
-        async move { self.submit_end(&request_id, caller, command).await }.boxed()
-    }
-
-    fn report(&self, request_id: &str, usage: LocalUsage) -> BoxFuture<'_, Result<Reported, PortError>> {
-        let request_id = request_id.to_owned();
-        let command = Command::RecordUsage {
-            usage_id: UsageId::generate(),
-            call: CallRequest {
-                payer: Payer::Session(usage.session_id),
-                feature_key: usage.feature_key,
-                route: Route::Local,
-                provider: Some(usage.provider),
-                model: usage.model,
-                service_tier: ServiceTier::Standard,
-            },
-            usage: usage.usage,
-            on_shortfall: OnShortfall::Refuse,
-            provider_request_id: Some(usage.label),
-            occurred_at: usage.occurred_at,
-        };
-        let request = Request { caller: Caller::Gateway(usage.session_id), command, key: Some(usage.key) };
-        async move {
-            let outcome = self.0.submit(&request_id, request).await.map_err(refused)?;
-            match &outcome.recorded.event {
-                Event::UsageRecorded(recorded) => Ok(Reported {
-                    recorded: recorded.clone(),
-                    position: outcome.recorded.position,
-                    replayed: outcome.replayed,
-                }),
-                other => Err(unexpected(other)),
-            }
-        }
-        .boxed()
-    }
-
-    /// Nobody may end the hold of a gateway but itself, so this is refused, unless the key of the ending was used: then it gets the
-    /// ending, as every repeat does.
-    fn ending(&self, _: SessionId, hold_id: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>> {
-        let ending = CallEnding::Release(ReleaseReason::Cancelled);
-        let command = domain::EndCall { hold_id, ending, outcome: CallOutcome::default() };
-        async move {
-            match self.submit_end("look-up", Caller::Public, command).await {
-                Ok(ended) => Ok(Some(ended)),
-                Err(PortError::Refused { .. }) => Ok(None),
-                Err(error) => Err(error),
-            }
-        }
-        .boxed()
-    }
-
-    fn catch_up(&self) -> BoxFuture<'_, ()> {
-        self.0.catch_up().boxed()
-    }
-
-    fn is_ready(&self) -> bool {
-        self.0.is_ready()
-    }
-}
-
-impl InProcess {
-    async fn submit_end(&self, request_id: &str, caller: Caller, end: domain::EndCall) -> Result<Ended, PortError> {
-        let key = Some(end_key(end.hold_id));
-        let request = Request { caller, command: Command::EndCall(Box::new(end)), key };
-        ended(&self.0.submit(request_id, request).await.map_err(refused)?)
-    }
-}
-
-fn ended(outcome: &Outcome) -> Result<Ended, PortError> {
-    let position = outcome.recorded.position;
-    match &outcome.recorded.event {
-        Event::HoldCaptured(event) => Ok(Ended::Captured(Box::new(event.clone()), position)),
-        Event::LateUsageCaptured(event) => Ok(Ended::CapturedLate(Box::new(event.clone()), position)),
-        Event::HoldReleased(event) => Ok(Ended::Released(Box::new(event.clone()), position)),
-        other => Err(unexpected(other)),
-    }
-}
-
-/// Cannot happen, since the fingerprint of the key names the operation.
-fn unexpected(event: &Event) -> PortError {
-    tracing::error!(event = event.name(), "an operation was answered by another operation's event");
-    PortError::Refused {
-        status: 500,
-        code: "internal_error",
-        message: "The request could not be processed.".to_owned(),
-    }
-}
-
-fn refused(error: CommandError) -> PortError {
-    match error {
-        CommandError::Rejected(rejection) => {
-            let message = rejection.to_string();
-            match rejection {
-                Rejection::InsufficientBalance { available, required } => {
-                    PortError::CannotPay { message, available, required, later: false }
-                }
-                Rejection::InFlightHolds { available, required } => {
-                    PortError::CannotPay { message, available, required, later: true }
-                }
-                other => PortError::Refused { status: other.status(), code: other.code(), message },
-            }
-        }
-        CommandError::Overloaded => PortError::Overloaded,
-        CommandError::Unavailable => PortError::Unavailable,
-        CommandError::InDoubt => PortError::InDoubt,
-    }
-}
-
-/// Feeds the gateway's read model with what is committed, and finds what an earlier life of the gateway has left open.
-#[derive(Debug)]
+/// Feeds the gateway's read model with what is committed.
+#[derive(Debug, Default)]
 pub(crate) struct Feed {
-    gateway: GatewayId,
     model: Arc<ReadModel>,
-    /// Holds of our own earlier life.
-    left: Mutex<Vec<LeftHold>>,
-    /// Open holds of other gateways.
-    foreign: Mutex<HashMap<HoldId, (GatewayId, LeftHold)>>,
-}
-
-impl Feed {
-    pub(crate) fn new(gateway: GatewayId) -> Arc<Self> {
-        Arc::new(Self { gateway, model: Arc::default(), left: Mutex::default(), foreign: Mutex::default() })
-    }
-
-    /// The open holds of other gateways, by gateway.
-    fn foreign_holds(&self) -> HashMap<GatewayId, Vec<LeftHold>> {
-        let mut holds: HashMap<_, Vec<_>> = HashMap::new();
-        for (gateway, hold) in self.foreign.lock().values() {
-            holds.entry(*gateway).or_default().push(hold.clone());
-        }
-        holds
-    }
-
-    fn forget(&self, hold: HoldId) {
-        self.foreign.lock().remove(&hold);
-    }
+    holds: Arc<OpenHolds>,
 }
 
 impl Follower for Feed {
     fn reset(&self, state: &State) {
         for (id, app) in state.apps.iter() {
             self.model.set_app(*id, app.is_active());
+            self.model.set_developer(*id, app.developer_id);
+        }
+        for (_, credential) in state.credentials.iter() {
+            if credential.status == Status::Active {
+                self.model.add_key(Arc::clone(&credential.added));
+            }
         }
         for ((app, key), feature) in state.features.iter() {
             let policy = serde_json::from_str(&feature.policy).unwrap_or_default();
@@ -232,43 +80,22 @@ impl Follower for Feed {
             let known = Session {
                 session_id: *id,
                 app_id: session.app_id,
+                user_id: session.user_id,
                 wallet_id: session.wallet_id,
                 feature_key: session.feature_key.clone(),
                 expires_at: session.expires_at,
             };
             self.model.open_session(session.token_hash, known);
         }
-        let (mut left, mut foreign) = (self.left.lock(), self.foreign.lock());
-        left.clear();
-        foreign.clear();
-        for (id, hold) in state.holds.iter() {
-            let (Some(gateway), Some(session_id)) = (hold.gateway, hold.call.session_id) else { continue };
-            let hold = LeftHold {
-                hold_id: *id,
-                session_id,
-                amount: hold.amount,
-                provider: hold.call.provider.clone(),
-                model: hold.call.model.clone(),
-            };
-            if gateway == self.gateway {
-                left.push(hold);
-            } else {
-                foreign.insert(*id, (gateway, hold));
-            }
-        }
+        self.holds.reset(state);
     }
 
     fn take_in(&self, event: &Event) {
         match event {
-            Event::HoldPlaced(placed) => {
-                let other = placed.dispatch.as_ref().map(|dispatch| dispatch.gateway).filter(|id| *id != self.gateway);
-                if let (Some(gateway), Some(hold)) = (other, LeftHold::of(placed)) {
-                    self.foreign.lock().insert(placed.hold_id, (gateway, hold));
-                }
+            Event::HoldPlaced(_) | Event::HoldCaptured(_) | Event::HoldReleased(_) | Event::HoldExpired(_) => {
+                self.holds.take_in(event);
             }
-            Event::HoldCaptured(event) => self.forget(event.hold_id),
-            Event::HoldReleased(event) => self.forget(event.hold_id),
-            Event::HoldExpired(event) => self.forget(event.hold_id),
+            Event::AttemptStarted(_) | Event::AttemptProgressed(_) => self.holds.take_in(event),
             _ => self.model.take_in(event),
         }
     }
@@ -308,28 +135,154 @@ impl Identity {
     }
 }
 
+/// What a gateway shares with others.
+pub(crate) struct Shared {
+    /// Who counts for the rate limits.
+    pub(crate) rate_limits: RateLimits,
+    /// What seals kept answers; absent: they are in memory only.
+    pub(crate) answers_key: Option<SecretString>,
+    /// What opens the provider keys of users and developers; absent: none of their keys is used.
+    pub(crate) keeper: Option<Keeper>,
+}
+
+impl Shared {
+    fn options(
+        self,
+        config: &Config,
+        gateway: GatewayId,
+        platform: Platform,
+        store: Arc<dyn AnswerStore>,
+    ) -> Result<Options, Failure> {
+        Ok(Options {
+            gateway,
+            epoch: EpochId::generate(),
+            platform,
+            timeouts: config.gateway_timeouts()?,
+            limits: config.gateway_limits()?,
+            rate_limits: self.rate_limits,
+            kept_answers: self.answers_key.map(|key| KeptAnswers { store, sealer: Sealer::new(key) }),
+        })
+    }
+}
+
+fn answer_table(config: &Config, database: &DatabaseConfig) -> Result<AnswerTable, Failure> {
+    AnswerTable::open(database, config.answers_life()?).map_err(|error| Failure::new(Exit::Config, error))
+}
+
 /// Starts the gateway over a writer of this process, gives back what its earlier life has left, and watches over other gateways.
 pub(crate) async fn start(
     config: &Config,
     identity: &Identity,
-    feed: &Arc<Feed>,
+    feed: &Feed,
     ledger: Ledger,
     platform: Platform,
-    database: &tokio_postgres::Config,
+    shared: Shared,
+    (database, reports): (&DatabaseConfig, Arc<Reports>),
 ) -> Result<Gateway, Failure> {
-    let options = Options {
-        gateway: identity.gateway,
-        epoch: EpochId::generate(),
-        platform,
-        timeouts: config.gateway_timeouts()?,
-        limits: config.gateway_limits()?,
-    };
-    let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model))
+    let keys = shared.keeper.as_ref().map(Keeper::provider_keys);
+    let options = shared.options(config, identity.gateway, platform, Arc::new(answer_table(config, database)?))?;
+    let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model), keys)
         .map_err(|error| Failure::new(Exit::Config, error))?;
-    let left = std::mem::take(&mut *feed.left.lock());
-    gateway.recover(left).await;
-    takeover::start(database.clone(), Arc::clone(feed), gateway.clone(), config.takeover_after()?).await;
+    arm_faults()?;
+    gateway.recover(feed.holds.of(identity.gateway)).await;
+    let recovering = gateway.clone();
+    let watch = Watch {
+        database: database.clone(),
+        own: Some(identity.gateway),
+        reports,
+        holds: Arc::clone(&feed.holds),
+        after: config.takeover_after()?,
+        recover: Arc::new(move |left| {
+            let gateway = recovering.clone();
+            async move { gateway.recover(left).await }.boxed()
+        }),
+    };
+    watch.start().await;
     Ok(gateway)
+}
+
+/// Starts the gateway over the command side at another address: no writer and no database of its own.
+pub(crate) async fn start_remote(
+    config: &Config,
+    identity: &Identity,
+    platform: Platform,
+    shared: Shared,
+    remote: &Remote,
+) -> Result<Gateway, Failure> {
+    let temporary = |error: &dyn std::fmt::Display| Failure::new(Exit::Temporary, error);
+    let model: Arc<ReadModel> = Arc::default();
+    // Before anything else: whoever hears of us does not end our calls.
+    remote.alive(identity.gateway).await.map_err(|error| temporary(&error))?;
+    remote.read_to_end(&model).await.map_err(|error| temporary(&error))?;
+    let keys = shared.keeper.as_ref().map(Keeper::provider_keys);
+    let options = shared.options(config, identity.gateway, platform, Arc::new(remote.clone()))?;
+    let gateway = Gateway::new(options, Arc::new(remote.clone()), Arc::clone(&model), keys)
+        .map_err(|error| Failure::new(Exit::Config, error))?;
+    let left = remote.left(identity.gateway).await.map_err(|error| temporary(&error))?;
+    gateway.recover(left).await;
+    tokio::spawn(remote.clone().follow(model));
+    tokio::spawn(remote.clone().stay_alive(identity.gateway, config.takeover_after()? / 6));
+    Ok(gateway)
+}
+
+/// The way to the command side that `COMMAND_URL` names; `None` if it names none.
+pub(crate) fn remote(config: &Config) -> Result<Option<Remote>, Failure> {
+    let Some(url) = config.command_url()? else { return Ok(None) };
+    let token = Config::required("GATEWAY_TOKEN", config.gateway_token()?)?;
+    Remote::new(&url, &token).map(Some).map_err(|error| Failure::new(Exit::Config, error))
+}
+
+/// The routes for gateways without a database, if there is a token for them.
+pub(crate) fn serve_gateways(
+    config: &Config,
+    ledger: &Ledger,
+    feed: &Feed,
+    reports: &Arc<Reports>,
+    database: &DatabaseConfig,
+) -> Result<Option<OpenApiRouter>, Failure> {
+    let Some(token) = config.gateway_token()? else { return Ok(None) };
+    let answers = answer_table(config, database)?;
+    let ledger = InProcess(ledger.clone());
+    let server = Server::new(ledger, Arc::clone(&feed.holds), Arc::clone(reports), answers, TokenHash::of(&token));
+    Ok(Some(server.router()))
+}
+
+/// Watches over gateways from a process that has none.
+pub(crate) async fn watch(
+    config: &Config,
+    ledger: &Ledger,
+    feed: &Feed,
+    reports: &Arc<Reports>,
+    database: &DatabaseConfig,
+) -> Result<(), Failure> {
+    let (patience, policy) = (config.gateway_timeouts()?.hold_life(), config.gateway_limits()?.lost);
+    let prices = Arc::clone(&feed.model);
+    let ledger = InProcess(ledger.clone());
+    let watch = Watch {
+        database: database.clone(),
+        own: None,
+        reports: Arc::clone(reports),
+        holds: Arc::clone(&feed.holds),
+        after: config.takeover_after()?,
+        recover: Arc::new(move |left: Vec<LeftHold>| {
+            let (ledger, prices) = (ledger.clone(), Arc::clone(&prices));
+            async move { modelfaucet_gateway::recover(&ledger, patience, policy, &prices, left).await }.boxed()
+        }),
+    };
+    watch.start().await;
+    Ok(())
+}
+
+/// Faults of tests, in builds for tests only.
+fn arm_faults() -> Result<(), Failure> {
+    if cfg!(debug_assertions)
+        && let Ok(text) = std::env::var("MODELFAUCET_TEST_FAULTS")
+    {
+        let faults = text.split(',').filter(|fault| !fault.is_empty()).map(str::parse::<Fault>);
+        let faults: Result<Vec<_>, _> = faults.collect();
+        fault::arm(faults.map_err(|error| Failure::new(Exit::Config, error))?);
+    }
+    Ok(())
 }
 
 /// The sandbox provider in this process: made-up answers on a port of its own, on loopback.

@@ -5,10 +5,13 @@ mod client;
 mod config;
 mod database;
 mod demo;
+mod edge;
 mod exit;
 mod export;
 mod gateway;
 mod import;
+mod keys;
+mod log_feed;
 mod payments;
 mod postgres;
 mod progress;
@@ -61,8 +64,15 @@ enum Verb {
     Query(ServerArgs),
     /// Run the projector alone (needs `DATABASE_URL` as `ledger_projector`)
     Projector(ServerArgs),
-    /// Run the gateway alone, with a writer of its own (needs `DATABASE_URL` as `ledger_command` and `LITELLM_BASE_URL`)
-    Gateway(ServerArgs),
+    /// Run the gateway alone, with a writer of its own (needs `DATABASE_URL` as `ledger_command` and `LITELLM_BASE_URL`), or without
+    /// a database (needs `COMMAND_URL` and `GATEWAY_TOKEN` instead)
+    Gateway {
+        #[command(flatten)]
+        server: ServerArgs,
+        /// The command side, for a gateway without a database [default: a writer of its own]
+        #[arg(long, value_name = "URL")]
+        command_url: Option<String>,
+    },
     /// Run a provider that makes answers up: for first steps and tests
     SandboxProvider {
         /// Address and port
@@ -85,6 +95,11 @@ enum Verb {
     Rates {
         #[command(subcommand)]
         verb: rates::RatesVerb,
+    },
+    /// Key-encryption keys: what provider keys are encrypted with
+    Keys {
+        #[command(subcommand)]
+        verb: keys::KeysVerb,
     },
     /// Tokens for the people who run the ledger: auditors, operators, administrators
     Staff {
@@ -131,6 +146,9 @@ struct ServerArgs {
     /// Address and port [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    /// Redis in which instances share their rate limits; better given as `REDIS_URL`
+    #[arg(long, value_name = "URL")]
+    redis_url: Option<String>,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -158,9 +176,20 @@ impl DatabaseArgs {
 
 impl ServerArgs {
     fn config(&self) -> Result<Config, Failure> {
+        self.config_with(&[])
+    }
+
+    fn config_with(&self, further: &[(&'static str, Option<String>)]) -> Result<Config, Failure> {
         let data_dir = self.database.data_dir.as_ref().map(|path| path.display().to_string());
         let url = self.database.database_url.clone();
-        let config = Config::read(&[("LISTEN", self.listen.clone()), ("DATA_DIR", data_dir), ("DATABASE_URL", url)])?;
+        let mut flags = vec![
+            ("LISTEN", self.listen.clone()),
+            ("REDIS_URL", self.redis_url.clone()),
+            ("DATA_DIR", data_dir),
+            ("DATABASE_URL", url),
+        ];
+        flags.extend_from_slice(further);
+        let config = Config::read(&flags)?;
         config.check()?;
         Ok(config)
     }
@@ -187,7 +216,9 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Command(server) => serve_role(&server, roles::command),
         Verb::Query(server) => serve_role(&server, roles::query),
         Verb::Projector(server) => serve_role(&server, roles::projector),
-        Verb::Gateway(server) => serve_role(&server, roles::gateway),
+        Verb::Gateway { server, command_url } => {
+            serve_configured(&server.config_with(&[("COMMAND_URL", command_url)])?, roles::gateway)
+        }
         Verb::SandboxProvider { listen, log } => {
             runtime()?.block_on(roles::sandbox_provider(&listen, log.as_deref())).map(|()| Exit::Ok)
         }
@@ -203,6 +234,7 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Verify(args) => verify::run(&args),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
+        Verb::Keys { verb } => keys::run(&verb),
         Verb::Stripe { verb } => payments::run(&verb),
         Verb::Staff { verb } => staff::run(&verb),
         Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
@@ -216,9 +248,12 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
 }
 
 fn serve_role(server: &ServerArgs, role: impl AsyncFnOnce(&Config) -> Result<(), Failure>) -> Result<Exit, Failure> {
-    let config = server.config()?;
-    start_log(&config)?;
-    runtime()?.block_on(role(&config)).map(|()| Exit::Ok)
+    serve_configured(&server.config()?, role)
+}
+
+fn serve_configured(config: &Config, role: impl AsyncFnOnce(&Config) -> Result<(), Failure>) -> Result<Exit, Failure> {
+    start_log(config)?;
+    runtime()?.block_on(role(config)).map(|()| Exit::Ok)
 }
 
 fn help(topic: Option<&str>) -> Result<Exit, Failure> {

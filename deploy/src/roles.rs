@@ -1,19 +1,27 @@
 //! One role per process: the write side, the read API, the projector.
 
+use std::sync::Arc;
+
 use modelfaucet_command::http::Api;
-use modelfaucet_command::writer::{self, WriterOptions};
+use modelfaucet_command::vault::Vault;
+use modelfaucet_command::writer::{self, Ledger, WriterOptions};
+use modelfaucet_gateway::Gateway;
+use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::sandbox_provider::Book;
 use modelfaucet_projector::Projector;
 use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::{Position, ShardId};
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::token::TokenHash;
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::Keeper;
+use crate::log_feed::{self, LogFeed};
 use crate::serve::{Limits, serve};
 use crate::{app, database, gateway, payments};
 
@@ -23,29 +31,45 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     database::check(&database, ServiceRole::Command).await?;
     let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
     let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
+    let keeper = Keeper::of(config).await?;
+    let edge = config.edge(config.rate_limits("command")?, false)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
+    let feed = Arc::new(gateway::Feed::default());
+    let reports: Arc<gateway::Reports> = Arc::default();
+    let serves_gateways = config.gateway_token()?.is_some();
     let options = WriterOptions {
         queue: config.queue()?,
         snapshot_every: config.snapshot_every()?,
+        followers: if serves_gateways { vec![feed.clone()] } else { Vec::new() },
         ..WriterOptions::new(database.clone())
     };
     let (ledger, mut writer) = writer::start(options).await?;
+    let mut routes = log_routes(config, &ledger, &database, &admin)?;
+    if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &feed, &reports, &database)? {
+        routes = routes.merge(for_gateways);
+        gateway::watch(config, &ledger, &feed, &reports, &database).await?;
+    }
     let api = Api {
         ledger: ledger.clone(),
         admin_token: TokenHash::of(&admin),
         user_key: user_key.into(),
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
+        vault: keeper.clone().map(|keeper| Arc::new(keeper) as Arc<dyn Vault>),
         stripe: payments::stripe(config, &database)?,
         payout_providers: payments::payout_providers(config)?,
         payout_threshold: config.payout_threshold()?,
     };
-    let routes = modelfaucet_command::http::router(api);
+    if let Some(keeper) = keeper {
+        tokio::spawn(keeper.sweep(ledger.clone()));
+    }
+    let routes = routes.merge(modelfaucet_command::http::router(api));
     let router = app::build(
         "modelfaucet-command",
         routes,
         app::Checks { ledger: Some(ledger), ..app::Checks::default() },
+        edge,
         metrics,
     );
     tokio::select! {
@@ -62,6 +86,7 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Query).await?;
     let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
+    let edge = config.edge(config.rate_limits("query")?, false)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
     let query = QueryState::connect(QueryOptions {
@@ -72,8 +97,8 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
     .await
     .map_err(database::unreachable)?;
     let routes = modelfaucet_query::router(query.clone());
-    let router =
-        app::build("modelfaucet-query", routes, app::Checks { query: Some(query), ..app::Checks::default() }, metrics);
+    let checks = app::Checks { query: Some(query), ..app::Checks::default() };
+    let router = app::build("modelfaucet-query", routes, checks, edge, metrics);
     until_interrupted(config, listener, router).await
 }
 
@@ -81,6 +106,7 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
 pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Projector).await?;
+    let edge = config.edge(RateLimits::default(), false)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
     let projector = Projector::connect(database, vec![ShardId(0)]).await?;
@@ -88,7 +114,7 @@ pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
     // Nobody wakes it here: it looks every few milliseconds.
     let (_wake, woken) = watch::channel(Position::START);
     let mut projecting = tokio::spawn(projector.run(woken, stopped));
-    let router = app::build("modelfaucet-projector", OpenApiRouter::new(), app::Checks::default(), metrics);
+    let router = app::build("modelfaucet-projector", OpenApiRouter::new(), app::Checks::default(), edge, metrics);
     let result = tokio::select! {
         result = until_interrupted(config, listener, router) => result,
         // A projector that broke off must not look like one that has nothing to do.
@@ -102,13 +128,33 @@ pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
     result
 }
 
-/// The gateway alone: with a writer of its own over the same log. Several may run; each has its own data directory.
+/// The log over HTTP, for the operator and for gateways.
+pub(crate) fn log_routes(
+    config: &Config,
+    ledger: &Ledger,
+    database: &tokio_postgres::Config,
+    admin: &SecretString,
+) -> Result<OpenApiRouter, Failure> {
+    let readers = [Some(TokenHash::of(admin)), config.gateway_token()?.as_ref().map(TokenHash::of)];
+    let readers = readers.into_iter().flatten().collect();
+    Ok(LogFeed::new(ledger.clone(), database.clone(), readers).router())
+}
+
+/// The gateway alone: with a writer of its own over the same log, or without a database, over a command side elsewhere. Several may
+/// run; each has its own data directory.
 pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
+    if let Some(remote) = gateway::remote(config)? {
+        return remote_gateway(config, &remote).await;
+    }
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Command).await?;
     let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let keeper = Keeper::of(config).await?;
+    let limits = config.rate_limits("gateway")?;
+    let edge = config.edge(limits.clone(), false)?;
+    let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()?, keeper };
     let identity = gateway::Identity::open(&config.data_dir())?;
-    let feed = gateway::Feed::new(identity.gateway);
+    let feed = Arc::new(gateway::Feed::default());
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
     let options = WriterOptions {
@@ -118,10 +164,11 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
         ..WriterOptions::new(database.clone())
     };
     let (ledger, mut writer) = writer::start(options).await?;
-    let gateway = gateway::start(config, &identity, &feed, ledger.clone(), platform, &database).await?;
+    let gateway =
+        gateway::start(config, &identity, &feed, ledger.clone(), platform, shared, (&database, Arc::default())).await?;
     let routes = modelfaucet_gateway::http::router(gateway.clone());
     let checks = app::Checks { ledger: Some(ledger), gateway: Some(gateway.clone()), ..app::Checks::default() };
-    let router = app::build("modelfaucet-gateway", routes, checks, metrics);
+    let router = app::build("modelfaucet-gateway", routes, checks, edge, metrics);
     let result = tokio::select! {
         result = until_interrupted(config, listener, router) => result,
         ended = &mut writer => Err(match ended {
@@ -129,11 +176,34 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
             Ok(Ok(())) | Err(_) => Failure::new(Exit::Temporary, "the writer has ended"),
         }),
     };
+    finish(&gateway).await;
+    result
+}
+
+async fn remote_gateway(config: &Config, remote: &gateway::Remote) -> Result<(), Failure> {
+    let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let keeper = Keeper::of(config).await?;
+    let limits = config.rate_limits("gateway")?;
+    let edge = config.edge(limits.clone(), false)?;
+    let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()?, keeper };
+    let identity = gateway::Identity::open(&config.data_dir())?;
+    let listener = bind(config).await?;
+    let metrics = app::install_metrics()?;
+    let gateway = gateway::start_remote(config, &identity, platform, shared, remote).await?;
+    let routes = modelfaucet_gateway::http::router(gateway.clone());
+    let checks = app::Checks { gateway: Some(gateway.clone()), ..app::Checks::default() };
+    let router = app::build("modelfaucet-gateway", routes, checks, edge, metrics);
+    let result = until_interrupted(config, listener, router).await;
+    finish(&gateway).await;
+    result
+}
+
+/// Lets the calls of a gateway end.
+async fn finish(gateway: &Gateway) {
     let open = gateway.finish(std::time::Duration::from_secs(30)).await;
     if open > 0 {
         tracing::warn!(open, "some calls have not ended; the next start ends their holds");
     }
-    result
 }
 
 /// The sandbox provider alone: no ledger, no database.
@@ -158,6 +228,7 @@ pub(crate) async fn sandbox_provider(listen: &str, log: Option<&std::path::Path>
 /// The document of the whole API, without a server behind it.
 pub(crate) fn openapi() -> String {
     let document = modelfaucet_command::http::openapi()
+        .merge_from(log_feed::openapi())
         .merge_from(modelfaucet_query::openapi())
         .merge_from(modelfaucet_gateway::http::openapi());
     app::describe(document).to_pretty_json().unwrap_or_default()

@@ -1,5 +1,8 @@
-//! Stored answers: what a repeat with the same idempotency key gets, byte for byte. In memory and bounded; an answer that is no
-//! longer here is refused, never made again.
+//! Stored answers: what a repeat with the same idempotency key gets, byte for byte. The newest are in memory; all of them are kept
+//! outside, sealed, where there is such a place. An answer that is nowhere any more is refused, never made again.
+
+mod draft;
+mod seal;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -7,11 +10,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use modelfaucet_schema::ids::HoldId;
+use modelfaucet_schema::ids::{AppId, HoldId};
 use parking_lot::Mutex;
 
-/// How long an answer is kept at most.
+pub(crate) use draft::{Draft, Marker};
+pub use seal::Sealer;
+
+use crate::port::AnswerStore;
+
+/// How long an answer is kept in memory at most.
 const LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// A call waits for its answer to be kept no longer than this; then it goes on without.
+const KEEP: Duration = Duration::from_millis(500);
+/// A repeat waits for its answer so long.
+const LOAD: Duration = Duration::from_secs(5);
 /// The largest answer that is kept.
 pub(crate) const MAX_ANSWER: usize = 4 << 20;
 
@@ -39,17 +51,74 @@ struct Shelf {
     bytes: usize,
 }
 
+/// Where answers are kept outside, and how they are sealed.
+#[derive(Clone)]
+pub struct KeptAnswers {
+    /// The place.
+    pub store: Arc<dyn AnswerStore>,
+    /// The seal.
+    pub sealer: Sealer,
+}
+
+impl std::fmt::Debug for KeptAnswers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeptAnswers").finish_non_exhaustive()
+    }
+}
+
 /// The answers of this process.
 #[derive(Debug)]
 pub(crate) struct Answers {
     shelf: Mutex<Shelf>,
     limit: usize,
+    kept: Option<KeptAnswers>,
 }
 
 impl Answers {
-    /// Room for so many bytes.
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { shelf: Mutex::default(), limit }
+    /// Room for so many bytes in memory, and a place outside.
+    pub(crate) fn new(limit: usize, kept: Option<KeptAnswers>) -> Self {
+        Self { shelf: Mutex::default(), limit, kept }
+    }
+
+    /// Keeps an answer outside before its charge: complete is it only once the charge is in the log. A place that is slow or away
+    /// costs the repeat its answer, never the call.
+    pub(crate) async fn keep(&self, app: AppId, call: HoldId, draft: &Draft) {
+        let Some(kept) = &self.kept else { return };
+        let plain = if draft.size() > MAX_ANSWER { None } else { draft.write() };
+        let sealed = plain.and_then(|plain| kept.sealer.seal(app, call, plain));
+        let outcome = match sealed {
+            None => "not_kept",
+            Some(sealed) => match tokio::time::timeout(KEEP, kept.store.put(call, sealed)).await {
+                Ok(Ok(())) => "kept",
+                Ok(Err(error)) => {
+                    tracing::warn!(%call, %error, "an answer could not be kept for repeats");
+                    "failed"
+                }
+                Err(_) => {
+                    tracing::warn!(%call, "keeping an answer for repeats takes too long");
+                    "late"
+                }
+            },
+        };
+        metrics::counter!("gateway_answers_kept_total", "outcome" => outcome).increment(1);
+    }
+
+    /// An answer that was kept outside.
+    pub(crate) async fn load(&self, app: AppId, call: HoldId) -> Option<Draft> {
+        let kept = self.kept.as_ref()?;
+        let sealed = match tokio::time::timeout(LOAD, kept.store.get(call)).await {
+            Ok(Ok(sealed)) => sealed?,
+            Ok(Err(error)) => {
+                tracing::warn!(%call, %error, "a kept answer cannot be read");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        let draft = kept.sealer.open(app, call, sealed).and_then(|plain| Draft::read(&plain));
+        if draft.is_none() {
+            tracing::warn!(%call, "a kept answer is sealed with another key, or damaged");
+        }
+        draft
     }
 
     /// Keeps the answer of a call; the oldest make room.
@@ -107,6 +176,11 @@ impl Recorder {
         }
     }
 
+    /// How much was gathered so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// What was gathered, if all of it was.
     pub(crate) fn finish(self) -> Option<Vec<Bytes>> {
         self.on.then_some(self.pieces)
@@ -123,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room() {
-        let answers = Answers::new(10_000);
+        let answers = Answers::new(10_000, None);
         let calls: Vec<_> = (0..5).map(|_| HoldId::generate()).collect();
         for call in &calls {
             answers.put(*call, stored(2_000));

@@ -1,9 +1,12 @@
-//! Breakers, one per model: a provider that keeps failing is not asked for a while, so that callers get a quick refusal instead of
-//! a slow failure. Local and disposable; money never depends on them.
+//! Breakers, one per provider, endpoint and model, and one per credential: what keeps failing is not asked for a while, so that
+//! callers get another target or a quick refusal instead of a slow failure. Local and disposable; money never depends on them.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use modelfaucet_schema::account::Name;
+use modelfaucet_schema::event::Endpoint;
+use modelfaucet_schema::ids::CredentialId;
 use parking_lot::Mutex;
 
 /// Failures and successes are counted in windows of this length.
@@ -14,8 +17,24 @@ const ENOUGH: u32 = 20;
 const OPEN: Duration = Duration::from_secs(10);
 /// How long after the provider refused our key.
 const KEY_REFUSED: Duration = Duration::from_secs(30);
-/// With more models than this, those that are closed are forgotten.
-const MAX_MODELS: usize = 10_000;
+/// With more subjects than this, those that are closed are forgotten.
+const MAX_SUBJECTS: usize = 10_000;
+
+/// What a breaker watches. A user's own key or endpoint that fails says nothing about the platform's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    /// A model of a provider, by the platform's key.
+    Model {
+        /// Who answers.
+        provider: Name,
+        /// What is called.
+        endpoint: Endpoint,
+        /// The model.
+        model: String,
+    },
+    /// A credential.
+    Credential(CredentialId),
+}
 
 /// How an attempt went, as far as a breaker cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +63,14 @@ struct State {
 /// The breakers.
 #[derive(Debug, Default)]
 pub(crate) struct Breakers {
-    models: Mutex<HashMap<String, State>>,
+    subjects: Mutex<HashMap<Subject, State>>,
 }
 
 impl Breakers {
-    /// May a model be asked now? If not, after how long.
-    pub(crate) fn admit(&self, model: &str, now: Instant) -> Result<(), Duration> {
-        let mut models = self.models.lock();
-        let Some(state) = models.get_mut(model) else { return Ok(()) };
+    /// May it be asked now? If not, after how long.
+    pub(crate) fn admit(&self, subject: &Subject, now: Instant) -> Result<(), Duration> {
+        let mut subjects = self.subjects.lock();
+        let Some(state) = subjects.get_mut(subject) else { return Ok(()) };
         match state.closed_at {
             None => Ok(()),
             Some(at) if at > now => Err(at.duration_since(now)),
@@ -66,12 +85,12 @@ impl Breakers {
     }
 
     /// An attempt that was admitted has ended.
-    pub(crate) fn record(&self, model: &str, verdict: Verdict, now: Instant) {
-        let mut models = self.models.lock();
-        if models.len() >= MAX_MODELS {
-            models.retain(|_, state| state.closed_at.is_some());
+    pub(crate) fn record(&self, subject: &Subject, verdict: Verdict, now: Instant) {
+        let mut subjects = self.subjects.lock();
+        if subjects.len() >= MAX_SUBJECTS {
+            subjects.retain(|_, state| state.closed_at.is_some());
         }
-        let state = models.entry(model.to_owned()).or_insert_with(|| State::new(now));
+        let state = subjects.entry(subject.clone()).or_insert_with(|| State::new(now));
         if now.saturating_duration_since(state.since) >= WINDOW {
             (state.since, state.attempts, state.failures) = (now, 0, 0);
         }
@@ -106,27 +125,35 @@ impl State {
 mod tests {
     use super::*;
 
+    fn model(name: &str) -> Subject {
+        Subject::Model {
+            provider: "openai".parse().unwrap(),
+            endpoint: Endpoint::ChatCompletions,
+            model: name.to_owned(),
+        }
+    }
+
     #[test]
     fn many_failures_open_it_and_one_success_closes_it() {
         let (breakers, now) = (Breakers::default(), Instant::now());
         for _ in 0..19 {
-            breakers.record("m", Verdict::Bad, now);
-            assert_eq!(breakers.admit("m", now), Ok(()));
+            breakers.record(&model("m"), Verdict::Bad, now);
+            assert_eq!(breakers.admit(&model("m"), now), Ok(()));
         }
-        breakers.record("m", Verdict::Bad, now);
-        assert_eq!(breakers.admit("m", now), Err(OPEN));
-        assert_eq!(breakers.admit("other", now), Ok(()));
+        breakers.record(&model("m"), Verdict::Bad, now);
+        assert_eq!(breakers.admit(&model("m"), now), Err(OPEN));
+        assert_eq!(breakers.admit(&model("other"), now), Ok(()));
         let later = now + OPEN;
-        assert_eq!(breakers.admit("m", later), Ok(()), "one may try");
-        assert!(breakers.admit("m", later).is_err(), "and only one");
-        assert_eq!(breakers.admit("m", later + OPEN), Ok(()), "or another, if it never ends");
+        assert_eq!(breakers.admit(&model("m"), later), Ok(()), "one may try");
+        assert!(breakers.admit(&model("m"), later).is_err(), "and only one");
+        assert_eq!(breakers.admit(&model("m"), later + OPEN), Ok(()), "or another, if it never ends");
         let later = later + OPEN;
-        breakers.record("m", Verdict::Bad, later);
-        assert_eq!(breakers.admit("m", later), Err(OPEN));
-        assert_eq!(breakers.admit("m", later + OPEN), Ok(()));
-        breakers.record("m", Verdict::Good, later + OPEN);
-        assert_eq!(breakers.admit("m", later + OPEN), Ok(()));
-        assert_eq!(breakers.admit("m", later + OPEN), Ok(()));
+        breakers.record(&model("m"), Verdict::Bad, later);
+        assert_eq!(breakers.admit(&model("m"), later), Err(OPEN));
+        assert_eq!(breakers.admit(&model("m"), later + OPEN), Ok(()));
+        breakers.record(&model("m"), Verdict::Good, later + OPEN);
+        assert_eq!(breakers.admit(&model("m"), later + OPEN), Ok(()));
+        assert_eq!(breakers.admit(&model("m"), later + OPEN), Ok(()));
     }
 
     #[test]
@@ -134,21 +161,21 @@ mod tests {
         let now = Instant::now();
         for (failures, opens) in [(9, false), (10, true)] {
             let breakers = Breakers::default();
-            (0..20 - failures).for_each(|_| breakers.record("m", Verdict::Good, now));
-            (0..failures).for_each(|_| breakers.record("m", Verdict::Bad, now));
-            assert_eq!(breakers.admit("m", now).is_err(), opens, "{failures}");
+            (0..20 - failures).for_each(|_| breakers.record(&model("m"), Verdict::Good, now));
+            (0..failures).for_each(|_| breakers.record(&model("m"), Verdict::Bad, now));
+            assert_eq!(breakers.admit(&model("m"), now).is_err(), opens, "{failures}");
         }
     }
 
     #[test]
     fn a_refused_key_opens_it_at_once_and_old_failures_are_forgotten() {
         let (breakers, now) = (Breakers::default(), Instant::now());
-        breakers.record("m", Verdict::KeyRefused, now);
-        assert_eq!(breakers.admit("m", now), Err(KEY_REFUSED));
-        breakers.record("cool", Verdict::Cool(Duration::from_secs(5)), now);
-        assert_eq!(breakers.admit("cool", now), Err(Duration::from_secs(5)));
-        (0..19).for_each(|_| breakers.record("old", Verdict::Bad, now));
-        breakers.record("old", Verdict::Bad, now + WINDOW);
-        assert_eq!(breakers.admit("old", now + WINDOW), Ok(()));
+        breakers.record(&model("m"), Verdict::KeyRefused, now);
+        assert_eq!(breakers.admit(&model("m"), now), Err(KEY_REFUSED));
+        breakers.record(&model("cool"), Verdict::Cool(Duration::from_secs(5)), now);
+        assert_eq!(breakers.admit(&model("cool"), now), Err(Duration::from_secs(5)));
+        (0..19).for_each(|_| breakers.record(&model("old"), Verdict::Bad, now));
+        breakers.record(&model("old"), Verdict::Bad, now + WINDOW);
+        assert_eq!(breakers.admit(&model("old"), now + WINDOW), Ok(()));
     }
 }

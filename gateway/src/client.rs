@@ -66,6 +66,18 @@ impl Client {
             || self.stream.as_ref().is_some_and(mpsc::UnboundedSender::is_closed)
     }
 
+    /// Waits until it has gone.
+    pub(crate) async fn left(&mut self) {
+        if self.gone {
+            return;
+        }
+        match (&mut self.head, &self.stream) {
+            (Some(head), _) => head.closed().await,
+            (None, Some(stream)) => stream.closed().await,
+            (None, None) => std::future::pending().await,
+        }
+    }
+
     /// Has nothing been answered yet?
     pub(crate) fn waits(&self) -> bool {
         self.head.is_some()
@@ -198,11 +210,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_listener_is_noticed() {
-        let (client, head) = listen(8, Duration::from_secs(30));
+        let (mut client, head) = listen(8, Duration::from_secs(30));
         drop(head);
+        client.left().await;
         assert!(client.is_gone());
         let (mut client, body) = streaming(8, Duration::from_secs(30)).await;
         drop(body);
+        client.left().await;
         client.send(Bytes::from_static(b"x")).await;
         assert!(client.is_gone());
     }

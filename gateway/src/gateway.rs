@@ -5,35 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use modelfaucet_schema::event::{Attempt, AttemptError, Billed, CallOutcome, HoldPlaced, ReleaseReason};
-use modelfaucet_schema::ids::{HoldId, SessionId};
-use modelfaucet_schema::money::Money;
-use modelfaucet_schema::time::Timestamp;
+use modelfaucet_schema::ids::HoldId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::answers::Answers;
 use crate::breaker::Breakers;
-use crate::limit::RateLimits;
-use crate::options::Options;
-use crate::port::{EndCall, Ended, Ending, Ledger, PortError};
+use crate::lost::LeftHold;
+use crate::memory::Memory;
+use crate::options::{LostCalls, Options};
+use crate::port::{EndCall, Ended, Ledger, PortError};
 use crate::read_model::ReadModel;
 use crate::upstream::{Upstream, UpstreamError};
-
-/// A hold that an earlier life of this gateway left open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftHold {
-    /// The hold.
-    pub hold_id: HoldId,
-    /// Its session.
-    pub session_id: SessionId,
-    /// What is held: the most that the call can have cost.
-    pub amount: Money,
-    /// The provider and the model that may have been called.
-    pub provider: modelfaucet_schema::account::Name,
-    /// See `provider`.
-    pub model: String,
-}
+use crate::upstreams::{ProviderKeys, Upstreams};
 
 /// The gateway. Cheap to clone.
 #[derive(Clone)]
@@ -45,95 +29,57 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) model: Arc<ReadModel>,
-    pub(crate) upstream: Upstream,
-    pub(crate) origin: String,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) origin: Arc<str>,
     pub(crate) answers: Answers,
-    pub(crate) limits: RateLimits,
     pub(crate) breakers: Breakers,
+    pub(crate) memory: Memory,
     running: Mutex<HashSet<HoldId>>,
     calls: AtomicUsize,
+    streams: AtomicUsize,
     all_ended: Notify,
 }
 
 impl Gateway {
-    /// A gateway before a ledger, with a read model that somebody feeds.
+    /// A gateway before a ledger, with a read model that somebody feeds; without `keys` it calls with the platform's key only.
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub fn new(options: Options, ledger: Arc<dyn Ledger>, model: Arc<ReadModel>) -> Result<Self, UpstreamError> {
-        let upstream = Upstream::new(&options.platform, &options.timeouts)?;
-        let origin = Upstream::origin(&options.platform.base_url);
+    pub fn new(
+        options: Options,
+        ledger: Arc<dyn Ledger>,
+        model: Arc<ReadModel>,
+        keys: Option<ProviderKeys>,
+    ) -> Result<Self, UpstreamError> {
+        let upstreams = Upstreams::new(&options.platform, &options.timeouts, keys, Arc::clone(&model))?;
+        let origin = Upstream::origin(&options.platform.base_url).into();
         let shared = Shared {
-            answers: Answers::new(options.limits.stored_answers),
-            limits: RateLimits::new(options.limits.requests_per_minute),
+            answers: Answers::new(options.limits.stored_answers, options.kept_answers.clone()),
             breakers: Breakers::default(),
+            memory: Memory::new(options.limits.memory),
             options,
             ledger,
             model,
-            upstream,
+            upstreams,
             origin,
             running: Mutex::default(),
             calls: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
             all_ended: Notify::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Gives back the holds that an earlier life of this gateway left: whether their calls were made is not known, what they cost
-    /// is ours. Each ends once; a hold that has ended meanwhile stays as it is. Returns how many were given back.
+    /// As [`recover`], through this gateway's ledger.
     pub async fn recover(&self, left: Vec<LeftHold>) -> usize {
-        let mut recovered = 0;
-        for hold in left {
-            let attempt = Attempt {
-                provider: hold.provider,
-                model: hold.model,
-                started_at: Timestamp::now(),
-                first_byte_ms: None,
-                total_ms: None,
-                status: None,
-                error: Some(AttemptError::Lost),
-                billed: Billed::Unknown,
-                exposure: Some(hold.amount),
-            };
-            let end = EndCall {
-                hold_id: hold.hold_id,
-                session_id: hold.session_id,
-                ending: Ending::Release(ReleaseReason::Absorbed),
-                outcome: CallOutcome { attempts: vec![attempt], ..CallOutcome::default() },
-            };
-            match self.end("recovery", end).await {
-                Ok(Ended::Released(..)) => recovered += 1,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(hold = %hold.hold_id, %error, "a hold could not be given back; it will expire");
-                }
-            }
-        }
-        if recovered > 0 {
-            tracing::warn!(recovered, "calls of an earlier life of this gateway were lost; their holds are given back");
-            metrics::counter!("gateway_recovered_total", "how" => "absorbed")
-                .increment(u64::try_from(recovered).unwrap_or(u64::MAX));
-        }
-        recovered
+        let options = &self.shared.options;
+        let patience = options.timeouts.hold_life();
+        recover(self.shared.ledger.as_ref(), patience, options.limits.lost, &self.shared.model, left).await
     }
 
     /// Ends a hold, however often that has to be tried; a refusal is final.
     pub(crate) async fn end(&self, request_id: &str, end: EndCall) -> Result<Ended, PortError> {
-        let patience = self.shared.options.timeouts.hold_life();
-        let began = tokio::time::Instant::now();
-        let mut pause = Duration::from_millis(20);
-        loop {
-            match self.shared.ledger.end(request_id, end.clone()).await {
-                Ok(ended) => return Ok(ended),
-                Err(error @ (PortError::Refused { .. } | PortError::CannotPay { .. })) => return Err(error),
-                Err(error) if began.elapsed() > patience => return Err(error),
-                Err(error) => {
-                    tracing::warn!(hold = %end.hold_id, %error, "a hold could not be ended yet; it is tried again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-            }
-        }
+        end_hold(self.shared.ledger.as_ref(), self.shared.options.timeouts.hold_life(), request_id, end).await
     }
 
     /// Waits until every call has ended, or the time is over. Returns how many have not; recovery is for them.
@@ -151,11 +97,15 @@ impl Gateway {
         self.shared.calls.load(Ordering::Acquire)
     }
 
-    /// Takes a place for a call; `None` if there are too many.
-    pub(crate) fn enter(&self) -> Option<Place> {
-        let place = Place(Arc::clone(&self.shared));
-        let before = self.shared.calls.fetch_add(1, Ordering::AcqRel);
-        (before < self.shared.options.limits.calls).then_some(place)
+    /// Takes a place for a call; `None` if there are too many of its kind, or too much of them is in memory.
+    pub(crate) fn enter(&self, stream: bool) -> Option<Place> {
+        let shared = &self.shared;
+        let place = Place { shared: Arc::clone(shared), stream };
+        let calls = shared.calls.fetch_add(1, Ordering::AcqRel);
+        let streams = if stream { shared.streams.fetch_add(1, Ordering::AcqRel) } else { 0 };
+        let limits = &shared.options.limits;
+        let room = calls < limits.calls && streams < limits.streams && !shared.memory.is_full();
+        room.then_some(place)
     }
 
     pub(crate) fn set_running(&self, hold: HoldId) -> Running {
@@ -168,13 +118,64 @@ impl Gateway {
     }
 }
 
+/// Ends the holds that an earlier life of a gateway left: what their marks show is charged, the others are given back. Each ends once;
+/// a hold that has ended meanwhile stays as it is. Tries each for as long as `patience`. Returns how many were ended.
+pub async fn recover(
+    ledger: &dyn Ledger,
+    patience: Duration,
+    policy: LostCalls,
+    prices: &ReadModel,
+    left: Vec<LeftHold>,
+) -> usize {
+    let (mut absorbed, mut charged) = (0_u64, 0_u64);
+    for hold in left {
+        match end_hold(ledger, patience, "recovery", hold.end(policy, prices)).await {
+            Ok(Ended::Released(..)) => absorbed += 1,
+            Ok(Ended::Captured(..) | Ended::CapturedLate(..)) => charged += 1,
+            Err(error) => {
+                tracing::error!(hold = %hold.hold_id, %error, "the hold of a lost call could not be ended; it will expire");
+            }
+        }
+    }
+    if absorbed + charged > 0 {
+        tracing::warn!(absorbed, charged, "the calls of a gateway that died were lost; their holds have ended");
+        for (how, count) in [("absorbed", absorbed), ("marked", charged)] {
+            metrics::counter!("gateway_recovered_total", "how" => how).increment(count);
+        }
+    }
+    usize::try_from(absorbed + charged).unwrap_or(usize::MAX)
+}
+
+async fn end_hold(ledger: &dyn Ledger, patience: Duration, request_id: &str, end: EndCall) -> Result<Ended, PortError> {
+    let began = tokio::time::Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match ledger.end(request_id, end.clone()).await {
+            Ok(ended) => return Ok(ended),
+            Err(error @ (PortError::Refused { .. } | PortError::CannotPay { .. })) => return Err(error),
+            Err(error) if began.elapsed() > patience => return Err(error),
+            Err(error) => {
+                tracing::warn!(hold = %end.hold_id, %error, "a hold could not be ended yet; it is tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
 /// A call's place, until it is dropped.
-pub(crate) struct Place(Arc<Shared>);
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    stream: bool,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.all_ended.notify_waiters();
+        if self.stream {
+            self.shared.streams.fetch_sub(1, Ordering::AcqRel);
+        }
+        if self.shared.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.all_ended.notify_waiters();
         }
     }
 }
@@ -185,19 +186,5 @@ pub(crate) struct Running(Arc<Shared>, HoldId);
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.lock().remove(&self.1);
-    }
-}
-
-/// A hold as recovery needs it.
-impl LeftHold {
-    /// The hold of an event, if a session pays for it.
-    pub fn of(placed: &HoldPlaced) -> Option<Self> {
-        Some(Self {
-            hold_id: placed.hold_id,
-            session_id: placed.call.session_id?,
-            amount: placed.amount,
-            provider: placed.call.provider.clone(),
-            model: placed.call.model.clone(),
-        })
     }
 }

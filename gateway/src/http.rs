@@ -9,14 +9,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::CONTENT_TYPE;
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::{Endpoint, Mode, ModelRates};
+use modelfaucet_schema::event::{Endpoint, ModelRates};
 use modelfaucet_schema::http::{RequestId, bearer, idempotency_key, read_body};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -24,8 +25,10 @@ use crate::call::{ClientKey, Job, spawn};
 use crate::client::Head;
 use crate::error::CallError;
 use crate::gateway::Gateway;
-use crate::limit::Allowance;
+use crate::limit::{Allowance, Charge, Decision, Unit, show};
+use crate::plan::{Plan, Planner, Target};
 use crate::read_model::{Policy, RateCard, Session};
+use crate::request::CallRequest;
 use crate::{report, request};
 
 /// How long an unknown token waits for the newest events.
@@ -43,9 +46,22 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().into_openapi()
 }
 
+/// Is this path one of the gateway's? It has limits and origins of its own where one process serves everything.
+pub fn is_own_path(path: &str) -> bool {
+    let own = [
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/embeddings",
+        "/v1/models",
+        "/v1/usage/report",
+        "/health/providers",
+    ];
+    own.contains(&path) || path.starts_with("/v1/models/")
+}
+
 fn routes() -> OpenApiRouter<Gateway> {
     let health: Health = Arc::default();
-    OpenApiRouter::new()
+    let mut routes = OpenApiRouter::new()
         .routes(routes!(chat_completions))
         .routes(routes!(responses))
         .routes(routes!(embeddings))
@@ -53,8 +69,15 @@ fn routes() -> OpenApiRouter<Gateway> {
         .routes(routes!(report::report))
         // Names of models have slashes in them, which documents of APIs cannot say.
         .route("/v1/models/{*model}", get(model))
-        .route("/health/providers", get(move |State(gateway): State<Gateway>| providers(gateway, health)))
+        .route("/health/providers", get(move |State(gateway): State<Gateway>| providers(gateway, health)));
+    routes.get_openapi_mut().merge(Undocumented::openapi());
+    routes
 }
+
+/// Routes that the router cannot document by itself.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(model, providers))]
+struct Undocumented;
 
 /// Chat completion.
 ///
@@ -103,8 +126,8 @@ async fn embeddings(State(gateway): State<Gateway>, request_id: RequestId, heade
 async fn call(gateway: Gateway, endpoint: Endpoint, request_id: RequestId, headers: HeaderMap, body: Body) -> Response {
     let began = Instant::now();
     let id = request_id.as_str().to_owned();
-    let mut allowance = None;
-    let mut response = match prepare(&gateway, endpoint, &id, &headers, body, began, &mut allowance).await {
+    let mut limits = Decision::default();
+    let mut response = match prepare(&gateway, endpoint, &id, &headers, body, began, &mut limits).await {
         Err(error) => {
             metrics::counter!("gateway_requests_total", "endpoint" => endpoint.name(), "code" => error.code())
                 .increment(1);
@@ -115,9 +138,7 @@ async fn call(gateway: Gateway, endpoint: Endpoint, request_id: RequestId, heade
             answer(spawn(gateway, job).await, endpoint, &id)
         }
     };
-    if let Some(allowance) = allowance {
-        show(response.headers_mut(), allowance);
-    }
+    show(response.headers_mut(), &limits);
     response
 }
 
@@ -143,7 +164,7 @@ async fn prepare(
     headers: &HeaderMap,
     body: Body,
     began: Instant,
-    allowance: &mut Option<Allowance>,
+    limits: &mut Decision,
 ) -> Result<Job, CallError> {
     let token = token(headers)?;
     let key = idempotency_key(headers)?;
@@ -155,18 +176,22 @@ async fn prepare(
     let body: Bytes = body?;
     let request = request::read(endpoint, &body)?;
     let session = session(gateway, token).await?;
-    *allowance = gateway.shared.limits.take(session.session_id, began);
-    if let Some(refused) = allowance.filter(|allowance| !allowance.is_granted()) {
-        return Err(rate_limited(refused));
-    }
+    let planner = Planner {
+        model: &gateway.shared.model,
+        app: session.app_id,
+        user: session.user_id,
+        platform: &gateway.shared.origin,
+    };
     let feature_key = request.feature_key.clone().or(session.feature_key.as_deref().map(str::to_owned));
     let policy = match &feature_key {
         None => Arc::new(Policy::default()),
-        Some(key) => feature(gateway, &session, key)?,
+        Some(key) => planner.feature(key)?,
     };
-    let offer = offer(gateway, &session, &policy, endpoint, &request.model)?;
-    gateway.shared.breakers.admit(&offer.model, began).map_err(resting)?;
-    let place = gateway.enter().ok_or_else(CallError::overloaded)?;
+    let plan = planner.plan(&request, &policy)?;
+    let targets = awake(gateway, endpoint, plan, began)?;
+    let charge =
+        take(gateway, &session, tokens(&request, &targets, &policy, options.limits.default_cap), limits).await?;
+    let place = gateway.enter(request.stream).ok_or_else(CallError::overloaded)?;
     Ok(Job {
         key: key.map(|key| ClientKey::new(key, &body)),
         request,
@@ -174,11 +199,33 @@ async fn prepare(
         session,
         feature_key,
         policy,
-        offer,
+        targets,
         request_id: request_id.to_owned(),
         began,
         place,
+        charge,
     })
+}
+
+/// The most tokens that a call can come to where it goes first.
+fn tokens(request: &CallRequest, targets: &[Target], policy: &Policy, default_cap: u64) -> u64 {
+    targets.first().map_or(0, |target| {
+        let ask = target.ask(request, policy, default_cap);
+        ask.input.saturating_add(ask.answers.saturating_mul(ask.cap))
+    })
+}
+
+/// One request and its tokens, if the session, its user and its app may.
+async fn take(gateway: &Gateway, session: &Session, tokens: u64, limits: &mut Decision) -> Result<Charge, CallError> {
+    let options = &gateway.shared.options;
+    let rates = &options.limits.rates;
+    let (mut buckets, of_tokens) = rates.buckets(session.session_id, session.wallet_id, session.app_id, tokens);
+    buckets.extend(&of_tokens);
+    *limits = options.rate_limits.take(&buckets).await;
+    match &limits.refused {
+        Some(refused) => Err(rate_limited(refused)),
+        None => Ok(Charge::new(options.rate_limits.clone(), of_tokens)),
+    }
 }
 
 pub(crate) fn token(headers: &HeaderMap) -> Result<TokenHash, CallError> {
@@ -197,95 +244,42 @@ pub(crate) async fn session(gateway: &Gateway, token: TokenHash) -> Result<Sessi
         let _late = tokio::time::timeout(TOKEN_PATIENCE, shared.ledger.catch_up()).await;
         found = shared.model.session(&token);
     }
-    let session = found.ok_or_else(|| CallError::invalid_session("The session token is invalid."))?;
+    let Some(session) = found else {
+        // A read model that is behind cannot say that there is no such session.
+        let unknown = || CallError::invalid_session("The session token is invalid.");
+        return Err(if shared.ledger.is_fed() { unknown() } else { CallError::ledger_unavailable() });
+    };
     if session.expires_at <= Timestamp::now() { Err(CallError::expired_session()) } else { Ok(session) }
 }
 
-fn feature(gateway: &Gateway, session: &Session, key: &str) -> Result<Arc<Policy>, CallError> {
-    let policy = gateway.shared.model.policy(session.app_id, key);
-    policy.ok_or_else(|| {
-        CallError::invalid(404, "feature_not_found", "The feature could not be found.").param("metadata.feature_key")
-    })
-}
-
-/// Does a model answer such requests? One that does not say answers any.
-fn answers(offer: &ModelRates, endpoint: Endpoint) -> bool {
-    match (offer.mode, endpoint) {
-        (None, _)
-        | (Some(Mode::Chat), Endpoint::ChatCompletions | Endpoint::Responses)
-        | (Some(Mode::Responses), Endpoint::Responses)
-        | (Some(Mode::Embedding), Endpoint::Embeddings) => true,
-        (Some(_), _) => false,
+/// The plan without the targets that rest: with an open breaker the next one is the first.
+fn awake(gateway: &Gateway, endpoint: Endpoint, plan: Plan, now: Instant) -> Result<Vec<Target>, CallError> {
+    let mut targets = plan.into_targets();
+    let mut soonest = Duration::MAX;
+    let awake = targets.iter().position(|target| {
+        let admitted = gateway.shared.breakers.admit(&target.subject(endpoint), now);
+        admitted.map_err(|wait| soonest = soonest.min(wait)).is_ok()
+    });
+    match awake {
+        Some(first) => Ok(targets.split_off(first)),
+        None => Err(resting(soonest)),
     }
 }
 
-/// The price list's entry of a model that the session may call.
-fn offer(
-    gateway: &Gateway,
-    session: &Session,
-    policy: &Policy,
-    endpoint: Endpoint,
-    model: &str,
-) -> Result<ModelRates, CallError> {
-    let not_found =
-        || CallError::invalid(404, "model_not_found", "The active rate card does not have this model.").param("model");
-    let Some((card, _)) = gateway.shared.model.active_card() else {
-        return Err(CallError::invalid(404, "model_not_priced", "No rate card is active.").param("model"));
-    };
-    let aliased;
-    let (model, policy) = match model.strip_prefix("auto:") {
-        None => (model, policy),
-        Some(key) => {
-            aliased = feature(gateway, session, key)?;
-            (aliased.models.first().ok_or_else(not_found)?.as_str(), aliased.as_ref())
-        }
-    };
-    if !policy.models.is_empty() && !policy.models.iter().any(|allowed| allowed == model) {
-        let message = "The feature does not allow this model.";
-        return Err(CallError::new(403, "model_not_allowed", "permission_error", message).param("model"));
-    }
-    match card.offers(model) {
-        [] => Err(not_found()),
-        [offer] if !answers(offer, endpoint) => {
-            let message = "The model has no price for this kind of request.";
-            Err(CallError::invalid(404, "model_not_priced", message).param("model"))
-        }
-        [offer] => Ok(offer.clone()),
-        _ => Err(CallError::malformed("model", "Several providers offer this model under one name.")),
-    }
-}
-
-/// The provider of this model has failed too often of late.
+/// Everything that could be called has failed too often of late.
 fn resting(wait: Duration) -> CallError {
     let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
     let message = "The provider has failed too often of late; try again.";
     CallError::new(503, "provider_overloaded", "upstream_error", message).retry_after(seconds)
 }
 
-fn rate_limited(allowance: Allowance) -> CallError {
-    let seconds = u32::try_from(allowance.retry_after.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-    let milliseconds = allowance.retry_after.as_millis().saturating_add(1).to_string();
-    CallError::new(429, "rate_limited", "requests", "Rate limit exceeded.")
-        .retry_after(seconds)
-        .header("retry-after-ms", &milliseconds)
-}
-
-/// The headers of OpenAI and those of ModelFaucet 1.2.
-fn show(headers: &mut HeaderMap, allowance: Allowance) {
-    let seconds = allowance.reset.as_secs() + u64::from(allowance.reset.subsec_nanos() > 0);
-    let at = Timestamp::now().plus(allowance.reset).micros() / 1_000_000 + 1;
-    let reset = if seconds >= 60 { format!("{}m{}s", seconds / 60, seconds % 60) } else { format!("{seconds}s") };
-    for (name, value) in [
-        ("x-ratelimit-limit-requests", allowance.limit.to_string()),
-        ("x-ratelimit-remaining-requests", allowance.remaining.to_string()),
-        ("x-ratelimit-reset-requests", reset),
-        ("x-ratelimit-remaining", allowance.remaining.to_string()),
-        ("x-ratelimit-reset", at.to_string()),
-    ] {
-        if let Ok(value) = HeaderValue::from_str(&value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
+fn rate_limited(refused: &Allowance) -> CallError {
+    let message = match refused.key.unit {
+        Unit::Requests => "Rate limit exceeded.",
+        Unit::Tokens => "Rate limit of tokens exceeded.",
+    };
+    // The headers that say when to come back are those of the decision.
+    CallError::new(429, "rate_limited", refused.key.unit.name(), message)
 }
 
 /// List models.
@@ -302,6 +296,12 @@ async fn models(State(gateway): State<Gateway>, request_id: RequestId, headers: 
     }
 }
 
+/// Read a model.
+///
+/// One of those that `/v1/models` lists. Slashes in its name may stand as they are.
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "gateway", params(("model" = String, Path, description = "The model's name")), responses(
+    (status = 200, description = "`{\"id\",\"object\",\"created\",\"owned_by\"}`", body = serde_json::Map<String, Value>),
+    (status = "4XX", description = "invalid_session, expired_session, model_not_found", body = ErrorBody)))]
 async fn model(
     State(gateway): State<Gateway>,
     request_id: RequestId,
@@ -351,14 +351,18 @@ fn json_answer(value: &Value) -> Response {
 
 type Health = Arc<Mutex<Option<(Instant, Value)>>>;
 
-/// Is the provider there? Asked at most every five seconds, whoever asks.
+/// Health of the providers.
+///
+/// Is the provider there? It is asked at most every five seconds, whoever asks.
+#[utoipa::path(get, path = "/health/providers", tag = "gateway", security(()), responses(
+    (status = 200, description = "`{\"ok\",\"providers\":[{\"ok\",\"provider\",\"latencyMs\",\"statusCode\",\"error\"}]}`", body = serde_json::Map<String, Value>)))]
 async fn providers(gateway: Gateway, health: Health) -> Response {
     let cached = health.lock().as_ref().filter(|(at, _)| at.elapsed() < HEALTH_LIFE).map(|(_, value)| value.clone());
     if let Some(value) = cached {
         return json_answer(&value);
     }
     let began = Instant::now();
-    let (status, error) = gateway.shared.upstream.probe(Duration::from_secs(3)).await;
+    let (status, error) = gateway.shared.upstreams.probe(Duration::from_secs(3)).await;
     let ok = status.is_some_and(|status| (200..300).contains(&status));
     let latency = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut provider = json!({ "ok": ok, "provider": "litellm", "latencyMs": latency });
@@ -371,14 +375,31 @@ async fn providers(gateway: Gateway, health: Health) -> Response {
     json_answer(&value)
 }
 
-/// Can the gateway work? `command` and `rate_card`, each `ok` or why not.
+/// Can the gateway work? `command`, `feed` and `rate_card`, each `ok` or why not.
 pub fn readiness(gateway: &Gateway) -> (bool, Value) {
     let command = gateway.shared.ledger.is_ready();
+    let fed = gateway.shared.ledger.is_fed();
     let card = gateway.shared.model.active_card().is_some();
     let say = |ok: bool, otherwise: &'static str| if ok { "ok" } else { otherwise };
     let checks = json!({
-        "command": say(command, "the log cannot be reached"),
+        "command": say(command, "the command side cannot be reached"),
+        "feed": say(fed, "the log cannot be followed"),
         "rate_card": say(card, "no rate card is active"),
     });
-    (command && card, checks)
+    (command && fed && card, checks)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_path_of_the_document_is_an_own_one() {
+        let document = super::openapi();
+        assert!(document.paths.paths.len() > 4);
+        for path in document.paths.paths.keys() {
+            assert!(super::is_own_path(path), "{path}");
+        }
+        for path in ["/v1/sessions", "/v1/usage/holds", "/health", "/v1/model"] {
+            assert!(!super::is_own_path(path), "{path}");
+        }
+    }
 }

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use modelfaucet_schema::event::Route;
 use modelfaucet_schema::ids::{EpochId, GatewayId};
 use secrecy::SecretString;
 use url::Url;
+
+use crate::answers::KeptAnswers;
+use crate::limit::{RateLimits, Rates};
 
 /// Everything the gateway is told at its start.
 #[derive(Clone, Debug)]
@@ -19,6 +23,10 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// How much and how large.
     pub limits: Limits,
+    /// Who counts for the rate limits.
+    pub rate_limits: RateLimits,
+    /// Where answers are kept for repeats; absent: in memory only.
+    pub kept_answers: Option<KeptAnswers>,
 }
 
 /// The operator's own router or provider.
@@ -55,6 +63,8 @@ pub struct Timeouts {
     pub capture: Duration,
     /// Before the second try; doubles from try to try.
     pub retry_delay: Duration,
+    /// Between two marks of a long stream in the log.
+    pub mark: Duration,
 }
 
 impl Default for Timeouts {
@@ -72,6 +82,7 @@ impl Default for Timeouts {
             client_stall: seconds(30),
             capture: seconds(5),
             retry_delay: Duration::from_millis(250),
+            mark: seconds(10),
         }
     }
 }
@@ -94,14 +105,22 @@ pub struct Limits {
     pub relay: usize,
     /// Calls at once.
     pub calls: usize,
-    /// Tries of one call.
+    /// Streams among them.
+    pub streams: usize,
+    /// Bytes of whole answers and large events, all calls together; at this no new call begins.
+    pub memory: usize,
+    /// Tries of one call, wherever they go.
     pub attempts: u32,
+    /// Tries of one call at one target.
+    pub tries: u32,
     /// The output cap of requests that name none, where the feature names none either.
     pub default_cap: u64,
     /// Bytes of stored answers, for repeats with the same key.
     pub stored_answers: usize,
-    /// Requests per session and minute; 0: no limit.
-    pub requests_per_minute: u32,
+    /// How much sessions, users and apps may use.
+    pub rates: Rates,
+    /// What becomes of calls whose gateway died.
+    pub lost: LostCalls,
 }
 
 impl Default for Limits {
@@ -111,10 +130,39 @@ impl Default for Limits {
             answer: 32 << 20,
             relay: 64 << 10,
             calls: 10_000,
-            attempts: 2,
+            streams: 10_000,
+            memory: 256 << 20,
+            attempts: 3,
+            tries: 2,
             default_cap: 4_096,
             stored_answers: 64 << 20,
-            requests_per_minute: 0,
+            rates: Rates::default(),
+            lost: LostCalls::default(),
         }
+    }
+}
+
+/// What becomes of calls whose gateway died, by route: where marks show what was delivered, that is charged; other calls, and those of
+/// routes that say so here, are given back, and the platform bears what they cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LostCalls {
+    absorbed: [bool; Self::ROUTES.len()],
+}
+
+impl LostCalls {
+    const ROUTES: [Route; 3] = [Route::Platform, Route::DeveloperKey, Route::Byok];
+
+    /// The same, but calls on this route are given back whatever their marks say.
+    #[must_use]
+    pub fn absorbing(mut self, route: Route) -> Self {
+        for (known, absorbed) in Self::ROUTES.iter().zip(&mut self.absorbed) {
+            *absorbed |= *known == route;
+        }
+        self
+    }
+
+    /// Are marks of calls on this route charged?
+    pub fn are_charged(self, route: Route) -> bool {
+        !Self::ROUTES.iter().zip(self.absorbed).any(|(known, absorbed)| *known == route && absorbed)
     }
 }

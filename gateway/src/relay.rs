@@ -22,6 +22,8 @@ pub(crate) struct Said {
     pub(crate) id: Option<String>,
     /// The model that answers.
     pub(crate) model: Option<String>,
+    /// The service tier that answers.
+    pub(crate) service_tier: Option<String>,
     /// The last usage object, as JSON.
     pub(crate) usage: Option<String>,
 }
@@ -178,6 +180,11 @@ impl Relay {
         if self.said.model.is_none() {
             self.said.model =
                 members.read("model").ok().flatten().filter(|model: &String| (1..=256).contains(&model.len()));
+        }
+        // The last word counts: at the beginning of a response it is what was asked for.
+        let tier = members.read("service_tier").ok().flatten().filter(|tier: &String| (1..=64).contains(&tier.len()));
+        if tier.is_some() {
+            self.said.service_tier = tier;
         }
     }
 

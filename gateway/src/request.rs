@@ -1,7 +1,7 @@
 //! Requests of apps: what we read of them, what we refuse, what goes upstream. Pure. The body is a list of raw members; all that
 //! we do not know passes as it came.
 
-use modelfaucet_schema::event::{Endpoint, Route};
+use modelfaucet_schema::event::{Endpoint, Route, ServiceTier};
 use modelfaucet_schema::http::depth_within;
 use serde::Deserialize;
 use serde_json::Value;
@@ -81,17 +81,8 @@ const ROUTER_CONTROLS: &[&str] = &[
 /// The same by their beginning.
 const ROUTER_PREFIXES: &[&str] = &["aws_", "azure_", "litellm_", "vertex_", "watsonx_", "cost_per_"];
 /// Members that change what a call costs in a way that the rate card has no price for.
-const COST_CHANGERS: &[&str] = &[
-    "audio",
-    "background",
-    "best_of",
-    "inference_geo",
-    "modalities",
-    "prediction",
-    "service_tier",
-    "speed",
-    "web_search_options",
-];
+const COST_CHANGERS: &[&str] =
+    &["audio", "background", "best_of", "inference_geo", "modalities", "prediction", "speed", "web_search_options"];
 /// Members that put input before the model that we cannot see.
 const HIDDEN_INPUT: &[&str] = &["conversation", "context_management", "previous_response_id", "prompt"];
 
@@ -108,18 +99,59 @@ pub(crate) struct CallRequest {
     pub(crate) usage_wanted: bool,
     /// The feature that the request names.
     pub(crate) feature_key: Option<String>,
+    /// The route that the request names; absent: whichever the feature prefers.
+    pub(crate) route: Option<Route>,
+    /// What the request would rather have, where there is a choice: `metadata.route_preference`.
+    pub(crate) route_preference: Option<String>,
     /// The most input tokens that it can come to.
     pub(crate) input_bound: u64,
     /// What the input probably comes to: for estimates.
     pub(crate) input_estimate: u64,
+    /// The service tier that it asks for.
+    pub(crate) service_tier: AskedTier,
     answers: u64,
     cap: Option<u64>,
+}
+
+/// What a request says about how fast it is to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AskedTier {
+    /// Nothing, or `default`: as everybody is served.
+    Standard,
+    /// `auto`: as the provider likes.
+    Auto,
+    /// `flex`.
+    Flex,
+    /// `priority`.
+    Priority,
+}
+
+impl AskedTier {
+    /// The tiers that may serve it. A provider may serve another tier than it was asked for, so the standard one is always among them.
+    pub(crate) const fn open(self) -> &'static [ServiceTier] {
+        match self {
+            Self::Standard => &[ServiceTier::Standard],
+            Self::Auto => &[ServiceTier::Standard, ServiceTier::Flex, ServiceTier::Priority],
+            Self::Flex => &[ServiceTier::Flex, ServiceTier::Standard],
+            Self::Priority => &[ServiceTier::Priority, ServiceTier::Standard],
+        }
+    }
+
+    /// The tier that it names and that must have a price; and the one of an answer that names none.
+    pub(crate) const fn named(self) -> ServiceTier {
+        match self {
+            Self::Standard | Self::Auto => ServiceTier::Standard,
+            Self::Flex => ServiceTier::Flex,
+            Self::Priority => ServiceTier::Priority,
+        }
+    }
 }
 
 #[derive(Deserialize)]
 struct Metadata {
     feature_key: Option<Value>,
     route_mode: Option<Value>,
+    route_preference: Option<Value>,
 }
 
 /// Reads a request.
@@ -141,11 +173,7 @@ pub(crate) fn read(endpoint: Endpoint, body: &[u8]) -> Result<CallRequest, CallE
     if model.is_empty() || model.len() > 256 || model.chars().any(char::is_control) {
         return Err(CallError::malformed("model", "`model` must have 1 to 256 characters and no control characters."));
     }
-    let (feature_key, mode) = metadata(&members)?;
-    if mode != Route::Platform {
-        let message = format!("No route of the kind `{}` is set up for this call.", mode.name());
-        return Err(CallError::invalid(400, "no_available_route", message).param("metadata.route_mode"));
-    }
+    let Ours { feature_key, route, route_preference } = ours(&members)?;
     let input = Input::of(endpoint, &members)?;
     let stream = endpoint != Endpoint::Embeddings && optional::<bool>(&members, "stream")?.unwrap_or(false);
     Ok(CallRequest {
@@ -154,8 +182,11 @@ pub(crate) fn read(endpoint: Endpoint, body: &[u8]) -> Result<CallRequest, CallE
         stream,
         usage_wanted: usage_wanted(endpoint, &members)?,
         feature_key,
+        route,
+        route_preference,
         input_bound: input.bound(),
         input_estimate: input.estimate(),
+        service_tier: service_tier(&members)?,
         answers: answers(endpoint, &members)?,
         cap: cap(endpoint, &members)?,
     })
@@ -177,7 +208,6 @@ fn refuse_controls(endpoint: Endpoint, members: &Members<'_>) -> Result<(), Call
         let harmless = match *name {
             "background" => text == "false",
             "modalities" => text.split_whitespace().collect::<String>() == r#"["text"]"#,
-            "service_tier" => matches!(text, r#""auto""# | r#""default""#),
             "best_of" => text == "1",
             _ => false,
         };
@@ -211,20 +241,47 @@ fn hosted_tools(endpoint: Endpoint, members: &Members<'_>) -> Result<(), CallErr
     }
 }
 
-fn metadata(members: &Members<'_>) -> Result<(Option<String>, Route), CallError> {
-    let Some(metadata) = optional::<Metadata>(members, "metadata")? else { return Ok((None, Route::Platform)) };
-    let feature_key = match metadata.feature_key {
-        Some(Value::String(key)) if !key.is_empty() => Some(key),
-        None | Some(Value::Null | Value::String(_)) => None,
-        Some(_) => return Err(CallError::malformed("metadata.feature_key", "`metadata.feature_key` must be a text.")),
-    };
-    let mode = match metadata.route_mode {
-        None | Some(Value::Null) => Route::Platform,
-        Some(mode) => serde_json::from_value(mode).map_err(|_| {
+/// The members of `metadata` that are for us.
+#[derive(Default)]
+struct Ours {
+    feature_key: Option<String>,
+    route: Option<Route>,
+    route_preference: Option<String>,
+}
+
+fn ours(members: &Members<'_>) -> Result<Ours, CallError> {
+    let Some(metadata) = optional::<Metadata>(members, "metadata")? else { return Ok(Ours::default()) };
+    let route = match metadata.route_mode {
+        None | Some(Value::Null) => None,
+        Some(mode) => Some(serde_json::from_value(mode).map_err(|_| {
             CallError::malformed("metadata.route_mode", "`metadata.route_mode` names no route that there is.")
-        })?,
+        })?),
     };
-    Ok((feature_key, mode))
+    Ok(Ours {
+        feature_key: text_of("metadata.feature_key", metadata.feature_key)?,
+        route,
+        route_preference: text_of("metadata.route_preference", metadata.route_preference)?,
+    })
+}
+
+/// A text that is not empty, if it is there.
+fn text_of(name: &str, value: Option<Value>) -> Result<Option<String>, CallError> {
+    match value {
+        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
+        None | Some(Value::Null | Value::String(_)) => Ok(None),
+        Some(_) => Err(CallError::malformed(name, format!("`{name}` must be a text."))),
+    }
+}
+
+fn service_tier(members: &Members<'_>) -> Result<AskedTier, CallError> {
+    let asked: Option<String> = optional(members, "service_tier")?;
+    match asked.as_deref() {
+        None | Some("default") => Ok(AskedTier::Standard),
+        Some("auto") => Ok(AskedTier::Auto),
+        Some("flex") => Ok(AskedTier::Flex),
+        Some("priority") => Ok(AskedTier::Priority),
+        Some(_) => Err(CallError::unsupported("service_tier")),
+    }
 }
 
 fn usage_wanted(endpoint: Endpoint, members: &Members<'_>) -> Result<bool, CallError> {
@@ -288,9 +345,8 @@ struct Input {
     images: u64,
 }
 
-/// Members that become input, beside the main one.
-const INPUT_MEMBERS: &[&str] =
-    &["functions", "function_call", "instructions", "reasoning", "response_format", "text", "tool_choice", "tools"];
+/// Members that never become input. Every other text or structure of a request may, also those that we do not know.
+const NEVER_INPUT: &[&str] = &["metadata", "model", "service_tier", "stream_options"];
 
 impl Input {
     fn of(endpoint: Endpoint, members: &Members<'_>) -> Result<Self, CallError> {
@@ -301,8 +357,8 @@ impl Input {
         let text = members.present(main);
         let text = text.ok_or_else(|| CallError::malformed(main, format!("`{main}` is missing.")))?;
         let mut input = Self { bytes: length(text), messages: 1, images: 0 };
-        for name in INPUT_MEMBERS {
-            input.bytes += members.present(name).map_or(0, length);
+        for name in members.names().filter(|name| *name != main && !NEVER_INPUT.contains(name)) {
+            input.bytes += members.get(name).filter(|text| text.starts_with(['"', '{', '['])).map_or(0, length);
         }
         if endpoint == Endpoint::Embeddings {
             return Ok(input);
@@ -427,14 +483,15 @@ mod tests {
             ("metadata", json!("x"), "invalid_request metadata"),
             ("metadata", json!({ "feature_key": 7 }), "invalid_request metadata.feature_key"),
             ("metadata", json!({ "route_mode": "moon" }), "invalid_request metadata.route_mode"),
-            ("metadata", json!({ "route_mode": "byok" }), "no_available_route metadata.route_mode"),
+            ("metadata", json!({ "route_preference": [] }), "invalid_request metadata.route_preference"),
             ("api_base", json!("http://169.254.169.254"), "unsupported_parameter api_base"),
             ("API_KEY", json!("x"), "unsupported_parameter API_KEY"),
             ("litellm_params", json!({}), "unsupported_parameter litellm_params"),
             ("input_cost_per_token", json!(0), "unsupported_parameter input_cost_per_token"),
             ("aws_access_key_id", json!("x"), "unsupported_parameter aws_access_key_id"),
             ("mock_response", json!("free"), "unsupported_parameter mock_response"),
-            ("service_tier", json!("priority"), "unsupported_parameter service_tier"),
+            ("service_tier", json!("scale"), "unsupported_parameter service_tier"),
+            ("service_tier", json!(1), "invalid_request service_tier"),
             ("modalities", json!(["text", "audio"]), "unsupported_parameter modalities"),
             ("web_search_options", json!({}), "unsupported_parameter web_search_options"),
             ("speed", json!("fast"), "unsupported_parameter speed"),
@@ -459,6 +516,7 @@ mod tests {
             ("response_format", json!({ "type": "json_object" })),
             ("invented_next_year", json!({ "a": [1] })),
             ("service_tier", json!("default")),
+            ("service_tier", json!("priority")),
             ("user", json!("u")),
             ("stream", Value::Null),
         ] {
@@ -472,6 +530,8 @@ mod tests {
         let request = read(Endpoint::ChatCompletions, text.as_bytes()).unwrap();
         let bytes = r#"[{"content":"Hi","role":"user"}]"#.len() + r#"[{"type":"function"}]"#.len();
         assert_eq!(request.input_bound, u64::try_from(bytes).unwrap() + 16 + 64);
+        let unknown = with("documents", json!(["x".repeat(1_000)])).to_string();
+        assert!(read(Endpoint::ChatCompletions, unknown.as_bytes()).unwrap().input_bound > 1_000, "it may be input");
         let image =
             json!([{ "role": "user", "content": [{ "type": "image_url", "image_url": { "url": "https://x" } }] }]);
         let text = with("messages", image).to_string();

@@ -86,7 +86,7 @@ async fn run(book: Arc<Book>, request: Request, kind: Kind) -> Response {
         Err(error) => return failure(error.status(), "the request could not be read"),
     };
     let model = value["model"].as_str().unwrap_or_default().to_owned();
-    let script = Script::read(&bytes, &parts.headers);
+    let script = Script::read(&bytes, &parts.headers).for_model(&model);
     let number = book.received(&model, &value, &parts.headers, bytes.len());
     let cap = if kind == Kind::Embeddings { Some(0) } else { cap(&value) };
     let bill = book.bill(number, &script, prompt_tokens(&value, kind), cap);
@@ -147,7 +147,7 @@ fn cap(value: &Value) -> Option<u64> {
 
 /// An answer in one piece.
 fn whole(work: &Work) -> Value {
-    let content = text::words(if work.script.empty { 0 } else { work.bill.output() });
+    let content = text::words(if work.script.empty { 0 } else { work.bill.output() }, work.script.even);
     let mut body = match work.kind {
         Kind::Chat => json!({
             "id": work.id, "object": "chat.completion", "created": 1, "model": work.model,
@@ -171,6 +171,9 @@ fn whole(work: &Work) -> Value {
     };
     if let (Some(usage), Some(object)) = (shown_usage(work), body.as_object_mut()) {
         object.insert("usage".to_owned(), usage);
+    }
+    if let (Some(tier), Some(object)) = (&work.script.served_tier, body.as_object_mut()) {
+        object.insert("service_tier".to_owned(), Value::from(tier.as_str()));
     }
     body
 }
@@ -255,8 +258,22 @@ fn frames(work: Work) -> impl Stream<Item = Item> + Send {
         if index == last {
             work.bill.close(work.bill.output(), true, "complete");
         }
-        Some((Ok(frame.bytes), (frames, work, sent)))
+        let bytes = if work.script.stamp && frame.content { stamped(&frame.bytes) } else { frame.bytes };
+        Some((Ok(bytes), (frames, work, sent)))
     })
+}
+
+/// Stands where the time goes when a piece leaves.
+const STAMP: &str = "0000000000000000";
+
+/// The frame with the time in it: microseconds since 1970.
+fn stamped(frame: &Bytes) -> Bytes {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
+    let mut bytes = frame.to_vec();
+    if let Some(at) = memchr::memmem::find(&bytes, STAMP.as_bytes()) {
+        bytes.splice(at..at + STAMP.len(), format!("{now:016}").into_bytes());
+    }
+    Bytes::from(bytes)
 }
 
 struct Frame {
@@ -274,6 +291,9 @@ fn chat_frames(work: &Work) -> Vec<Frame> {
         if let (Some(usage), Some(object)) = (usage.or(asks_nulls.then_some(Value::Null)), chunk.as_object_mut()) {
             object.insert("usage".to_owned(), usage);
         }
+        if let (Some(tier), Some(object)) = (&work.script.served_tier, chunk.as_object_mut()) {
+            object.insert("service_tier".to_owned(), Value::from(tier.as_str()));
+        }
         chunk
     };
     let line = |value: &Value, content| {
@@ -289,7 +309,11 @@ fn chat_frames(work: &Work) -> Vec<Frame> {
     } else if !work.script.empty {
         for index in 0..work.bill.output() {
             let each = if work.script.shown == Shown::Every { usage.clone() } else { None };
-            frames.push(line(&chunk(delta(json!({ "content": text::word(index) }), Value::Null), each), true));
+            let mut piece = json!({ "content": text::word(index, work.script.even) });
+            if work.script.stamp {
+                piece["stamp"] = Value::from(STAMP);
+            }
+            frames.push(line(&chunk(delta(piece, Value::Null), each), true));
         }
     }
     let beside = if work.script.shown == Shown::Beside { usage.clone() } else { None };
@@ -335,7 +359,7 @@ fn response_frames(work: &Work) -> Vec<Frame> {
     ];
     for index in 0..work.bill.output() {
         let delta = json!({
-            "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": text::word(index), "logprobs": [],
+            "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": text::word(index, work.script.even), "logprobs": [],
         });
         frames.push(event("response.output_text.delta", delta, true));
     }

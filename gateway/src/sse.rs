@@ -91,6 +91,11 @@ impl Splitter {
         self.buffer.extend_from_slice(piece);
     }
 
+    /// Bytes of a frame that is not whole yet.
+    pub(crate) fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next whole frame, if there is one.
     ///
     /// # Errors

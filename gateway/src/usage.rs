@@ -1,7 +1,7 @@
 //! From a provider's usage object to disjoint counts. Pure. What cannot be is clamped into range and named; what is missing or
 //! zero beside content is estimated and named.
 
-use modelfaucet_schema::event::{Anomaly, ModelRates, Rates, UsageSource};
+use modelfaucet_schema::event::{Anomaly, ModelRates, Rates, ServiceTier, UsageSource};
 use modelfaucet_schema::usage::{Component, Usage};
 use serde_json::Value;
 
@@ -196,11 +196,12 @@ const OUTPUT: [Component; 5] = [
 ];
 
 /// Moves counts that the offer has no price for to the dearest component of their side that has one, so that a capture cannot
-/// be refused for a count that the hold did not foresee. What has no price on its whole side stays as it is.
-pub(crate) fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
+/// be refused for a count that the hold did not foresee. What has no price on its whole side stays as it is. Adds the fixed fee
+/// of a request, where there is one.
+pub(crate) fn with_prices(judged: Judged, offer: &ModelRates, tier: ServiceTier) -> Judged {
     let mut judged = judged;
     let mut moved = false;
-    let rates = table(offer, judged.usage.input_tokens());
+    let rates = table(offer, tier, judged.usage.input_tokens());
     for side in [INPUT.as_slice(), &OUTPUT] {
         let Some(dearest) = dearest(rates, side) else { continue };
         for component in side {
@@ -214,6 +215,9 @@ pub(crate) fn with_prices(judged: Judged, offer: &ModelRates) -> Judged {
     }
     if moved {
         judged.anomalies.push(Anomaly::Unpriced);
+    }
+    if rates.contains_key(&Component::Requests) {
+        judged.usage.requests = 1;
     }
     judged
 }
@@ -304,7 +308,11 @@ mod tests {
             [(Component::InputUncached, rate("1")), (Component::OutputText, rate("2"))],
         );
         let usage = Usage { cache_read: 3, output_reasoning: 4, ..Usage::text(10, 20) };
-        let judged = with_prices(Judged { usage, source: UsageSource::Provider, anomalies: vec![] }, &offer);
+        let judged = with_prices(
+            Judged { usage, source: UsageSource::Provider, anomalies: vec![] },
+            &offer,
+            ServiceTier::Standard,
+        );
         assert_eq!((judged.usage, judged.anomalies), (Usage::text(13, 24), vec![Anomaly::Unpriced]));
     }
 

@@ -10,7 +10,7 @@ import rating
 from values import decode, micros, units, usd
 
 ZERO = "0.00000000"
-NEEDS_USAGE = ("HoldPlaced", "UsageRecorded")
+NEEDS_USAGE = ("HoldPlaced", "UsageRecorded", "AttemptStarted")
 NEEDS_TOP_UPS = ("TopUpRequested", "TopUpCredited", "TestCreditGranted", "PromoGranted")
 # The account on the other side of a movement of the payment provider's balance, and that of its fee.
 MOVEMENTS = {
@@ -38,12 +38,13 @@ class Wallet:
 class Hold:
     """A hold until its end; `open` until it has expired, gone when it was captured or released."""
 
-    __slots__ = ("amount", "call", "card", "expires_at", "open", "rule", "wallet")
+    __slots__ = ("amount", "attempt", "call", "card", "expires_at", "marked", "open", "rule", "wallet")
 
     def __init__(self, event):
         self.wallet, self.call, self.amount = event["wallet_id"], event["call"], units(event["amount"])
         self.card, self.rule, self.expires_at = event["rate_card_id"], event["price_rule"], event["expires_at"]
         self.open = True
+        self.attempt, self.marked = 1, 0
 
 
 class Fold:
@@ -373,6 +374,36 @@ class Fold:
         wallet.held += hold.amount
         self.holds[hold_id] = hold
 
+    def on_AttemptStarted(self, event, wallet):
+        hold = self._running(event)
+        if hold is None:
+            return
+        amount, available = units(event["amount"]), wallet.spendable() + hold.amount
+        if event["number"] != hold.attempt + 1 or units(event["replaced"]) != hold.amount:
+            self.fail("I10", f"attempt {event['number']} of hold {event['hold_id']} follows {hold.attempt} and replaces {event['replaced']}")
+        if not 0 <= amount <= units(event["requested"]):
+            self.fail("I10", f"attempt {event['number']} holds {event['amount']}, asked were {event['requested']}")
+        if amount > available:
+            self.fail("I5", f"an attempt holds {usd(amount)} on {usd(available)} available")
+        wallet.held += amount - hold.amount
+        hold.amount, hold.call, hold.attempt, hold.marked = amount, event["call"], event["number"], 0
+
+    def on_AttemptProgressed(self, event, _):
+        hold = self._running(event)
+        if hold is None:
+            return
+        tokens = sum(event["usage"].values())
+        if event["number"] != hold.attempt or tokens < hold.marked:
+            self.fail("I10", f"a mark of attempt {event['number']} at {tokens} follows {hold.marked} of attempt {hold.attempt}")
+        hold.marked = tokens
+
+    def _running(self, event):
+        hold = self.holds.get(event["hold_id"])
+        if hold is None or not hold.open or hold.wallet != event["wallet_id"] or self.at >= micros(hold.expires_at):
+            self.fail("I10", f"attempt {event['number']} runs on hold {event['hold_id']}, which is not open")
+            return None
+        return hold
+
     def on_HoldCaptured(self, event, wallet):
         hold = self._end(event, wallet, "captured")
         if units(event["held"]) != hold.amount:
@@ -459,7 +490,8 @@ class Fold:
         rated, call = event["rating"], event["call"]
         self.report.count("I12")
         try:
-            offer = self.cards.get(card, {}).get((call["provider"], call["model"]))
+            model = rated.get("served_model", call["model"])
+            offer = self.cards.get(card, {}).get((call["provider"], model))
             cost = rating.price(call["route"], offer, rated.get("service_tier", "standard"), rated["usage"], rule)
         except (KeyError, AttributeError, TypeError):
             self.fail("I12", f"{call['model']} has no price on card {card} for all of {rated['usage']}")

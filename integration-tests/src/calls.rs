@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use modelfaucet_schema::event::{CallOutcome, Event, HoldPlaced, Rating, UsageSource};
+use modelfaucet_schema::event::{
+    AttemptProgressed, AttemptStarted, CallOutcome, Event, HoldPlaced, Rating, UsageSource,
+};
 use modelfaucet_schema::ids::HoldId;
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::Usage;
@@ -80,11 +82,20 @@ pub fn provider_book(path: &Path) -> BTreeMap<String, Vec<Served>> {
 pub struct Booked {
     /// Its hold.
     pub placed: HoldPlaced,
+    /// The attempts behind the first.
+    pub started: Vec<AttemptStarted>,
+    /// The marks of all attempts.
+    pub marks: Vec<AttemptProgressed>,
     /// Its endings, in order: one, once it has ended.
     pub endings: Vec<Event>,
 }
 
 impl Booked {
+    /// What is held in the end.
+    pub fn held(&self) -> Money {
+        self.started.last().map_or(self.placed.amount, |started| started.amount)
+    }
+
     /// The one ending.
     ///
     /// # Panics
@@ -118,6 +129,27 @@ impl Booked {
     }
 }
 
+/// The ids of calls whose answers came whole, from what clients have read.
+fn whole(answers: &[String]) -> Vec<String> {
+    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
+        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
+        format!("req_{}", rest.split('"').next().unwrap_or_default())
+    });
+    ids.collect()
+}
+
+/// Whatever a client has read to its end is charged.
+///
+/// # Panics
+/// If something is not.
+pub fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
+    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
+    for id in whole(answers) {
+        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
+        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
+    }
+}
+
 /// The calls in the log, by hold.
 ///
 /// # Panics
@@ -134,7 +166,20 @@ pub async fn booked(database: &Config) -> BTreeMap<HoldId, Booked> {
         let event = Event::decode(row.get(0), row.get(1), row.get(2)).expect("an event of ours");
         let hold = match &event {
             Event::HoldPlaced(event) if event.dispatch.is_some() => {
-                calls.insert(event.hold_id, Booked { placed: event.clone(), endings: Vec::new() });
+                let (placed, started, marks, endings) = (event.clone(), Vec::new(), Vec::new(), Vec::new());
+                calls.insert(event.hold_id, Booked { placed, started, marks, endings });
+                continue;
+            }
+            Event::AttemptStarted(event) => {
+                if let Some(call) = calls.get_mut(&event.hold_id) {
+                    call.started.push(event.clone());
+                }
+                continue;
+            }
+            Event::AttemptProgressed(event) => {
+                if let Some(call) = calls.get_mut(&event.hold_id) {
+                    call.marks.push(event.clone());
+                }
                 continue;
             }
             Event::HoldCaptured(event) => event.hold_id,
@@ -187,7 +232,7 @@ pub fn compare(books: &BTreeMap<HoldId, Booked>, truth: &BTreeMap<String, Vec<Se
     for (name, call) in by_label {
         let outcome = call.outcome();
         let Some(rating) = call.rating() else { continue };
-        assert!(rating.charge <= call.placed.amount, "{name} was charged more than was held");
+        assert!(rating.charge <= call.held(), "{name} was charged more than was held");
         let served = truth.get(&name).map(Vec::as_slice).unwrap_or_default();
         let last = served.last().unwrap_or_else(|| panic!("{name} was charged and never sent"));
         if outcome.source == Some(UsageSource::Provider) && outcome.anomalies.is_empty() {
@@ -218,16 +263,24 @@ impl Raw {
     /// # Panics
     /// If there is no connection.
     pub async fn send(address: &str, token: &str, headers: &str, body: &Value) -> Self {
+        Self::try_send(address, token, headers, body).await.expect("an open connection")
+    }
+
+    /// Sends a chat completion to somebody who may be dead.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn try_send(address: &str, token: &str, headers: &str, body: &Value) -> std::io::Result<Self> {
         let body = body.to_string();
         let head = format!(
             "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n{headers}content-type: \
              application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
             body.len()
         );
-        let mut stream = TcpStream::connect(address).await.expect("a connection");
-        stream.write_all(head.as_bytes()).await.expect("an open connection");
-        stream.write_all(body.as_bytes()).await.expect("an open connection");
-        Self { stream, received: Vec::new() }
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        Ok(Self { stream, received: Vec::new() })
     }
 
     /// Reads until this text has come so often; false if the connection ends before.
@@ -241,6 +294,24 @@ impl Raw {
                 Ok(0) | Err(_) => return false,
                 Ok(read) => self.received.extend_from_slice(&buffer[..read]),
             }
+        }
+    }
+
+    /// Reads on byte by byte: to this text for the `times`-th time, and so many bytes further; false if the connection ends before.
+    pub async fn read_bytes_until(&mut self, text: &str, times: usize, further: usize) -> bool {
+        let mut left = further;
+        let mut byte = [0];
+        loop {
+            let reached =
+                self.received.windows(text.len()).filter(|window| *window == text.as_bytes()).count() >= times;
+            if reached && left == 0 {
+                return true;
+            }
+            match self.stream.read(&mut byte).await {
+                Ok(0) | Err(_) => return false,
+                Ok(_) => self.received.extend_from_slice(&byte),
+            }
+            left -= usize::from(reached);
         }
     }
 

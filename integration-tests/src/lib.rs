@@ -7,5 +7,8 @@ pub mod fake_stripe;
 pub mod history;
 pub mod judge;
 pub mod process;
+pub mod provider;
+pub mod proxy;
+pub mod redis;
 pub mod sim;
 pub mod traffic;

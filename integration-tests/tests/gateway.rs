@@ -415,7 +415,8 @@ async fn what_fails_is_told_in_openais_shape_and_gives_the_hold_back() {
         (&token, with("api_base", json!("http://127.0.0.1:1")), 400, "unsupported_parameter"),
         (&token, with("mock_response", json!("free")), 400, "unsupported_parameter"),
         (&token, with("messages", json!("Hi")), 400, "invalid_request"),
-        (&token, with("service_tier", json!("priority")), 400, "unsupported_parameter"),
+        (&token, with("service_tier", json!("scale")), 400, "unsupported_parameter"),
+        (&token, with("service_tier", json!("priority")), 404, "model_not_priced"),
         (&token, json!([]), 400, "invalid_request"),
     ] {
         let answer = call(&up, who, &body).await;

@@ -92,3 +92,35 @@ async fn openai_node_sees_the_same() {
         same("node", 9, |url, token| run("node", &[&script("openai_node.mjs"), url, token, &folder])).await;
     }
 }
+
+/// The client repeats what takes too long. With a key that is one call and one bill; without one each try is a call of its own,
+/// which the documentation says.
+#[tokio::test]
+async fn a_client_that_repeats_pays_once_if_it_names_a_key() {
+    let Some(python) = configured("MODELFAUCET_TEST_PYTHON") else { return };
+    if !has_postgres() {
+        return;
+    }
+    let up = Up::start().await;
+    let (token, wallet) = up.wallet_with("repeating", "5.00").await;
+    let url = format!("http://{}/v1", up.address());
+    let seen = run(&python, &[&script("openai_retries.py"), &url, &token]);
+    assert_eq!(seen["with a key"], 3, "{seen}");
+    assert_eq!(seen["after a failure that was billed"], 4, "{seen}");
+    assert_eq!(seen["without a key"], "APITimeoutError", "{seen}");
+    let books = booked_when_ended(&up.database("ledger_audit")).await;
+    let truth = provider_book(&up.provider_book());
+    compare(&books, &truth);
+    // What was billed for answers of three, four and five tokens.
+    let billed = |tokens: u64| {
+        truth.values().flatten().filter(|served| served.bill.is_some_and(|bill| bill[2] == tokens)).count()
+    };
+    let charged = |tokens: u64| {
+        books.values().filter(|call| call.rating().is_some_and(|rating| rating.usage.output_text == tokens)).count()
+    };
+    assert_eq!((billed(3), charged(3)), (1, 1), "with a key: one bill and one charge, however often it was sent");
+    // One call with two attempts; the first, which failed, is the platform's to pay.
+    assert_eq!(charged(4), 1);
+    assert_eq!((billed(5), charged(5)), (3, 3), "without a key: each of the three tries");
+    assert!(books.values().all(|call| call.placed.wallet_id.to_string() == wallet));
+}

@@ -39,7 +39,9 @@ fn is_routine(event: &Recorded) -> bool {
         | Event::HoldReleased(_)
         | Event::HoldExpired(_)
         | Event::LateUsageCaptured(_)
-        | Event::UsageRecorded(_) => true,
+        | Event::UsageRecorded(_)
+        | Event::AttemptStarted(_)
+        | Event::AttemptProgressed(_) => true,
         Event::SessionExpired(_) => matches!(event.actor, Actor::Session(_) | Actor::Clock),
         _ => false,
     }

@@ -4,10 +4,12 @@
 //! together with the checkpoints in one transaction of `PostgreSQL`; [`memory`] is the same store in memory. Each projection has
 //! a file of its own. Nothing here talks to the outside world, so a replay sends nothing.
 
+pub mod attempts;
 pub mod audit_log;
 pub mod binary;
 pub mod catalogue;
 pub mod changes;
+pub mod credentials;
 mod feed;
 pub mod fold;
 pub mod freezes;

@@ -78,6 +78,10 @@ impl Delta {
             Event::PromoGranted(event) => (event.wallet_id, Some(Self::credited(event.amount))),
             Event::WalletAdjusted(event) => (event.wallet_id, Self::adjusted(event.direction, event.amount)),
             Event::HoldPlaced(event) => (event.wallet_id, Some(Self::held(event.amount.units()))),
+            Event::AttemptStarted(event) => {
+                let change = event.amount.checked_sub(event.replaced);
+                (event.wallet_id, change.map(|change| Self::held(change.units())))
+            }
             Event::HoldCaptured(event) => (event.wallet_id, Self::charged(&event.rating, event.held)),
             Event::HoldReleased(event) => {
                 (event.wallet_id, event.amount.checked_neg().map(|ended| Self::held(ended.units())))

@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::http::{ApiError, bearer};
-use modelfaucet_schema::ids::{DeveloperId, ShardId, TokenId, WalletId};
+use modelfaucet_schema::ids::{DeveloperId, ShardId, TokenId, UserId, WalletId};
 use modelfaucet_schema::log::from_system_time;
 use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
@@ -36,6 +36,7 @@ pub(crate) struct Developer<S> {
 pub(crate) struct Session {
     pub(crate) shard: ShardId,
     pub(crate) wallet: WalletId,
+    pub(crate) user: UserId,
 }
 
 /// A scope as a type.
@@ -53,7 +54,7 @@ macro_rules! needs {
     )+};
 }
 
-needs!(OperationsRead, AppsRead, FeaturesRead, TokensRead);
+needs!(OperationsRead, AppsRead, FeaturesRead, TokensRead, ProviderKeysRead);
 
 fn unauthorized(code: &'static str, message: &'static str) -> ApiError {
     ApiError::new(401, code, message)
@@ -138,7 +139,11 @@ impl FromRequestParts<QueryState> for Session {
         if status != "open" || from_system_time(row.try_get("expires_at")?) <= Timestamp::now() {
             return Err(unauthorized("expired_session", "The session token is expired.").into());
         }
-        Ok(Self { shard: ShardId(row.try_get("shard")?), wallet: WalletId(row.try_get("wallet_id")?) })
+        Ok(Self {
+            shard: ShardId(row.try_get("shard")?),
+            wallet: WalletId(row.try_get("wallet_id")?),
+            user: UserId(row.try_get("user_id")?),
+        })
     }
 }
 

@@ -21,6 +21,7 @@ mod payments;
 mod payouts;
 mod progress;
 mod projections;
+mod provider_keys;
 mod reconciliation;
 mod reports;
 mod routes;

@@ -1,8 +1,11 @@
 //! Events: what happened, immutable. Each has a name, a version and a stored form (JSON bytes) that is kept readable forever;
 //! `schema/events/NAME.vN.json` holds one golden example per version.
 
+mod attempt;
 mod call;
 mod catalogue;
+mod credential;
+mod disconnect;
 mod freeze;
 mod model_rates;
 mod money;
@@ -14,8 +17,11 @@ mod staff;
 
 use serde::{Deserialize, Serialize};
 
+pub use attempt::*;
 pub use call::*;
 pub use catalogue::*;
+pub use credential::*;
+pub use disconnect::*;
 pub use freeze::*;
 pub use model_rates::*;
 pub use money::*;
@@ -109,8 +115,13 @@ events! {
     HoldExpired = 1,
     LateUsageCaptured = 1,
     UsageRecorded = 1,
+    AttemptStarted = 1,
+    AttemptProgressed = 1,
+    DisconnectPolicySet = 1,
     Frozen = 1,
     Thawed = 1,
+    CredentialAdded = 1,
+    CredentialDisabled = 1,
     StaffTokenIssued = 1,
     StaffTokenRevoked = 1,
     TopUpCheckoutOpened = 1,
@@ -163,9 +174,13 @@ impl Event {
             Self::HoldExpired(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::LateUsageCaptured(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::UsageRecorded(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::CredentialAdded(event) => (StreamKind::Credential, event.credential_id.0),
+            Self::CredentialDisabled(event) => (StreamKind::Credential, event.credential_id.0),
+            Self::AttemptStarted(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::AttemptProgressed(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::StaffTokenIssued(event) => (StreamKind::Staff, event.token_id.0),
             Self::StaffTokenRevoked(event) => (StreamKind::Staff, event.token_id.0),
-            Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
+            Self::DisconnectPolicySet(_) | Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
             Self::TopUpCheckoutOpened(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::RefundRequested(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::RefundSent(event) => (StreamKind::Wallet, event.wallet_id.0),
@@ -227,6 +242,7 @@ impl Event {
             Self::HoldExpired(event) => Some((event.wallet_id, event.balance)),
             Self::LateUsageCaptured(event) => Some((event.wallet_id, event.balance)),
             Self::UsageRecorded(event) => Some((event.wallet_id, event.balance)),
+            Self::AttemptStarted(event) => Some((event.wallet_id, event.balance)),
             Self::RefundRequested(event) => Some((event.wallet_id, event.balance)),
             Self::RefundFailed(event) => Some((event.wallet_id, event.balance)),
             Self::DisputeOpened(event) => Some((event.wallet_id, event.balance)),

@@ -79,6 +79,8 @@ typed_ids! {
     GatewayId,
     /// One life of a gateway's process.
     EpochId,
+    /// A key of a provider that a developer or a user keeps here (its id, never its text).
+    CredentialId,
     /// One append to the log; makes an append whose answer was lost safe to repeat.
     BatchId,
 }
@@ -148,6 +150,8 @@ pub enum StreamKind {
     Session,
     /// A wallet: top-ups, holds, usage, adjustments.
     Wallet,
+    /// A provider key.
+    Credential,
     /// A staff token.
     Staff,
     /// Matters of the whole shard: freezes.
@@ -166,6 +170,7 @@ impl StreamKind {
             Self::RateCard => "rate_card",
             Self::Session => "session",
             Self::Wallet => "wallet",
+            Self::Credential => "credential",
             Self::Staff => "staff",
             Self::Shard => "shard",
             Self::Transaction => "transaction",
@@ -211,6 +216,7 @@ impl FromStr for StreamId {
             StreamKind::RateCard,
             StreamKind::Session,
             StreamKind::Wallet,
+            StreamKind::Credential,
             StreamKind::Staff,
             StreamKind::Shard,
             StreamKind::Transaction,

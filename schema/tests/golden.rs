@@ -72,6 +72,7 @@ fn rating() -> Rating {
         price_rule: rule(),
         usage: Usage { cache_read: 1_025, ..Usage::text(178, 212) },
         service_tier: ServiceTier::Standard,
+        served_model: None,
         exact_cost: "0.000230775".parse().unwrap(),
         upstream: usd("0.00023078"),
         retail: usd("0.00030001"),
@@ -138,13 +139,81 @@ fn every_rate() -> ModelRates {
 
 /// Further examples of an event: members that were added to a version since, which are left out where they say nothing.
 fn additions() -> Vec<(&'static str, Event)> {
+    let developers_key = CredentialAdded {
+        credential_id: CredentialId(id(31)),
+        owner: CredentialOwner::Developer { developer_id: DeveloperId(id(2)) },
+        provider: KeyProvider::Anthropic,
+        base_url: None,
+        origin: "https://api.anthropic.com".into(),
+        masked: "sk-...wxyz".into(),
+        models_allowed: Vec::new(),
+        budget_limit: None,
+        priority: 1,
+        fallback_to_platform: false,
+    };
     let (hold_id, wallet_id) = (HoldId(id(8)), wallet());
     let used = Component::ALL.iter().fold(Usage::default(), |mut usage, component| {
         usage.set(*component, 7);
         usage
     });
     let call = Call { service_tier: ServiceTier::Priority, ..call() };
+    let on_a_key = Attempt {
+        route: Route::Byok,
+        credential: Some(CredentialId(id(30))),
+        error: Some(AttemptError::ClientGone),
+        ..outcome().attempts.remove(0)
+    };
+    let own = Call { route: Route::Byok, ..call.clone() };
     vec![
+        ("developer", developers_key.into()),
+        (
+            "attempts",
+            HoldPlaced {
+                hold_id,
+                wallet_id,
+                call: own.clone(),
+                requested: usd("0.02"),
+                amount: usd("0.01"),
+                rate_card_id: RateCardId(id(5)),
+                price_rule: rule(),
+                expires_at: at("2026-11-23T10:00:00.123456Z"),
+                dispatch: Some(Box::new(Dispatch {
+                    gateway: GatewayId(id(20)),
+                    epoch: EpochId(id(21)),
+                    endpoint: Endpoint::Responses,
+                    bound: Usage::text(256, 1_024),
+                    input: Some(64),
+                    origin: "https://api.openai.com".into(),
+                    credential: Some(CredentialId(id(30))),
+                    disconnect: DisconnectPolicy::Cancel,
+                    policy_version: 3,
+                })),
+                balance: balance("38.000005", "0.000005", "0.01"),
+            }
+            .into(),
+        ),
+        (
+            "attempts",
+            HoldCaptured {
+                hold_id,
+                wallet_id,
+                call: own,
+                held: usd("0.01"),
+                rating: Rating { served_model: Some("gpt-4o".into()), ..rating() },
+                over_hold: false,
+                provider_request_id: None,
+                occurred_at: None,
+                outcome: Some(Box::new(CallOutcome {
+                    attempts: vec![on_a_key],
+                    anomalies: vec![Anomaly::ServedModelUnpriced, Anomaly::ServedTierUnpriced],
+                    cut: Some(DisconnectPolicy::BillToHere),
+                    ..outcome()
+                })),
+                entry: charge(),
+                balance: balance("37.99970499", "0", "0"),
+            }
+            .into(),
+        ),
         (
             "tiers",
             RateCardPublished {
@@ -394,8 +463,50 @@ fn samples() -> Vec<Event> {
             balance: balance("37.99970499", "0", "0"),
         }
         .into(),
+        AttemptStarted {
+            hold_id,
+            wallet_id,
+            number: 2,
+            ended: outcome().attempts.remove(0),
+            call: Call { provider: "anthropic".parse().unwrap(), model: "claude-haiku-4-5".into(), ..call() },
+            bound: Usage::text(256, 1_024),
+            origin: "http://127.0.0.1:4000".into(),
+            credential: None,
+            disconnect: DisconnectPolicy::Drain,
+            policy_version: 1,
+            requested: usd("0.04"),
+            replaced: usd("0.01"),
+            amount: usd("0.03"),
+            balance: balance("38", "0", "0.03"),
+        }
+        .into(),
+        AttemptProgressed { hold_id, wallet_id, number: 2, bytes: 40_960, usage: Usage::text(178, 96), counter: 1 }
+            .into(),
+        DisconnectPolicySet {
+            provider: "openai".parse().unwrap(),
+            endpoint: Endpoint::ChatCompletions,
+            route: Route::Byok,
+            policy: DisconnectPolicy::BillToHere,
+            version: 2,
+            reason: reason(),
+        }
+        .into(),
         Frozen { scope: FreezeScope::App(app_id), reason: reason() }.into(),
         Thawed { scope: FreezeScope::TopUps, reason: reason() }.into(),
+        CredentialAdded {
+            credential_id: CredentialId(id(30)),
+            owner: CredentialOwner::User { app_id, user_id: UserId(id(10)) },
+            provider: KeyProvider::OpenaiCompatible,
+            base_url: Some("https://models.example.com/v1".into()),
+            origin: "https://models.example.com".into(),
+            masked: "sk-...cdef".into(),
+            models_allowed: vec!["gpt-4o-mini".into()],
+            budget_limit: Some(usd("25")),
+            priority: 100,
+            fallback_to_platform: true,
+        }
+        .into(),
+        CredentialDisabled { credential_id: CredentialId(id(30)), reason: DisableReason::Requested }.into(),
         StaffTokenIssued {
             token_id: TokenId(id(13)),
             name: "Grace, on call".into(),
@@ -583,8 +694,10 @@ fn payout_samples() -> Vec<Event> {
 
 fn outcome() -> CallOutcome {
     let attempt = Attempt {
+        route: Route::Platform,
         provider: "openai".parse().unwrap(),
         model: "gpt-4o-mini".into(),
+        credential: None,
         started_at: at("2026-11-23T10:00:00.000001Z"),
         first_byte_ms: None,
         total_ms: Some(3_000),
@@ -609,6 +722,7 @@ fn outcome() -> CallOutcome {
         served_model: Some("gpt-4o-mini-2024-07-18".into()),
         interrupted: true,
         client_gone: true,
+        cut: None,
     }
 }
 
@@ -621,7 +735,9 @@ fn shapes() -> Vec<(&'static str, Event)> {
                 epoch: EpochId(id(21)),
                 endpoint: Endpoint::ChatCompletions,
                 bound: Usage::text(256, 1_024),
+                input: None,
                 origin: "http://127.0.0.1:4000".into(),
+                credential: None,
                 disconnect: DisconnectPolicy::Drain,
                 policy_version: 1,
             };

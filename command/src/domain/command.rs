@@ -5,12 +5,13 @@ use std::time::Duration;
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, CallOutcome, Direction, Dispatch, FreezeScope, ModelRates, PayoutTrigger, Pricing,
-    ReleaseReason, Route, ServiceTier, SessionOpening, Status, TransactionCategory,
+    AdjustmentKind, AppSettings, Attempt, CallOutcome, CredentialAdded, Direction, DisableReason, DisconnectPolicy,
+    Dispatch, Endpoint, FreezeScope, ModelRates, PayoutTrigger, Pricing, ReleaseReason, Route, ServiceTier,
+    SessionOpening, Status, TransactionCategory,
 };
 use modelfaucet_schema::ids::{
-    AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, PayoutId, PromoId, RefundId, SessionId, TokenId, TopUpId,
-    UsageId, UserId, WalletId, WriteOffId,
+    AdjustmentId, AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId,
+    SessionId, TokenId, TopUpId, UsageId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::staff::{Power, StaffRole};
@@ -160,16 +161,67 @@ pub struct BeginCall {
 
 /// How the gateway ends the hold of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "it stands in a command that is boxed")]
 pub enum CallEnding {
     /// Charge what was used.
     Capture {
         /// What was used.
         usage: Usage,
+        /// The service tier that served it; absent: the one that was held for.
+        service_tier: Option<ServiceTier>,
+        /// The model that served it, if the rate card prices it and it is another one than was asked for.
+        served_model: Option<String>,
         /// The provider's id of the call.
         provider_request_id: Option<String>,
     },
     /// Give the funds back.
     Release(ReleaseReason),
+}
+
+/// The next attempt of a call, after one that failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StartAttempt {
+    /// The hold.
+    pub hold_id: HoldId,
+    /// Who owns it.
+    pub gateway: GatewayId,
+    /// Which attempt begins: 2, 3 …
+    pub number: u32,
+    /// How the one before it went.
+    pub ended: Attempt,
+    /// The route of the new one.
+    pub route: Route,
+    /// Its provider.
+    pub provider: Name,
+    /// Its model.
+    pub model: String,
+    /// The dearest service tier that it can be served by.
+    pub service_tier: ServiceTier,
+    /// The most that it can use.
+    pub bound: Usage,
+    /// Grants the price of `bound`, or as much of it as is available without the old hold, if that is at least the price of this.
+    pub min_bound: Usage,
+    /// Where it goes.
+    pub origin: String,
+    /// The key of a developer or user that it is called with.
+    pub credential: Option<CredentialId>,
+}
+
+/// How far the attempt that runs has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarkAttempt {
+    /// The hold.
+    pub hold_id: HoldId,
+    /// Who owns it.
+    pub gateway: GatewayId,
+    /// Which attempt.
+    pub number: u32,
+    /// Bytes of its answer so far.
+    pub bytes: u64,
+    /// What it has used so far, by the gateway's own count.
+    pub usage: Usage,
+    /// The version of the way of counting.
+    pub counter: u32,
 }
 
 /// The end of a call.
@@ -179,7 +231,7 @@ pub struct EndCall {
     pub hold_id: HoldId,
     /// Charge or release.
     pub ending: CallEnding,
-    /// How it went.
+    /// How it went, with the attempts that the log does not have yet.
     pub outcome: CallOutcome,
 }
 
@@ -484,6 +536,17 @@ pub enum Command {
     BeginCall(Box<BeginCall>),
     /// As `CaptureHold` or `ReleaseHold`, for the gateway's own call.
     EndCall(Box<EndCall>),
+    /// A further attempt of the gateway's own call.
+    StartAttempt(Box<StartAttempt>),
+    /// A mark of the attempt that runs.
+    MarkAttempt(Box<MarkAttempt>),
+    SetDisconnectPolicy {
+        provider: Name,
+        endpoint: Endpoint,
+        route: Route,
+        policy: DisconnectPolicy,
+        reason: String,
+    },
     RecordUsage {
         usage_id: UsageId,
         call: CallRequest,
@@ -491,6 +554,12 @@ pub enum Command {
         on_shortfall: OnShortfall,
         provider_request_id: Option<String>,
         occurred_at: Option<Timestamp>,
+    },
+    /// Its ciphertext is stored already.
+    AddCredential(Box<CredentialAdded>),
+    DisableCredential {
+        credential_id: CredentialId,
+        reason: DisableReason,
     },
     Freeze {
         scope: FreezeScope,
@@ -550,7 +619,12 @@ impl Command {
             Self::ExpireHold { .. } => "expire_hold",
             Self::BeginCall(_) => "begin_call",
             Self::EndCall(_) => "end_call",
+            Self::StartAttempt(_) => "start_attempt",
+            Self::MarkAttempt(_) => "mark_attempt",
+            Self::SetDisconnectPolicy { .. } => "set_disconnect_policy",
             Self::RecordUsage { .. } => "record_usage",
+            Self::AddCredential(_) => "add_credential",
+            Self::DisableCredential { .. } => "disable_credential",
             Self::Freeze { .. } => "freeze",
             Self::Thaw { .. } => "thaw",
         }

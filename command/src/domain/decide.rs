@@ -7,8 +7,8 @@ use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
 use super::{
-    adjustment, call, catalogue, dispute, freeze, hold, payout, promo, refund, session, staff, top_up, transaction,
-    usage, write_off,
+    adjustment, call, catalogue, credential, dispute, freeze, hold, payout, promo, refund, session, staff, top_up,
+    transaction, usage, write_off,
 };
 
 /// Decides a command at time `at`. Deterministic; the events are not taken in yet.
@@ -71,14 +71,25 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
         Command::AdjustWallet { .. } => adjustment::adjust(context, command),
         Command::PlaceHold { .. } => hold::place(context, command),
         Command::CaptureHold { hold_id, usage, service_tier, provider_request_id, occurred_at } => {
-            let id = provider_request_id.as_deref();
-            hold::capture(context, *hold_id, usage, *service_tier, id, *occurred_at, None)
+            let used = hold::Used {
+                usage,
+                service_tier: *service_tier,
+                model: None,
+                provider_request_id: provider_request_id.as_deref(),
+                occurred_at: *occurred_at,
+            };
+            hold::capture(context, *hold_id, used, None)
         }
         Command::ReleaseHold { hold_id, reason } => hold::release(context, *hold_id, *reason, None),
         Command::ExpireHold { hold_id } => hold::expire(context, *hold_id),
         Command::BeginCall(begin) => call::begin(context, begin),
         Command::EndCall(end) => call::end(context, end),
+        Command::StartAttempt(start) => call::start_attempt(context, start),
+        Command::MarkAttempt(mark) => call::mark_attempt(context, mark),
+        Command::SetDisconnectPolicy { .. } => call::set_disconnect_policy(context, command),
         Command::RecordUsage { .. } => usage::record(context, command),
+        Command::AddCredential(_) => credential::add(context, command),
+        Command::DisableCredential { credential_id, reason } => credential::disable(context, *credential_id, *reason),
         Command::Freeze { scope, reason } => freeze::freeze(context, *scope, reason),
         Command::Thaw { scope, reason } => freeze::thaw(context, *scope, reason),
     }
@@ -189,7 +200,7 @@ impl<'a> Context<'a> {
         Ok(payment)
     }
 
-    fn live_session(self, id: SessionId) -> Result<&'a Session, Rejection> {
+    pub(super) fn live_session(self, id: SessionId) -> Result<&'a Session, Rejection> {
         let missing = match self.caller {
             Caller::Session(_) | Caller::Gateway(_) => Rejection::InvalidSession,
             _ => Rejection::SessionNotFound,

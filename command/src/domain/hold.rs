@@ -14,7 +14,7 @@ use modelfaucet_schema::usage::Usage;
 use super::decide::{Context, Payment};
 use super::rating::{self, Parties, Price, Rounding, Split};
 use super::usage::{self, Quote};
-use super::{App, Caller, Command, Hold, HoldAmount, Rejection, State, Wallet};
+use super::{App, Caller, Command, Hold, HoldAmount, Rejection, State, Wallet, budget};
 
 /// The longest time a hold may stay open.
 const MAX_HOLD: Duration = Duration::from_secs(24 * 3_600);
@@ -65,7 +65,8 @@ pub(super) fn grant_to(
     dispatch: Option<Box<Dispatch>>,
 ) -> Result<Vec<Event>, Rejection> {
     let Wish { hold_id, requested, min, expires_in } = wish;
-    let granted = grant(payment.wallet, requested, min)?;
+    let budget = budget::of_feature(context.state, quote.feature, Money::ZERO);
+    let granted = grant(payment.wallet, requested, min, budget)?;
     let held = payment.wallet.balance.held.checked_add(granted).ok_or(Rejection::AmountOutOfRange)?;
     let event = HoldPlaced {
         hold_id,
@@ -82,23 +83,26 @@ pub(super) fn grant_to(
     Ok(vec![event.into()])
 }
 
-/// As much of `requested` as the wallet can pay, if that is at least `min`.
-fn grant(wallet: &Wallet, requested: Money, min: Money) -> Result<Money, Rejection> {
+/// As much of `requested` as the budget has left, if there is one, and the wallet can pay, if that is at least `min`.
+pub(super) fn grant(wallet: &Wallet, requested: Money, min: Money, budget: Option<Money>) -> Result<Money, Rejection> {
     // A negative hold would add to what can be spent.
     if requested.is_negative() {
         return Err(Rejection::AmountOutOfRange);
     }
-    let available = wallet.spendable();
-    let granted = requested.min(available);
-    if granted >= min.min(requested) {
+    let required = min.min(requested);
+    budget::require(budget, required)?;
+    let granted = requested.min(budget.unwrap_or(requested)).min(wallet.spendable());
+    if granted >= required {
         return Ok(granted);
     }
-    let required = min.min(requested);
     Err(usage::cannot_pay(wallet, required))
 }
 
 /// A hold of the caller, open or expired.
-fn own_hold<'a>(context: Context<'a>, hold_id: HoldId) -> Result<(&'a Hold, &'a Wallet, &'a App, bool), Rejection> {
+pub(super) fn own_hold<'a>(
+    context: Context<'a>,
+    hold_id: HoldId,
+) -> Result<(&'a Hold, &'a Wallet, &'a App, bool), Rejection> {
     let state: &'a State = context.state;
     let (hold, open) = match (state.holds.get(&hold_id), state.expired_holds.get(&hold_id)) {
         (Some(hold), _) => (hold, true),
@@ -119,22 +123,31 @@ fn own_hold<'a>(context: Context<'a>, hold_id: HoldId) -> Result<(&'a Hold, &'a 
     Ok((hold, wallet, app, open))
 }
 
+/// What a call used, and what served it.
+#[derive(Clone, Copy)]
+pub(super) struct Used<'a> {
+    pub(super) usage: &'a Usage,
+    /// The service tier that served it; absent: the one that was held for.
+    pub(super) service_tier: Option<ServiceTier>,
+    /// The model that served it; absent, or without a price: the one that was held for.
+    pub(super) model: Option<&'a str>,
+    pub(super) provider_request_id: Option<&'a str>,
+    pub(super) occurred_at: Option<Timestamp>,
+}
+
 /// Ends a hold with what the call really used. An expired hold is charged as far as the wallet can pay.
 pub(super) fn capture(
     context: Context<'_>,
     hold_id: HoldId,
-    usage: &Usage,
-    served: Option<ServiceTier>,
-    provider_request_id: Option<&str>,
-    occurred_at: Option<Timestamp>,
+    used: Used<'_>,
     outcome: Option<Box<CallOutcome>>,
 ) -> Result<Vec<Event>, Rejection> {
     let (hold, wallet, app, open) = own_hold(context, hold_id)?;
+    let occurred_at = used.occurred_at;
     context.require_past(occurred_at)?;
-    let served = served.unwrap_or(hold.call.service_tier);
-    let price = price_of(context.state, hold, served, usage)?;
+    let (served, price) = price_of(context.state, hold, used)?;
     let parties = Parties { wallet: hold.wallet_id, developer: app.developer_id, provider: &hold.call.provider };
-    let provider_request_id = provider_request_id.map(str::to_owned);
+    let provider_request_id = used.provider_request_id.map(str::to_owned);
     if open && context.at < hold.expires_at {
         let split =
             rating::split(hold.call.route, &price, &hold.price_rule, hold.amount, hold.amount, wallet.balance.promo);
@@ -143,7 +156,7 @@ pub(super) fn capture(
             wallet_id: hold.wallet_id,
             call: hold.call.as_ref().clone(),
             held: hold.amount,
-            rating: rating_of(hold, served, usage, &price, &split),
+            rating: rating_of(hold, served, used.usage, &price, &split),
             over_hold: price.retail > hold.amount,
             provider_request_id,
             occurred_at,
@@ -166,7 +179,7 @@ pub(super) fn capture(
         hold_id,
         wallet_id: hold.wallet_id,
         call: hold.call.as_ref().clone(),
-        rating: rating_of(hold, served, usage, &price, &split),
+        rating: rating_of(hold, served, used.usage, &price, &split),
         provider_request_id,
         occurred_at,
         outcome,
@@ -206,22 +219,35 @@ fn expired(hold_id: HoldId, hold: &Hold, wallet: &Wallet) -> Result<Event, Rejec
     Ok(HoldExpired { hold_id, wallet_id: hold.wallet_id, amount: hold.amount, balance }.into())
 }
 
-fn price_of(state: &State, hold: &Hold, served: ServiceTier, usage: &Usage) -> Result<Price, Rejection> {
-    let card = state.cards.get(&hold.rate_card_id).ok_or(Rejection::NoRateCard)?;
-    let offer = card.offer(&hold.call.provider, &hold.call.model);
-    debug_assert!(
-        offer.is_some() || matches!(hold.call.route, Route::Byok | Route::Local),
-        "a hold names an offer of its card"
-    );
-    rating::price(hold.call.route, offer, served, usage, &hold.price_rule, Rounding::Charge)
+/// What prices a call: the tier, and the model where it is another one than was held for.
+#[derive(Clone, Copy)]
+struct Served<'a> {
+    tier: ServiceTier,
+    model: Option<&'a str>,
 }
 
-fn rating_of(hold: &Hold, served: ServiceTier, usage: &Usage, price: &Price, split: &Split) -> Rating {
-    usage::rating(hold.rate_card_id, hold.price_rule, served, usage, price, split)
+fn price_of<'a>(state: &State, hold: &Hold, used: Used<'a>) -> Result<(Served<'a>, Price), Rejection> {
+    let card = state.cards.get(&hold.rate_card_id).ok_or(Rejection::NoRateCard)?;
+    let held_for = card.offer(&hold.call.provider, &hold.call.model);
+    debug_assert!(
+        held_for.is_some() || matches!(hold.call.route, Route::Byok | Route::Local),
+        "a hold names an offer of its card"
+    );
+    let other = used.model.filter(|model| *model != hold.call.model);
+    let other = other.and_then(|model| Some((model, card.offer(&hold.call.provider, model)?)));
+    let tier = used.service_tier.unwrap_or(hold.call.service_tier);
+    let (model, offer) = other.map_or((None, held_for), |(model, offer)| (Some(model), Some(offer)));
+    let price = rating::price(hold.call.route, offer, tier, used.usage, &hold.price_rule, Rounding::Charge)?;
+    Ok((Served { tier, model }, price))
+}
+
+fn rating_of(hold: &Hold, served: Served<'_>, usage: &Usage, price: &Price, split: &Split) -> Rating {
+    let rating = usage::rating(hold.rate_card_id, hold.price_rule, served.tier, usage, price, split);
+    Rating { served_model: served.model.map(str::to_owned), ..rating }
 }
 
 /// The balance without a hold of this amount.
-fn without_hold(balance: Balance, amount: Money) -> Result<Balance, Rejection> {
+pub(super) fn without_hold(balance: Balance, amount: Money) -> Result<Balance, Rejection> {
     Ok(Balance { held: balance.held.checked_sub(amount).ok_or(Rejection::AmountOutOfRange)?, ..balance })
 }
 

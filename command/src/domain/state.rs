@@ -4,22 +4,27 @@ use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
-    AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
+    AppSettings, Attempt, Balance, Call, CredentialAdded, CredentialOwner, DisconnectPolicy, Dispatch, Endpoint,
+    FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, Route, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, SessionId, StreamId, TokenId,
-    TopUpId, UserId, WalletId, WriteOffId,
+    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, SessionId, StreamId,
+    TokenId, TopUpId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
+use modelfaucet_schema::usage::Usage;
 use serde::{Deserialize, Serialize};
 
-use super::Table;
+use super::{BudgetOf, Spend, Table};
 
 /// Raised whenever an old snapshot would not be what a fold of the log gives today.
-pub const FOLD_VERSION: i32 = 3;
+pub const FOLD_VERSION: i32 = 4;
+
+/// The version of the table of disconnect policies before anybody has set one: `drain` everywhere.
+pub(super) const FIRST_POLICY_VERSION: u32 = 1;
 
 /// A developer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +91,8 @@ pub struct Feature {
     pub pricing: Pricing,
     /// Its policy as JSON text.
     pub policy: String,
+    /// The most that its calls may be charged, all together.
+    pub budget_limit: Option<Money>,
 }
 
 /// A rate card: prices by model.
@@ -308,6 +315,60 @@ pub struct Hold {
     /// The gateway that owns it; nobody else ends it before it expires. Absent: an app's own hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayId>,
+    /// The feature whose budget it counts against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_id: Option<FeatureId>,
+    /// The provider key of the call, and what counts against its budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<(CredentialId, Money)>,
+    /// How its call was sent. Absent: an app's own hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<Box<Sent>>,
+}
+
+/// A provider key, in use or not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Credential {
+    /// What was said when it was added.
+    pub added: Arc<CredentialAdded>,
+    /// In use or not.
+    pub status: Status,
+}
+
+/// What is known of a call of the gateway beside its hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sent {
+    /// What the app called.
+    pub endpoint: Endpoint,
+    /// What the input probably comes to, in tokens.
+    pub input: u64,
+    /// The attempts that have ended; another one runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// The key that the attempt that runs is called with, unless it is the platform's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialId>,
+    /// What the attempt that runs has used by its last mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Usage>,
+}
+
+impl Sent {
+    /// The call of a hold that was placed.
+    pub(super) fn of(dispatch: &Dispatch) -> Self {
+        Self {
+            endpoint: dispatch.endpoint,
+            input: dispatch.input.unwrap_or_else(|| dispatch.bound.input_tokens()),
+            attempts: Vec::new(),
+            credential: dispatch.credential,
+            mark: None,
+        }
+    }
+
+    /// Which attempt runs: 1, 2, 3 …
+    pub fn number(&self) -> u32 {
+        u32::try_from(self.attempts.len()).unwrap_or(u32::MAX).saturating_add(1)
+    }
 }
 
 /// The state of one shard.
@@ -343,8 +404,20 @@ pub struct State {
     pub holds: Table<HoldId, Hold>,
     /// Holds that expired and whose usage may still come, once.
     pub expired_holds: Table<HoldId, Hold>,
+    /// Provider keys.
+    pub credentials: Table<CredentialId, Credential>,
+    /// How many keys in use an owner has.
+    pub key_counts: Table<CredentialOwner, u32>,
+    /// What was used of budgets.
+    pub spend: Table<BudgetOf, Spend>,
     /// What is frozen.
     pub freezes: Table<FreezeScope, ()>,
+    /// What happens when clients leave, where that is not `drain`, by provider, endpoint and route.
+    #[serde(default)]
+    pub disconnect_policies: Table<(Name, Endpoint, Route), DisconnectPolicy>,
+    /// The version of that table, under the one key there is.
+    #[serde(default)]
+    pub disconnect_version: Table<(), u32>,
     /// Credited payments by the provider's id.
     pub payments: Table<String, Payment>,
     /// Refunds.
@@ -384,7 +457,12 @@ macro_rules! each_table {
         $state.top_ups.$method();
         $state.holds.$method();
         $state.expired_holds.$method();
+        $state.credentials.$method();
+        $state.key_counts.$method();
+        $state.spend.$method();
         $state.freezes.$method();
+        $state.disconnect_policies.$method();
+        $state.disconnect_version.$method();
         $state.payments.$method();
         $state.refunds.$method();
         $state.disputes.$method();

@@ -4,8 +4,11 @@
 //! to zero, the event survives its stored form, undoing takes the state back, no wallet is below its floor.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod attempts;
+mod budgets;
 mod calls;
 mod catalogue;
+mod credentials;
 mod credit;
 mod freezes;
 mod holds;

@@ -3,8 +3,9 @@
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
+use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::{AdjustmentKind, Direction, Event, FreezeScope};
+use modelfaucet_schema::event::{AdjustmentKind, Direction, DisconnectPolicy, Endpoint, Event, FreezeScope, Route};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
 use modelfaucet_schema::ids::{AdjustmentId, Position, PromoId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
@@ -234,5 +235,67 @@ pub(super) async fn thaw(
     let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let done = api.submit(&who, Command::Thaw { scope: body.scope, reason: body.reason.0 }, None).await?;
     let reply = FreezeReply { scope: body.scope, frozen: false, position: done.recorded().position };
+    Ok(done.answer(StatusCode::OK, &reply))
+}
+
+/// What happens upstream when a client leaves amid a call.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DisconnectPolicyRequest {
+    /// The provider, as the rate card names it.
+    #[schema(value_type = String)]
+    provider: Name,
+    /// What apps call.
+    endpoint: Endpoint,
+    /// Whose key is used.
+    route: Route,
+    /// What happens.
+    policy: DisconnectPolicy,
+    /// Why: what was measured.
+    reason: Text<1, 1000>,
+}
+
+/// A policy that is set.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DisconnectPolicyReply {
+    /// The provider.
+    #[schema(value_type = String)]
+    provider: Name,
+    /// What apps call.
+    endpoint: Endpoint,
+    /// Whose key is used.
+    route: Route,
+    /// What happens.
+    policy: DisconnectPolicy,
+    /// The version of the table that calls are stamped with from now on.
+    version: u32,
+}
+
+/// Set a disconnect policy.
+///
+/// For calls that begin from now on. `drain` reads and charges the whole answer; `bill_to_here` cuts it and charges what was made so
+/// far; `cancel` charges nothing as long as no content has reached the client.
+#[utoipa::path(post, path = "/v1/admin/disconnect-policies", tag = "gateway", request_body = DisconnectPolicyRequest, responses(
+    (status = 200, description = "Set", body = DisconnectPolicyReply),
+    (status = "4XX", description = "invalid_request", body = ErrorBody),
+    (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
+pub(super) async fn set_disconnect_policy(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    request_id: RequestId,
+    StrictJson(body): StrictJson<DisconnectPolicyRequest>,
+) -> Result<Response, ApiError> {
+    let who = api.require_admin(&headers, request_id).await?;
+    let DisconnectPolicyRequest { provider, endpoint, route, policy, reason } = body;
+    let command = Command::SetDisconnectPolicy { provider, endpoint, route, policy, reason: reason.0 };
+    let done = api.submit(&who, command, None).await?;
+    let Event::DisconnectPolicySet(set) = &done.recorded().event else { return Err(done.unexpected()) };
+    let reply = DisconnectPolicyReply {
+        provider: set.provider.clone(),
+        endpoint: set.endpoint,
+        route: set.route,
+        policy: set.policy,
+        version: set.version,
+    };
     Ok(done.answer(StatusCode::OK, &reply))
 }

@@ -71,9 +71,16 @@ fn rejected(rejection: &Rejection) -> ApiError {
         Rejection::InFlightHolds { available, required } => {
             answer.details(shortfall(*available, *required)).retry_after(2)
         }
-        Rejection::InsufficientBalance { available, required } => answer.details(shortfall(*available, *required)),
-        Rejection::ProviderAmbiguous => answer.param("provider"),
-        Rejection::ModelNotFound | Rejection::ModelNotPriced { .. } => answer.param("model"),
+        Rejection::InsufficientBalance { available, required } | Rejection::BudgetExceeded { available, required } => {
+            answer.details(shortfall(*available, *required))
+        }
+        Rejection::ProviderAmbiguous | Rejection::UnsupportedProvider => answer.param("provider"),
+        Rejection::ModelNotFound | Rejection::ModelNotPriced { .. } | Rejection::BudgetNotPriced => {
+            answer.param("model")
+        }
+        Rejection::MalformedKey | Rejection::KeyOfOtherProvider => answer.param("api_key"),
+        Rejection::InvalidBudget => answer.param("policy"),
+        Rejection::InvalidPriority => answer.param("priority"),
         Rejection::FeatureNotFound => answer.param("feature_key"),
         Rejection::OccursInFuture => answer.param("occurred_at"),
         Rejection::AmountMismatch { .. } | Rejection::NotWholeCents | Rejection::ZeroAmount => {
@@ -92,6 +99,7 @@ pub fn rejection_table() -> Vec<(u16, &'static str, &'static str)> {
     let mut rows: Vec<_> = Rejection::ALL.iter().map(|(_, status, code, message)| (*status, *code, *message)).collect();
     rows.extend([
         (400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect."),
+        (503, "provider_keys_unavailable", "Provider keys cannot be stored at the moment; certainly no effect."),
         (409, "checkout_ended", "The checkout has ended; begin another one with another key."),
         (409, "payments_not_configured", "No payment provider is configured (STRIPE_SECRET_KEY)."),
         (502, "payment_provider_error", "The payment provider refused; certainly no effect."),

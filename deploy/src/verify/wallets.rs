@@ -88,6 +88,10 @@ impl Change {
             Event::PromoGranted(event) => (event.wallet_id, Self::credited(event.amount, true)),
             Event::WalletAdjusted(event) => (event.wallet_id, Self::adjusted(event.direction, event.amount)),
             Event::HoldPlaced(event) => (event.wallet_id, Self::held(i128::from(event.amount.units()))),
+            Event::AttemptStarted(event) => {
+                let units = |money: Money| i128::from(money.units());
+                (event.wallet_id, Self::held(units(event.amount) - units(event.replaced)))
+            }
             Event::HoldCaptured(event) => (event.wallet_id, Self::charged(&event.rating, event.held)),
             Event::HoldReleased(event) => (event.wallet_id, Self::held(-i128::from(event.amount.units()))),
             Event::HoldExpired(event) => (event.wallet_id, Self::held(-i128::from(event.amount.units()))),
@@ -244,6 +248,18 @@ impl Wallets {
                 let again = known.is_some() || self.expired.contains_key(&event.hold_id);
                 let problem = if again { "is placed a second time" } else { "is below zero" };
                 return (again || event.amount.is_negative()).then(|| format!("hold {} {problem}", event.hold_id));
+            }
+            Event::AttemptStarted(event) => {
+                let known = self.open.insert(event.hold_id, hold(event.wallet_id, event.amount));
+                let right = known == Some(hold(event.wallet_id, event.replaced)) && !event.amount.is_negative();
+                return (!right).then(|| {
+                    format!("attempt {} of hold {} replaces another amount than was held", event.number, event.hold_id)
+                });
+            }
+            Event::AttemptProgressed(event) => {
+                let open = self.open.get(&event.hold_id).is_some_and(|hold| hold.wallet == event.wallet_id);
+                return (!open)
+                    .then(|| format!("attempt {} of hold {} runs and has no hold", event.number, event.hold_id));
             }
             Event::HoldCaptured(event) => {
                 (event.hold_id, self.open.remove(&event.hold_id), hold(event.wallet_id, event.held))

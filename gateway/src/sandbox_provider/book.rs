@@ -12,7 +12,7 @@ use modelfaucet_schema::time::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::script::Script;
+use super::script::{Cancel, Script};
 
 /// An answer's length where no script says another.
 const DEFAULT_TOKENS: u64 = 23;
@@ -90,11 +90,12 @@ impl Book {
             cut: output < wanted,
             sent: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            cancel: script.cancel,
         }
     }
 }
 
-/// What one request costs. Dropped before it is closed, the reader has gone: what was sent is billed.
+/// What one request costs. Dropped before it is closed, the reader has gone; the script says what is billed then.
 #[derive(Debug)]
 pub struct Bill {
     book: Arc<Book>,
@@ -106,6 +107,7 @@ pub struct Bill {
     cut: bool,
     sent: AtomicU64,
     closed: AtomicBool,
+    cancel: Cancel,
 }
 
 impl Bill {
@@ -145,6 +147,11 @@ impl Bill {
 
 impl Drop for Bill {
     fn drop(&mut self) {
-        self.close(self.sent.load(Ordering::Acquire), true, "reader_gone");
+        let (output, billed) = match self.cancel {
+            Cancel::Sent => (self.sent.load(Ordering::Acquire), true),
+            Cancel::Whole => (self.output, true),
+            Cancel::Nothing => (0, false),
+        };
+        self.close(output, billed, "reader_gone");
     }
 }

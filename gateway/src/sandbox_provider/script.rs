@@ -5,7 +5,10 @@
 //! usage · `prompt=N` input tokens · `usage=none|zero|null|impossible|twice|beside|every` how the usage is shown · `status=N` a failure
 //! before the first byte, for the first `times=N` requests of the same script text · `retry_after=N` with it · `billed` it is billed all the
 //! same · `delay_ms=N` before the first byte · `gap_ms=N` between chunks · `stall_after=N` tokens, then silence, or `comments` ·
-//! `disconnect_after=N` tokens · `crlf` · `tool_call` · `served_model=NAME`.
+//! `disconnect_after=N` tokens · `crlf` · `tool_call` · `served_model=NAME` · `served_tier=NAME` · `even` every token has four characters ·
+//! `cancel=sent|whole|nothing` what is billed when the reader goes before the end: what was sent, the whole answer, nothing · `only=MODEL`
+//! the failures of this script concern requests for this model only · `stamp` each piece of a streamed chat says when it left, in
+//! microseconds of the clock.
 
 use http::HeaderMap;
 use memchr::memmem;
@@ -24,6 +27,18 @@ pub(super) enum Shown {
     Twice,
     Beside,
     Every,
+}
+
+/// What is billed when the reader goes before the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Cancel {
+    /// What was sent.
+    #[default]
+    Sent,
+    /// The whole answer.
+    Whole,
+    /// Nothing.
+    Nothing,
 }
 
 /// A script.
@@ -49,7 +64,12 @@ pub(super) struct Script {
     pub(super) disconnect_after: Option<u64>,
     pub(super) crlf: bool,
     pub(super) tool_call: bool,
+    pub(super) stamp: bool,
     pub(super) served_model: Option<String>,
+    pub(super) served_tier: Option<String>,
+    pub(super) even: bool,
+    pub(super) cancel: Cancel,
+    only: Option<String>,
 }
 
 impl Script {
@@ -84,7 +104,18 @@ impl Script {
             "disconnect_after" => self.disconnect_after = number,
             "crlf" => self.crlf = true,
             "tool_call" => self.tool_call = true,
+            "stamp" => self.stamp = true,
             "served_model" => self.served_model = Some(value.to_owned()),
+            "served_tier" => self.served_tier = Some(value.to_owned()),
+            "even" => self.even = true,
+            "only" => self.only = Some(value.to_owned()),
+            "cancel" => {
+                self.cancel = match value {
+                    "whole" => Cancel::Whole,
+                    "nothing" => Cancel::Nothing,
+                    _ => Cancel::Sent,
+                }
+            }
             "usage" => {
                 self.shown = match value {
                     "none" => Shown::None,
@@ -99,6 +130,15 @@ impl Script {
             }
             _ => {}
         }
+    }
+
+    /// Without its failures, if they concern another model.
+    pub(super) fn for_model(mut self, model: &str) -> Self {
+        if self.only.as_deref().is_some_and(|only| only != model) {
+            self.status = None;
+            (self.delay_ms, self.stall_after, self.disconnect_after) = (0, None, None);
+        }
+        self
     }
 
     /// The status to fail with now: with `times`, only the first requests of this script fail.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
@@ -32,11 +32,15 @@ enum Mode {
     Chat,
     /// The same as a stream.
     ChatStream,
+    /// Streams whose pieces say when the provider sent them: how long each piece was on its way.
+    ChunkDelay,
+    /// As many streams as connections, all open and silent for the whole time: what an open stream costs.
+    OpenStreams,
 }
 
 impl Mode {
     fn is_call(self) -> bool {
-        matches!(self, Self::Chat | Self::ChatStream)
+        matches!(self, Self::Chat | Self::ChatStream | Self::ChunkDelay | Self::OpenStreams)
     }
 }
 
@@ -67,9 +71,12 @@ struct Args {
     /// Items per batch request.
     #[arg(long, default_value_t = 1_000)]
     items: usize,
-    /// The address is the bare server of `yardstick serve`: nobody needs a token, any wallet will do.
+    /// The address is a yardstick: nobody opens wallets there, and for calls `--token` will do.
     #[arg(long)]
     bare: bool,
+    /// The token of calls at a yardstick.
+    #[arg(long, default_value = "none")]
+    token: String,
 }
 
 /// A keep-alive connection that sends one request at a time.
@@ -135,6 +142,44 @@ impl Connection {
         }
     }
 
+    /// Sends a streamed call and reads it to the end; for each stamped piece, how long it was on its way.
+    async fn stamped(&mut self, body: &[u8], delays: &mut Vec<Duration>) -> Result<u16, Error> {
+        const MARK: &[u8] = b"\"stamp\":\"";
+        self.begin_call(body).await?;
+        let mut seen = 0;
+        loop {
+            let read = self.stream.read_buf(&mut self.buffer).await?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            while let Some(at) = self.buffer[seen..].windows(MARK.len()).position(|window| window == MARK) {
+                let start = seen + at + MARK.len();
+                let Some(digits) = self.buffer.get(start..start + 16) else { break };
+                let sent = Duration::from_micros(std::str::from_utf8(digits)?.parse()?);
+                delays.push(now.saturating_sub(sent));
+                seen = start + 16;
+            }
+            if read == 0 {
+                return Err("the stream broke off".into());
+            }
+            if self.buffer.ends_with(b"\r\n0\r\n\r\n") {
+                return Ok(std::str::from_utf8(&self.buffer[9..12])?.parse()?);
+            }
+        }
+    }
+
+    async fn begin_call(&mut self, body: &[u8]) -> Result<(), Error> {
+        use std::io::Write as _;
+        self.request.clear();
+        write!(
+            self.request,
+            "POST /v1/chat/completions HTTP/1.1\r\n{}application/json\r\ncontent-length: {}\r\n\r\n",
+            self.head,
+            body.len()
+        )?;
+        self.request.extend_from_slice(body);
+        self.buffer.clear();
+        Ok(self.stream.write_all(&self.request).await?)
+    }
+
     async fn json(&mut self, method: &str, path: &str, headers: &str, body: &Value) -> Result<Value, Error> {
         let text = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
         let (status, answer) = self.send(method, path, headers, "application/json", &text).await?;
@@ -147,27 +192,39 @@ impl Connection {
 
 /// Opens wallets with ten thousand dollars each; their ids, or, for calls, the tokens of their sessions.
 async fn prepare(args: &Args, admin: &str) -> Result<Vec<String>, Error> {
-    let mut connection = Connection::open(&args.address, admin).await?;
+    const AT_ONCE: usize = 32;
     let run = Uuid::now_v7();
-    let mut wallets = Vec::with_capacity(args.wallets);
-    for number in 0..args.wallets {
-        // Without the admin token: the app's public id opens the session.
+    let openers = (0..AT_ONCE.min(args.wallets)).map(|opener| async move {
+        let mut wallets = Vec::new();
+        let mut connection = Connection::open(&args.address, admin).await?;
         let mut visitor = Connection::open(&args.address, "").await?;
-        visitor.head = format!("host: {}\r\ncontent-type: ", args.address);
-        let body = json!({ "public_app_id": "app_pub_demo", "external_user_id": format!("load-{run}-{number}") });
-        let session = visitor.json("POST", "/v1/sessions", "", &body).await?;
-        let token = session["session_token"].as_str().ok_or("no token")?;
-        visitor.head = format!("host: {}\r\nauthorization: Bearer {token}\r\ncontent-type: ", args.address);
-        let bound = json!({ "model": "gpt-4o-mini", "amount_usd": "0" });
-        let hold = visitor
-            .json("POST", "/v1/usage/holds", &format!("idempotency-key: {}\r\n", Uuid::now_v7()), &bound)
-            .await?;
-        let wallet = hold["wallet"]["wallet_id"].as_str().ok_or("no wallet")?.to_owned();
-        let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
-        connection.json("POST", &path, "", &json!({ "amount_usd": "10000.00" })).await?;
-        wallets.push(if args.mode.is_call() { token.to_owned() } else { wallet });
-    }
-    Ok(wallets)
+        for number in (opener..args.wallets).step_by(AT_ONCE) {
+            wallets.push(open_wallet(args, &mut visitor, &mut connection, &format!("load-{run}-{number}")).await?);
+        }
+        Ok::<_, Error>(wallets)
+    });
+    Ok(futures_util::future::try_join_all(openers).await?.into_iter().flatten().collect())
+}
+
+async fn open_wallet(
+    args: &Args,
+    visitor: &mut Connection,
+    admin: &mut Connection,
+    user: &str,
+) -> Result<String, Error> {
+    // Without the admin token: the app's public id opens the session.
+    visitor.head = format!("host: {}\r\ncontent-type: ", args.address);
+    let body = json!({ "public_app_id": "app_pub_demo", "external_user_id": user });
+    let session = visitor.json("POST", "/v1/sessions", "", &body).await?;
+    let token = session["session_token"].as_str().ok_or("no token")?;
+    visitor.head = format!("host: {}\r\nauthorization: Bearer {token}\r\ncontent-type: ", args.address);
+    let bound = json!({ "model": "gpt-4o-mini", "amount_usd": "0" });
+    let key = format!("idempotency-key: {}\r\n", Uuid::now_v7());
+    let hold = visitor.json("POST", "/v1/usage/holds", &key, &bound).await?;
+    let wallet = hold["wallet"]["wallet_id"].as_str().ok_or("no wallet")?.to_owned();
+    let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
+    admin.json("POST", &path, "", &json!({ "amount_usd": "10000.00" })).await?;
+    Ok(if args.mode.is_call() { token.to_owned() } else { wallet })
 }
 
 /// What one connection saw.
@@ -176,6 +233,8 @@ struct Seen {
     latencies: Vec<Duration>,
     statuses: BTreeMap<u16, u64>,
     late: u64,
+    /// How long pieces of streams were on their way.
+    delays: Vec<Duration>,
 }
 
 /// A small generator of pseudo-random numbers (xorshift64*).
@@ -206,6 +265,7 @@ async fn one_request(
     items: usize,
     random: &mut Random,
     wallet: &str,
+    delays: &mut Vec<Duration>,
 ) -> Result<u16, Error> {
     let key = || format!("idempotency-key: {}\r\n", Uuid::now_v7());
     match mode {
@@ -217,6 +277,11 @@ async fn one_request(
             );
             Ok(connection.send("POST", "/v1/chat/completions", "", "application/json", body.as_bytes()).await?.0)
         }
+        Mode::ChunkDelay => {
+            let body = r#"{"model":"gpt-4o-mini","max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Hello [[tokens=32 gap_ms=10 stamp]]"}]}"#;
+            connection.stamped(body.as_bytes(), delays).await
+        }
+        Mode::OpenStreams => unreachable!("has a loop of its own"),
         Mode::Usage => {
             let body = usage_body(random, wallet, None);
             Ok(connection.send("POST", "/v1/usage", &key(), "application/json", body.as_bytes()).await?.0)
@@ -251,16 +316,47 @@ async fn one_request(
     }
 }
 
+/// The value of a rank in a sorted list, in milliseconds.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a rank")]
+fn milliseconds_at(sorted: &[Duration], part: f64) -> f64 {
+    let rank = (sorted.len().saturating_sub(1) as f64 * part) as usize;
+    sorted.get(rank).map_or(0.0, |value| (value.as_secs_f64() * 1e6).round() / 1e3)
+}
+
+/// Opens streams, says so, keeps them open, and leaves.
+async fn open_streams(args: &Args, tokens: &[String]) -> Result<(), Error> {
+    let body = r#"{"model":"gpt-4o-mini","max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Hello [[tokens=2 gap_ms=45000]]"}]}"#;
+    let mut streams = Vec::new();
+    for number in 0..args.connections {
+        let mut stream = Connection::open(&args.address, &tokens[number % tokens.len()]).await?;
+        stream.begin_call(body.as_bytes()).await?;
+        while !stream.buffer.windows(5).any(|window| window == b"data:") {
+            if stream.stream.read_buf(&mut stream.buffer).await? == 0 {
+                return Err("a stream broke off".into());
+            }
+        }
+        streams.push(stream);
+    }
+    println!("{}", json!({ "open": streams.len() }));
+    tokio::time::sleep(Duration::from_secs_f64(args.seconds)).await;
+    Ok(())
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let args = Args::parse();
     let token = args.data_dir.join("secrets/admin_token");
     let admin = if args.bare { "none".to_owned() } else { std::fs::read_to_string(token)?.trim().to_owned() };
-    let wallets = Arc::new(if args.bare || args.mode == Mode::Health {
+    let wallets = Arc::new(if args.bare && args.mode.is_call() {
+        vec![args.token.clone()]
+    } else if args.bare || args.mode == Mode::Health {
         (0..args.wallets.max(1)).map(|_| Uuid::now_v7().to_string()).collect()
     } else {
         prepare(&args, &admin).await?
     });
+    if args.mode == Mode::OpenStreams {
+        return open_streams(&args, &wallets).await;
+    }
     let planned = Arc::new(AtomicU64::new(0));
     let start = Instant::now() + Duration::from_millis(50);
     let counted_from = start + Duration::from_secs_f64(args.warm_up);
@@ -289,8 +385,13 @@ async fn main() -> Result<(), Error> {
                     return Ok::<_, Error>(seen);
                 }
                 let wallet = &wallets[usize::try_from(random.below(wallets.len() as u64))?];
-                let status = one_request(&mut connection, mode, items, &mut random, wallet).await?;
-                if due >= counted_from {
+                let counted = due >= counted_from;
+                let mut delays = Vec::new();
+                let status = one_request(&mut connection, mode, items, &mut random, wallet, &mut delays).await?;
+                if counted {
+                    seen.delays.append(&mut delays);
+                }
+                if counted {
                     let latency = due.elapsed();
                     seen.late += u64::from(rate > 0.0 && Instant::now() > end);
                     seen.latencies.push(latency);
@@ -303,22 +404,15 @@ async fn main() -> Result<(), Error> {
     for task in tasks {
         let seen = task.await??;
         all.latencies.extend(seen.latencies);
+        all.delays.extend(seen.delays);
         all.late += seen.late;
         for (status, count) in seen.statuses {
             *all.statuses.entry(status).or_default() += count;
         }
     }
     all.latencies.sort_unstable();
-    let at = |part: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a rank"
-        )]
-        let rank = (all.latencies.len().saturating_sub(1) as f64 * part) as usize;
-        all.latencies.get(rank).map_or(0.0, |latency| (latency.as_secs_f64() * 1e6).round() / 1e3)
-    };
+    all.delays.sort_unstable();
+    let at = |part: f64| milliseconds_at(&all.latencies, part);
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let per_second = (all.latencies.len() as f64 / args.seconds).round();
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -329,6 +423,8 @@ async fn main() -> Result<(), Error> {
             "mode": format!("{:?}", args.mode), "connections": args.connections, "rate": args.rate, "seconds": args.seconds,
             "requests_per_second": per_second, "items_per_second": items, "statuses": all.statuses, "late": all.late,
             "p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "p999_ms": at(0.999), "max_ms": at(1.0),
+            "pieces": all.delays.len(), "piece_p50_ms": milliseconds_at(&all.delays, 0.5),
+            "piece_p99_ms": milliseconds_at(&all.delays, 0.99),
         })
     );
     Ok(())

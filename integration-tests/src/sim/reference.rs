@@ -194,6 +194,14 @@ impl Reference {
                 self.purse(wallet).held += amount;
                 wallet
             }
+            Event::AttemptStarted(event) => {
+                self.thawed(event.wallet_id, &[FreezeScope::Usage]);
+                let hold = self.holds.get_mut(&event.hold_id).expect("I10: an attempt has a hold");
+                assert_eq!((hold.life, hold.amount), (Life::Open, units(event.replaced)), "I10");
+                hold.amount = units(event.amount);
+                self.purse(event.wallet_id).held += units(event.amount) - units(event.replaced);
+                event.wallet_id
+            }
             Event::HoldCaptured(event) => {
                 let held = self.end(event.hold_id, Life::Open, Life::Over);
                 assert_eq!(held, units(event.held));

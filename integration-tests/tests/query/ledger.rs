@@ -165,6 +165,7 @@ impl Ledger {
             price_rule,
             usage,
             service_tier: ServiceTier::Standard,
+            served_model: None,
             exact_cost,
             upstream: units(COST),
             retail: units(CHARGE),

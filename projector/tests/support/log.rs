@@ -306,6 +306,7 @@ impl Generator {
             price_rule,
             usage,
             service_tier: ServiceTier::Standard,
+            served_model: None,
             exact_cost,
             upstream,
             retail,
@@ -369,6 +370,64 @@ impl Generator {
         };
         let actor = self.user(wallet);
         self.say(actor, placed);
+        if self.roll(5) == 0 {
+            self.attempt(wallet);
+        }
+    }
+
+    /// The newest hold leaves a mark, and its second attempt holds twice or half as much.
+    fn attempt(&mut self, wallet: usize) {
+        let available = self.wallets[wallet].balance.available();
+        let Some((hold_id, replaced, call)) = self.wallets[wallet].holds.pop() else { return };
+        let amount = if available > replaced { units(replaced.units() * 2) } else { units(replaced.units() / 2) };
+        let balance = self.change(wallet, 0, 0, amount.units() - replaced.units());
+        self.wallets[wallet].holds.push((hold_id, amount, call.clone()));
+        let (wallet_id, bound) = (self.wallets[wallet].id, Usage::text(4_000, 1_000));
+        let actor = self.user(wallet);
+        let usage = Usage::text(100, 7);
+        self.say(actor, AttemptProgressed { hold_id, wallet_id, number: 1, bytes: 900, usage, counter: 1 });
+        self.say(
+            actor,
+            AttemptStarted {
+                hold_id,
+                wallet_id,
+                number: 2,
+                ended: self.failed(&call),
+                call,
+                bound,
+                origin: "http://127.0.0.1:4000".into(),
+                credential: None,
+                disconnect: DisconnectPolicy::Drain,
+                policy_version: 1,
+                requested: amount,
+                replaced,
+                amount,
+                balance,
+            },
+        );
+    }
+
+    fn failed(&self, call: &Call) -> Attempt {
+        Attempt {
+            route: call.route,
+            provider: call.provider.clone(),
+            model: call.model.clone(),
+            credential: None,
+            started_at: self.now,
+            first_byte_ms: None,
+            total_ms: Some(12),
+            status: Some(503),
+            error: Some(AttemptError::Status),
+            billed: Billed::Unknown,
+            exposure: Some(units(7)),
+        }
+    }
+
+    /// How a call went: one attempt failed before the last.
+    fn outcome(&mut self, call: &Call) -> Option<Box<CallOutcome>> {
+        let failed = self.failed(call);
+        let last = Attempt { error: None, billed: Billed::Yes, exposure: None, ..failed.clone() };
+        (self.roll(4) == 0).then(|| Box::new(CallOutcome { attempts: vec![failed, last], ..CallOutcome::default() }))
     }
 
     fn user(&self, wallet: usize) -> Actor {
@@ -384,6 +443,7 @@ impl Generator {
         let over_hold = rating.retail > rating.charge;
         let provider_request_id = Some(format!("chatcmpl-{hold_id}"));
         let actor = self.user(wallet);
+        let outcome = self.outcome(&call);
         self.say(
             actor,
             HoldCaptured {
@@ -395,7 +455,7 @@ impl Generator {
                 over_hold,
                 provider_request_id,
                 occurred_at: None,
-                outcome: None,
+                outcome,
                 entry,
                 balance,
             },
@@ -409,7 +469,8 @@ impl Generator {
         if self.roll(2) == 0 {
             let actor = self.user(wallet);
             let reason = ReleaseReason::Failed;
-            return self.say(actor, HoldReleased { hold_id, wallet_id, amount, reason, outcome: None, balance });
+            let outcome = self.outcome(&call);
+            return self.say(actor, HoldReleased { hold_id, wallet_id, amount, reason, outcome, balance });
         }
         self.say(Actor::Clock, HoldExpired { hold_id, wallet_id, amount, balance });
         let rating = self.rating(wallet, call.route, balance.available());

@@ -2,20 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::account::Name;
-use crate::ids::{EpochId, GatewayId};
-use crate::money::Money;
-use crate::time::Timestamp;
+use super::{Attempt, DisconnectPolicy};
+use crate::ids::{CredentialId, EpochId, GatewayId};
 use crate::usage::Usage;
-
-/// What happens upstream when the client has gone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DisconnectPolicy {
-    /// The answer is read to its end and charged.
-    #[default]
-    Drain,
-}
 
 /// How a call leaves the gateway; stamped on its hold. From here on the provider may have been called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,16 +18,22 @@ pub struct Dispatch {
     pub endpoint: Endpoint,
     /// The most that the call can use.
     pub bound: Usage,
+    /// What the input probably comes to, in tokens: what an attempt that got no answer is taken to have cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<u64>,
     /// Where attempt 1 goes: scheme, host and port, never a path or a key.
     pub origin: String,
-    /// What happens when the client has gone.
+    /// The key of a developer or user that attempt 1 is called with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<CredentialId>,
+    /// What happens when the client has gone. The ledger stamps it, whatever is asked for.
     pub disconnect: DisconnectPolicy,
     /// The version of the table that the policy is from.
     pub policy_version: u32,
 }
 
 /// What an app called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoint {
     /// `POST /v1/chat/completions`.
@@ -97,66 +92,10 @@ pub enum Anomaly {
     TotalDiffers,
     /// Something was counted that the rate card has no price for; it was priced as the dearest of its side.
     Unpriced,
-}
-
-/// Does the provider bill an attempt?
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Billed {
-    /// Certainly not: nothing was sent, or it was refused.
-    No,
-    /// Nobody knows until an invoice comes.
-    #[default]
-    Unknown,
-    /// It answered.
-    Yes,
-}
-
-/// Why an attempt did not give an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AttemptError {
-    /// No connection: nothing was sent.
-    Connect,
-    /// No answer, or no further one, in time.
-    TimedOut,
-    /// The connection broke.
-    Broken,
-    /// A status that is no success.
-    Status,
-    /// An answer that is none: other content than was asked for, too large, or not readable.
-    Malformed,
-    /// The gateway died; what came of it is not known.
-    Lost,
-}
-
-/// One physical request to one provider.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Attempt {
-    /// Who bills for it.
-    pub provider: Name,
-    /// The model that was asked for.
-    pub model: String,
-    /// When it began.
-    pub started_at: Timestamp,
-    /// Until the first byte of the answer, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_byte_ms: Option<u64>,
-    /// Until its end, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub total_ms: Option<u64>,
-    /// The HTTP status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// Why it did not give an answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<AttemptError>,
-    /// Does the provider bill it?
-    pub billed: Billed,
-    /// The most that it can have cost us without anybody paying for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exposure: Option<Money>,
+    /// The model that served the call has no price; it was priced as the one that was asked for.
+    ServedModelUnpriced,
+    /// The service tier that served the call has no price; it was priced as the one that was held for.
+    ServedTierUnpriced,
 }
 
 /// How a call went.
@@ -183,4 +122,7 @@ pub struct CallOutcome {
     /// Had the client gone before the end?
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub client_gone: bool,
+    /// By which policy the answer was cut when the client had gone; absent: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<DisconnectPolicy>,
 }

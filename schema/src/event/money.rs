@@ -58,6 +58,11 @@ impl Route {
             Self::Local => "local",
         }
     }
+
+    /// Is it the one that needs no mention?
+    pub const fn is_platform(&self) -> bool {
+        matches!(self, Self::Platform)
+    }
 }
 
 /// What kind of call it is: the facts that reports group by.
@@ -78,7 +83,7 @@ pub struct Call {
     pub provider: Name,
     /// The model.
     pub model: String,
-    /// The provider's service tier that was asked for.
+    /// The provider's service tier that was asked for; of a gateway's call the dearest one that it can be served by.
     #[serde(default, skip_serializing_if = "ServiceTier::is_standard")]
     pub service_tier: ServiceTier,
 }
@@ -116,6 +121,9 @@ pub struct Rating {
     /// The service tier that served the call, and so priced it.
     #[serde(default, skip_serializing_if = "ServiceTier::is_standard")]
     pub service_tier: ServiceTier,
+    /// The model that served the call and so priced it, where that is another one than was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served_model: Option<String>,
     /// The unrounded cost.
     pub exact_cost: ExactCost,
     /// U: the provider's cost, rounded once.

@@ -26,6 +26,8 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/0003_projection_registry.sql"),
     },
     Migration { number: 4, name: "batch_size", sql: include_str!("../../migrations/0004_batch_size.sql") },
+    Migration { number: 8, name: "answers", sql: include_str!("../../migrations/0008_answers.sql") },
+    Migration { number: 9, name: "secrets", sql: include_str!("../../migrations/0009_secrets.sql") },
     Migration { number: 10, name: "payment", sql: include_str!("../../migrations/0010_payment.sql") },
 ];
 
