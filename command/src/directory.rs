@@ -1,12 +1,12 @@
 //! Who is who, for the edge: tokens and public app ids, as of the last committed event. It may refuse early; every decision is
 //! made again by the writer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use modelfaucet_schema::event::{Event, SessionOpening, Status};
-use modelfaucet_schema::ids::{AppId, DeveloperId, SessionId, TokenId, WalletId};
+use modelfaucet_schema::ids::{AppId, CredentialId, DeveloperId, SessionId, TokenId, UserId, WalletId};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash};
 use parking_lot::RwLock;
@@ -28,6 +28,8 @@ pub struct SessionFacts {
     pub session_id: SessionId,
     /// Its app.
     pub app_id: AppId,
+    /// Its user.
+    pub user_id: UserId,
     /// Its wallet.
     pub wallet_id: WalletId,
     /// When it ends.
@@ -68,6 +70,7 @@ struct Maps {
     token_hashes: HashMap<TokenId, TokenHash>,
     apps: HashMap<String, AppFacts>,
     app_names: HashMap<AppId, String>,
+    keys_in_use: HashSet<CredentialId>,
 }
 
 /// The directory of one shard.
@@ -90,6 +93,7 @@ impl Directory {
             let facts = SessionFacts {
                 session_id: *id,
                 app_id: session.app_id,
+                user_id: session.user_id,
                 wallet_id: session.wallet_id,
                 expires_at: session.expires_at,
             };
@@ -114,6 +118,8 @@ impl Directory {
             maps.app_names.insert(*id, app.public_app_id.clone());
             maps.apps.insert(app.public_app_id.clone(), facts);
         }
+        let in_use = state.credentials.iter().filter(|(_, credential)| credential.status == Status::Active);
+        maps.keys_in_use = in_use.map(|(id, _)| *id).collect();
         *self.maps.write() = maps;
         self.followers.iter().for_each(|follower| follower.reset(state));
     }
@@ -137,6 +143,11 @@ impl Directory {
         self.maps.read().tokens.get(token).cloned()
     }
 
+    /// Is it a provider key that was added and not disabled?
+    pub fn is_key_in_use(&self, credential: CredentialId) -> bool {
+        self.maps.read().keys_in_use.contains(&credential)
+    }
+
     /// The app of a public id.
     pub fn app(&self, public_app_id: &str) -> Option<AppFacts> {
         self.maps.read().apps.get(public_app_id).copied()
@@ -153,6 +164,8 @@ fn matters(event: &Event) -> bool {
             | Event::DeveloperTokenRevoked(_)
             | Event::AppRegistered(_)
             | Event::AppChanged(_)
+            | Event::CredentialAdded(_)
+            | Event::CredentialDisabled(_)
     )
 }
 
@@ -179,6 +192,7 @@ impl Maps {
                 let facts = SessionFacts {
                     session_id: event.session_id,
                     app_id: event.app_id,
+                    user_id: event.user_id,
                     wallet_id: event.wallet_id,
                     expires_at: event.expires_at,
                 };
@@ -215,6 +229,12 @@ impl Maps {
                     facts.active = event.settings.status == Status::Active;
                     facts.public_sessions = event.settings.session_opening == SessionOpening::Public;
                 }
+            }
+            Event::CredentialAdded(event) => {
+                self.keys_in_use.insert(event.credential_id);
+            }
+            Event::CredentialDisabled(event) => {
+                self.keys_in_use.remove(&event.credential_id);
             }
             _ => {}
         }

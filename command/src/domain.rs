@@ -4,9 +4,11 @@
 //! shell does is to keep the two in step with the log.
 
 mod adjustment;
+mod budget;
 mod call;
 mod catalogue;
 mod command;
+pub mod credential;
 mod decide;
 mod evolve;
 mod freeze;
@@ -22,6 +24,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+pub use budget::{BudgetOf, Spend};
 pub use command::*;
 pub use decide::decide;
 pub use rejection::Rejection;

@@ -5,6 +5,7 @@ mod auth;
 mod batch;
 mod catalogue;
 mod holds;
+mod provider_keys;
 mod reply;
 mod sessions;
 mod top_ups;
@@ -24,6 +25,7 @@ use utoipa_axum::routes;
 pub use reply::rejection_table;
 
 use crate::domain::Command;
+use crate::vault::Vault;
 use crate::writer::{CommandError, Ledger, Request};
 use auth::Authenticated;
 use reply::Done;
@@ -44,6 +46,8 @@ pub struct Api {
     pub session_ttl: Duration,
     /// Where clients find the gateway; part of the session reply.
     pub gateway_base_url: Arc<str>,
+    /// Where provider keys are kept; absent: none are taken.
+    pub vault: Option<Arc<dyn Vault>>,
 }
 
 impl FromRef<Api> for Ledger {
@@ -55,12 +59,22 @@ impl FromRef<Api> for Ledger {
 impl Api {
     /// Submits a command for a caller and waits for what becomes of it.
     async fn submit(&self, who: &Authenticated, command: Command, key: Option<Key<'_>>) -> Result<Done, ApiError> {
+        self.try_submit(who, command, key).await.map_err(|error| reply::error(&error))
+    }
+
+    /// The same for handlers that have to do something about a refusal.
+    async fn try_submit(
+        &self,
+        who: &Authenticated,
+        command: Command,
+        key: Option<Key<'_>>,
+    ) -> Result<Done, CommandError> {
         let key = key.map(|key| key.hash(&who.scope));
         let request = Request { caller: who.caller, command, key };
         match tokio::time::timeout(REQUEST_LIMIT, self.ledger.submit(who.request_id.as_str(), request)).await {
             Ok(Ok(outcome)) => Ok(Done { outcome, caller: who.caller }),
-            Ok(Err(error)) => Err(reply::error(&error)),
-            Err(_) => Err(reply::error(&CommandError::InDoubt)),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(CommandError::InDoubt),
         }
     }
 }
@@ -121,6 +135,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::adjust))
         .routes(routes!(admin::freeze))
         .routes(routes!(admin::thaw))
+        .routes(routes!(provider_keys::add_user_key))
+        .routes(routes!(provider_keys::disable_user_key))
+        .routes(routes!(provider_keys::add_developer_key))
+        .routes(routes!(provider_keys::disable_developer_key))
         .routes(routes!(admin::set_disconnect_policy))
         .routes(routes!(catalogue::register_developer))
         .routes(routes!(catalogue::issue_token))

@@ -425,8 +425,9 @@ fn histories_reach_what_they_are_to_test() {
             }
         }
     }
-    // Of the gateway only: domain/tests/attempts.rs has histories of them.
-    let elsewhere = ["AttemptStarted", "AttemptProgressed", "DisconnectPolicySet"];
+    // No wallet is concerned: domain/tests/attempts.rs, credentials.rs and budgets.rs have histories of them.
+    let elsewhere =
+        ["AttemptStarted", "AttemptProgressed", "DisconnectPolicySet", "CredentialAdded", "CredentialDisabled"];
     for (name, _) in Event::KINDS.iter().filter(|(name, _)| !elsewhere.contains(name)) {
         let enough = seen.get(name).copied().unwrap_or_default() >= 20 || *name == "DeveloperTokenRevoked";
         assert!(enough, "{name}: {seen:?}");

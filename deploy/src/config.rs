@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use modelfaucet_gateway::guard::Network;
+use modelfaucet_gateway::guard::{Network, Policy};
 use modelfaucet_gateway::limit::{Quota, Rate, RateLimits, Rates, RedisOptions};
 use modelfaucet_gateway::options::{Limits as GatewayLimits, LostCalls, Platform, Timeouts};
 use modelfaucet_schema::event::Route;
 use modelfaucet_schema::log::connection;
+use modelfaucet_secrets::Keyring;
 use secrecy::SecretString;
 use tokio_postgres::config::{Host, SslMode};
 
@@ -61,6 +62,32 @@ pub(crate) const SETTINGS: &[Setting] = &[
     secret(
         "USER_ID_HMAC_KEY",
         "Key of the HMAC that stands for apps' own user ids, at least 32 characters. Never change it: users would get new wallets. `up` makes one if there is none.",
+    ),
+    secret(
+        "SECRET_ENCRYPTION_KEY",
+        "What provider keys are encrypted with, at least 32 random characters. Several, divided by blanks or line ends, as ID:KEY: the first one encrypts, all decrypt (`modelfaucet keys`). `up` makes one if there is none. Whoever loses it loses the provider keys.",
+    ),
+    secret(
+        "SECRETS_DATABASE_URL",
+        "For `command` and `gateway` as single roles, and `modelfaucet keys`: the database as ledger_secrets. Absent: no provider keys are taken or used. Off loopback only with DATABASE_CA_FILE.",
+    ),
+    setting(
+        "PROVIDER_URL_PORTS",
+        "ports",
+        "",
+        "Ports beside 443 that addresses of users' and developers' providers may name, divided by commas.",
+    ),
+    setting(
+        "PROVIDER_URL_REFUSED_NETWORKS",
+        "blocks of addresses",
+        "",
+        "Public addresses that those may not lead to: your own networks and NAT64 prefixes, such as 198.51.0.0/16,64:ff9b:2::/96.",
+    ),
+    setting(
+        "PROVIDER_URL_LOOPBACK",
+        "addresses and ports",
+        "",
+        "For tests on one machine: addresses on loopback that those may name, in plain text too, such as 127.0.0.1:4010. Whoever may store a provider key reaches what listens there, so it is refused unless LISTEN is on loopback.",
     ),
     setting(
         "PG_BINDIR",
@@ -315,11 +342,20 @@ impl Config {
 
     /// The database, if one is named.
     pub(crate) fn database(&self) -> Result<Option<tokio_postgres::Config>, ConfigError> {
-        let Some(url) = self.text("DATABASE_URL") else { return Ok(None) };
+        self.near_database("DATABASE_URL")
+    }
+
+    /// The database as the role that keeps provider keys, if one is named.
+    pub(crate) fn secrets_database(&self) -> Result<Option<tokio_postgres::Config>, ConfigError> {
+        self.near_database("SECRETS_DATABASE_URL")
+    }
+
+    fn near_database(&self, name: &'static str) -> Result<Option<tokio_postgres::Config>, ConfigError> {
+        let Some(url) = self.text(name) else { return Ok(None) };
         // The parser's own message may quote the password.
-        let mut config: tokio_postgres::Config = url.parse().map_err(|_| {
-            wrong("DATABASE_URL", "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger")
-        })?;
+        let mut config: tokio_postgres::Config = url
+            .parse()
+            .map_err(|_| wrong(name, "is not a PostgreSQL URL such as postgres://user:password@127.0.0.1/ledger"))?;
         let over_tcp = |host: &Host| matches!(host, Host::Tcp(_));
         if self.text("DATABASE_CA_FILE").is_some() && config.get_hosts().iter().any(over_tcp) {
             config.ssl_mode(SslMode::Require);
@@ -333,7 +369,7 @@ impl Config {
         });
         if !near {
             return Err(wrong(
-                "DATABASE_URL",
+                name,
                 "names a host off this machine; name who vouches for it with DATABASE_CA_FILE, so that TLS protects the way there",
             ));
         }
@@ -367,6 +403,42 @@ impl Config {
             return Err(wrong(name, "needs at least 32 characters without blanks"));
         }
         Ok(Some(SecretString::from(value)))
+    }
+
+    /// What provider keys are encrypted with, if that is set.
+    pub(crate) fn keyring(&self) -> Result<Option<Keyring>, ConfigError> {
+        let name = "SECRET_ENCRYPTION_KEY";
+        let Some(text) = self.text(name) else { return Ok(None) };
+        Keyring::parse(&SecretString::from(text)).map(Some).map_err(|error| wrong(name, error.to_string()))
+    }
+
+    /// Which addresses of providers users and developers may name.
+    pub(crate) fn provider_urls(&self) -> Result<Policy, ConfigError> {
+        let loopback = "PROVIDER_URL_LOOPBACK";
+        let policy = Policy {
+            ports: self.list("PROVIDER_URL_PORTS", "a port", |port| *port > 0)?,
+            refused: self.list("PROVIDER_URL_REFUSED_NETWORKS", "a block such as 10.0.0.0/8", |_| true)?,
+            loopback: self.list(loopback, "an address on loopback such as 127.0.0.1:4010", |named: &SocketAddr| {
+                named.ip().is_loopback() && named.port() > 0
+            })?,
+            ..Policy::default()
+        };
+        if !policy.loopback.is_empty() && !self.listen()?.ip().is_loopback() {
+            return Err(wrong(loopback, "is for tests on one machine; LISTEN must be on loopback too"));
+        }
+        Ok(policy)
+    }
+
+    /// A list divided by commas.
+    fn list<T: std::str::FromStr, L: FromIterator<T>>(
+        &self,
+        name: &'static str,
+        what: &str,
+        is_good: impl Fn(&T) -> bool,
+    ) -> Result<L, ConfigError> {
+        let items = self.text(name).unwrap_or_default().split(',').map(str::trim).filter(|item| !item.is_empty());
+        let read = |item: &str| item.parse().ok().filter(&is_good);
+        items.map(|item| read(item).ok_or_else(|| wrong(name, format!("{item:?} is not {what}")))).collect()
     }
 
     /// A value that a single role cannot do without.
@@ -493,6 +565,7 @@ impl Config {
 
     /// Where Redis is, if that is set.
     fn redis(&self, service: &'static str) -> Result<Option<RedisOptions>, ConfigError> {
+        let patience = self.window("REDIS_TIMEOUT_MS")?;
         let Some(text) = self.text("REDIS_URL") else { return Ok(None) };
         // A message must not quote the password.
         let no_url = || wrong("REDIS_URL", "is not an address such as redis://127.0.0.1:6379 or redis+unix:///path");
@@ -644,6 +717,9 @@ impl Config {
         self.user_key()?;
         self.gateway_base_url(listen)?;
         self.platform()?;
+        self.secrets_database()?;
+        self.keyring()?;
+        self.provider_urls()?;
         self.gateway_timeouts()?;
         self.gateway_limits()?;
         self.takeover_after()?;
@@ -746,6 +822,12 @@ mod tests {
             ("GATEWAY_BASE_URL", "ftp://x"),
             ("LITELLM_BASE_URL", "localhost:4000"),
             ("LITELLM_BASE_URL", "http://user:secret@localhost"),
+            ("SECRET_ENCRYPTION_KEY", "change-me"),
+            ("SECRETS_DATABASE_URL", "postgres://ledger_secrets@db.example.com/ledger"),
+            ("PROVIDER_URL_PORTS", "443,0"),
+            ("PROVIDER_URL_REFUSED_NETWORKS", "10.0.0.1/8"),
+            ("PROVIDER_URL_LOOPBACK", "10.0.0.1:443"),
+            ("PROVIDER_URL_LOOPBACK", "localhost:4010"),
             ("PROVIDER_MAX_RETRIES", "3"),
             ("GATEWAY_MAX_ATTEMPTS", "0"),
             ("GATEWAY_MARK_INTERVAL_MS", "0"),
@@ -778,7 +860,7 @@ mod tests {
             }
             let error = config(&[(name, value)]).check().unwrap_err().to_string();
             assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
-            let secret = ["ADMIN_TOKEN", "REDIS_URL"].contains(&name);
+            let secret = ["ADMIN_TOKEN", "REDIS_URL", "SECRET_ENCRYPTION_KEY"].contains(&name);
             assert!(!secret || !error.contains(value), "a secret is not quoted: {error}");
         }
     }
@@ -817,6 +899,15 @@ mod tests {
         assert!(config.edge(RateLimits::default(), true).is_ok());
         let error = config.edge(RateLimits::default(), false).unwrap_err().to_string();
         assert!(error.starts_with("API_CORS_ORIGINS: is *"), "{error}");
+    }
+
+    #[test]
+    fn providers_on_loopback_are_for_servers_on_loopback() {
+        let named = ("PROVIDER_URL_LOOPBACK", "127.0.0.1:4010, [::1]:4011");
+        assert_eq!(config(&[named]).provider_urls().unwrap().loopback.len(), 2);
+        let error = config(&[named, ("LISTEN", "0.0.0.0:8080")]).check().unwrap_err().to_string();
+        assert!(error.starts_with("PROVIDER_URL_LOOPBACK"), "{error}");
+        assert!(config(&[("LISTEN", "0.0.0.0:8080")]).check().is_ok());
     }
 
     #[test]

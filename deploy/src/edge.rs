@@ -50,7 +50,7 @@ pub(crate) async fn guard(edge: Arc<Edge>, request: Request, next: Next) -> Resp
         return preflight;
     }
     let origin = side.origins.of(request.headers());
-    let limited = !matches!(request.uri().path(), "/health" | "/ready" | "/metrics");
+    let limited = is_limited(request.uri().path());
     let bucket = if limited { edge.bucket(side, gateway, &request) } else { None };
     let decision = edge.limits.take(bucket.as_slice()).await;
     let mut response = match &decision.refused {
@@ -66,6 +66,11 @@ pub(crate) async fn guard(edge: Arc<Edge>, request: Request, next: Next) -> Resp
     }
     side.origins.allow(origin, response.headers_mut());
     response
+}
+
+/// Probes are not, and a gateway, which speaks for many, is not either: its own limits have passed what it sends.
+fn is_limited(path: &str) -> bool {
+    !matches!(path, "/health" | "/ready" | "/metrics" | "/v1/log") && !path.starts_with("/v1/gateway/")
 }
 
 impl Edge {

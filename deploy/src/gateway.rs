@@ -19,13 +19,14 @@ use futures_util::FutureExt as _;
 use modelfaucet_command::directory::Follower;
 use modelfaucet_command::domain::State;
 use modelfaucet_command::writer::Ledger;
+use modelfaucet_gateway::fault::{self, Fault};
 use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::options::{Options, Platform};
 use modelfaucet_gateway::port::AnswerStore;
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_gateway::sandbox_provider::{self, Book};
 use modelfaucet_gateway::{Gateway, KeptAnswers, LeftHold, Sealer};
-use modelfaucet_schema::event::Event;
+use modelfaucet_schema::event::{Event, Status};
 use modelfaucet_schema::ids::{EpochId, GatewayId};
 use modelfaucet_schema::token::TokenHash;
 use secrecy::SecretString;
@@ -44,6 +45,7 @@ use self::server::Server;
 use self::takeover::Watch;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::Keeper;
 use crate::serve::{Limits, serve};
 
 /// Feeds the gateway's read model with what is committed.
@@ -57,6 +59,12 @@ impl Follower for Feed {
     fn reset(&self, state: &State) {
         for (id, app) in state.apps.iter() {
             self.model.set_app(*id, app.is_active());
+            self.model.set_developer(*id, app.developer_id);
+        }
+        for (_, credential) in state.credentials.iter() {
+            if credential.status == Status::Active {
+                self.model.add_key(Arc::clone(&credential.added));
+            }
         }
         for ((app, key), feature) in state.features.iter() {
             let policy = serde_json::from_str(&feature.policy).unwrap_or_default();
@@ -72,6 +80,7 @@ impl Follower for Feed {
             let known = Session {
                 session_id: *id,
                 app_id: session.app_id,
+                user_id: session.user_id,
                 wallet_id: session.wallet_id,
                 feature_key: session.feature_key.clone(),
                 expires_at: session.expires_at,
@@ -132,6 +141,8 @@ pub(crate) struct Shared {
     pub(crate) rate_limits: RateLimits,
     /// What seals kept answers; absent: they are in memory only.
     pub(crate) answers_key: Option<SecretString>,
+    /// What opens the provider keys of users and developers; absent: none of their keys is used.
+    pub(crate) keeper: Option<Keeper>,
 }
 
 impl Shared {
@@ -168,9 +179,11 @@ pub(crate) async fn start(
     shared: Shared,
     (database, reports): (&DatabaseConfig, Arc<Reports>),
 ) -> Result<Gateway, Failure> {
+    let keys = shared.keeper.as_ref().map(Keeper::provider_keys);
     let options = shared.options(config, identity.gateway, platform, Arc::new(answer_table(config, database)?))?;
-    let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model))
+    let gateway = Gateway::new(options, Arc::new(InProcess(ledger)), Arc::clone(&feed.model), keys)
         .map_err(|error| Failure::new(Exit::Config, error))?;
+    arm_faults()?;
     gateway.recover(feed.holds.of(identity.gateway)).await;
     let recovering = gateway.clone();
     let watch = Watch {
@@ -201,8 +214,9 @@ pub(crate) async fn start_remote(
     // Before anything else: whoever hears of us does not end our calls.
     remote.alive(identity.gateway).await.map_err(|error| temporary(&error))?;
     remote.read_to_end(&model).await.map_err(|error| temporary(&error))?;
+    let keys = shared.keeper.as_ref().map(Keeper::provider_keys);
     let options = shared.options(config, identity.gateway, platform, Arc::new(remote.clone()))?;
-    let gateway = Gateway::new(options, Arc::new(remote.clone()), Arc::clone(&model))
+    let gateway = Gateway::new(options, Arc::new(remote.clone()), Arc::clone(&model), keys)
         .map_err(|error| Failure::new(Exit::Config, error))?;
     let left = remote.left(identity.gateway).await.map_err(|error| temporary(&error))?;
     gateway.recover(left).await;
@@ -256,6 +270,18 @@ pub(crate) async fn watch(
         }),
     };
     watch.start().await;
+    Ok(())
+}
+
+/// Faults of tests, in builds for tests only.
+fn arm_faults() -> Result<(), Failure> {
+    if cfg!(debug_assertions)
+        && let Ok(text) = std::env::var("MODELFAUCET_TEST_FAULTS")
+    {
+        let faults = text.split(',').filter(|fault| !fault.is_empty()).map(str::parse::<Fault>);
+        let faults: Result<Vec<_>, _> = faults.collect();
+        fault::arm(faults.map_err(|error| Failure::new(Exit::Config, error))?);
+    }
     Ok(())
 }
 

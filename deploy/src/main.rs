@@ -10,6 +10,7 @@ mod exit;
 mod export;
 mod gateway;
 mod import;
+mod keys;
 mod log_feed;
 mod postgres;
 mod progress;
@@ -99,6 +100,11 @@ enum Verb {
     Rates {
         #[command(subcommand)]
         verb: rates::RatesVerb,
+    },
+    /// Key-encryption keys: what provider keys are encrypted with
+    Keys {
+        #[command(subcommand)]
+        verb: keys::KeysVerb,
     },
     /// Write the books to a file or standard output
     Export {
@@ -227,6 +233,7 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Verify(args) => verify::run(&args),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
+        Verb::Keys { verb } => keys::run(&verb),
         Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Openapi => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use modelfaucet_command::http::Api;
+use modelfaucet_command::vault::Vault;
 use modelfaucet_command::writer::{self, Ledger, WriterOptions};
 use modelfaucet_gateway::Gateway;
 use modelfaucet_gateway::limit::RateLimits;
@@ -19,6 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::Keeper;
 use crate::log_feed::{self, LogFeed};
 use crate::serve::{Limits, serve};
 use crate::{app, database, gateway};
@@ -29,6 +31,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     database::check(&database, ServiceRole::Command).await?;
     let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
     let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
+    let keeper = Keeper::of(config).await?;
     let edge = config.edge(config.rate_limits("command")?, false)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
@@ -53,7 +56,11 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
         user_key: user_key.into(),
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
+        vault: keeper.clone().map(|keeper| Arc::new(keeper) as Arc<dyn Vault>),
     };
+    if let Some(keeper) = keeper {
+        tokio::spawn(keeper.sweep(ledger.clone()));
+    }
     let routes = routes.merge(modelfaucet_command::http::router(api));
     let router = app::build(
         "modelfaucet-command",
@@ -139,9 +146,10 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Command).await?;
     let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let keeper = Keeper::of(config).await?;
     let limits = config.rate_limits("gateway")?;
     let edge = config.edge(limits.clone(), false)?;
-    let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()? };
+    let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()?, keeper };
     let identity = gateway::Identity::open(&config.data_dir())?;
     let feed = Arc::new(gateway::Feed::default());
     let listener = bind(config).await?;
@@ -171,9 +179,10 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
 
 async fn remote_gateway(config: &Config, remote: &gateway::Remote) -> Result<(), Failure> {
     let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
+    let keeper = Keeper::of(config).await?;
     let limits = config.rate_limits("gateway")?;
     let edge = config.edge(limits.clone(), false)?;
-    let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()? };
+    let shared = gateway::Shared { rate_limits: limits, answers_key: config.answers_key()?, keeper };
     let identity = gateway::Identity::open(&config.data_dir())?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;

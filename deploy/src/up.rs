@@ -11,6 +11,7 @@ use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::ShardId;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
+use modelfaucet_secrets::Keyring;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use tokio_postgres::Config as DatabaseConfig;
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::keys::{KEK_FILE, Keeper};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
@@ -83,6 +85,9 @@ impl Process<'_> {
         database::check(&command, ServiceRole::Command).await?;
         database::check(&projector, ServiceRole::Projector).await?;
         database::check(&query, ServiceRole::Query).await?;
+        let vault = role(ServiceRole::Secrets)?;
+        database::check(&vault, ServiceRole::Secrets).await?;
+        let keeper = Keeper::new(vault, self.keyring()?, config.provider_urls()?)?;
 
         let limits = config.rate_limits("up")?;
         let edge = config.edge(limits.clone(), self.listen.ip().is_loopback())?;
@@ -90,7 +95,8 @@ impl Process<'_> {
         let admin = self.secret("admin_token", config.admin_token()?)?;
         let user_key = self.secret("user_id_hmac_key", config.user_key()?)?;
         let answers_key = self.secret("gateway_answers_key", config.answers_key()?)?;
-        let shared = gateway::Shared { rate_limits: limits, answers_key: Some(answers_key) };
+        let shared =
+            gateway::Shared { rate_limits: limits, answers_key: Some(answers_key), keeper: Some(keeper.clone()) };
         let identity = gateway::Identity::open(&config.data_dir())?;
         let feed = Arc::new(gateway::Feed::default());
         let reports: Arc<gateway::Reports> = Arc::default();
@@ -137,7 +143,9 @@ impl Process<'_> {
             user_key: user_key.into(),
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
+            vault: Some(Arc::new(keeper.clone())),
         };
+        let sweeping = tokio::spawn(keeper.sweep(ledger.clone()));
         let mut routes = roles::log_routes(config, &ledger, &command, &admin)?;
         if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &feed, &reports, &command)? {
             routes = routes.merge(for_gateways);
@@ -170,6 +178,7 @@ impl Process<'_> {
         }
         let _gone = stop_sandbox.send(true);
         drop(gateway);
+        sweeping.abort();
         let _late = tokio::time::timeout(Duration::from_secs(10), projecting).await;
         drop(ledger);
         if let Err(error) = crate::save_snapshot(&command).await {
@@ -187,6 +196,16 @@ impl Process<'_> {
             }
             None => Ok(self.secrets.get_or_make(name, TokenKind::Admin)?),
         }
+    }
+
+    /// What provider keys are encrypted with: the configured keys, else the kept ones, else a new one.
+    fn keyring(&self) -> Result<Keyring, Failure> {
+        if let Some(keyring) = self.config.keyring()? {
+            return Ok(keyring);
+        }
+        let kept = self.secrets.get_or_make(KEK_FILE, TokenKind::Admin)?;
+        let wrong = |error| Failure::new(Exit::Config, format!("{}: {error}", self.secrets.path(KEK_FILE).display()));
+        Keyring::parse(&kept).map_err(wrong)
     }
 
     /// What somebody who has just typed `up` needs next. Tokens are shown on the first start only.

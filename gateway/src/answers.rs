@@ -84,10 +84,10 @@ impl Answers {
     /// costs the repeat its answer, never the call.
     pub(crate) async fn keep(&self, app: AppId, call: HoldId, draft: &Draft) {
         let Some(kept) = &self.kept else { return };
-        let sealed =
-            draft.write().and_then(|plain| (plain.len() <= MAX_ANSWER).then(|| kept.sealer.seal(app, call, plain))?);
+        let plain = if draft.size() > MAX_ANSWER { None } else { draft.write() };
+        let sealed = plain.and_then(|plain| kept.sealer.seal(app, call, plain));
         let outcome = match sealed {
-            None => "too_large",
+            None => "not_kept",
             Some(sealed) => match tokio::time::timeout(KEEP, kept.store.put(call, sealed)).await {
                 Ok(Ok(())) => "kept",
                 Ok(Err(error)) => {

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::client::{Client, Head, listen};
+use crate::fault::{self, Point};
 use crate::gateway::{Gateway, Place};
 use crate::limit::Charge;
 use crate::plan::Target;
@@ -29,7 +30,6 @@ use attempt::Good;
 use custody::Custody;
 pub(crate) use ending::of_port;
 pub(crate) use key::ClientKey;
-pub(crate) use place::ask;
 
 /// A call that was prepared.
 pub(crate) struct Job {
@@ -87,6 +87,7 @@ impl<'a> Call<'a> {
 
     async fn run(mut self) {
         let Some(mut held) = self.begin().await else { return };
+        fault::at(Point::HoldPlaced);
         if self.client.is_gone() {
             self.release(&held, ReleaseReason::Cancelled).await;
             return;

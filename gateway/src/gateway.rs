@@ -17,7 +17,7 @@ use crate::options::{LostCalls, Options};
 use crate::port::{EndCall, Ended, Ledger, PortError};
 use crate::read_model::ReadModel;
 use crate::upstream::{Upstream, UpstreamError};
-use crate::upstreams::Upstreams;
+use crate::upstreams::{ProviderKeys, Upstreams};
 
 /// The gateway. Cheap to clone.
 #[derive(Clone)]
@@ -41,13 +41,18 @@ pub(crate) struct Shared {
 }
 
 impl Gateway {
-    /// A gateway before a ledger, with a read model that somebody feeds.
+    /// A gateway before a ledger, with a read model that somebody feeds; without `keys` it calls with the platform's key only.
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub fn new(options: Options, ledger: Arc<dyn Ledger>, model: Arc<ReadModel>) -> Result<Self, UpstreamError> {
+    pub fn new(
+        options: Options,
+        ledger: Arc<dyn Ledger>,
+        model: Arc<ReadModel>,
+        keys: Option<ProviderKeys>,
+    ) -> Result<Self, UpstreamError> {
         crate::series::begin();
-        let upstreams = Upstreams::new(&options.platform, &options.timeouts)?;
+        let upstreams = Upstreams::new(&options.platform, &options.timeouts, keys, Arc::clone(&model))?;
         let origin = Upstream::origin(&options.platform.base_url).into();
         let shared = Shared {
             answers: Answers::new(options.limits.stored_answers, options.kept_answers.clone()),

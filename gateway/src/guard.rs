@@ -9,10 +9,10 @@ mod network;
 mod resolver;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use url::{Host, Url};
 
@@ -35,6 +35,9 @@ pub struct Policy {
     pub refused: Vec<Network>,
     /// May a URL name an address instead of a host?
     pub addresses: bool,
+    /// Addresses and ports on loopback that URLs may name all the same, in plain text too: for an operator's tests on one machine.
+    /// Whoever may save a URL reaches whatever listens there.
+    pub loopback: BTreeSet<SocketAddr>,
     #[cfg(test)]
     public_in_tests: Vec<IpAddr>,
 }
@@ -51,6 +54,9 @@ pub enum Refused {
     /// A user or password in it.
     #[error("must not name a user")]
     User,
+    /// A query, which has no place before a path of ours.
+    #[error("must not have a query")]
+    Query,
     /// A fragment.
     #[error("must not have a fragment")]
     Fragment,
@@ -78,6 +84,7 @@ impl Refused {
             Self::Form => "form",
             Self::Scheme => "scheme",
             Self::User => "user",
+            Self::Query => "query",
             Self::Fragment => "fragment",
             Self::Port(_) => "port",
             Self::Literal => "literal",
@@ -88,7 +95,28 @@ impl Refused {
     }
 }
 
+impl Refused {
+    /// The text for whoever named the URL. What a look-up found is not told apart, so that nobody learns which names there are inside.
+    pub fn outside(&self) -> String {
+        match self {
+            Self::Address | Self::NotFound(_) => "must lead to public addresses only".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl Policy {
+    /// One of the operator's exceptions, if the URL is exactly that.
+    pub(crate) fn on_loopback(&self, url: &Url) -> Option<SocketAddr> {
+        let address = match url.host()? {
+            Host::Ipv4(address) => IpAddr::V4(address),
+            Host::Ipv6(address) => IpAddr::V6(address),
+            Host::Domain(_) => return None,
+        };
+        let named = SocketAddr::new(address, url.port_or_known_default()?);
+        (matches!(url.scheme(), "http" | "https") && self.loopback.contains(&named)).then_some(named)
+    }
+
     /// Reads and decides a URL as somebody typed it. Where the parser would read another host than the eye, it is refused.
     ///
     /// # Errors
@@ -99,11 +127,12 @@ impl Policy {
             return Err(Refused::Form);
         }
         let url = Url::parse(text).map_err(|_| Refused::Form)?;
-        if url.scheme() != "https" {
+        if url.scheme() != "https" && self.on_loopback(&url).is_none() {
             return Err(Refused::Scheme);
         }
         // The parser forgives missing and superfluous slashes.
-        let authority = text.get("https://".len()..).filter(|_| text[..8].eq_ignore_ascii_case("https://"));
+        let (scheme, authority) = text.split_once("://").ok_or(Refused::Form)?;
+        let authority = scheme.eq_ignore_ascii_case(url.scheme()).then_some(authority);
         if authority.is_none_or(|authority| authority.starts_with('/')) {
             return Err(Refused::Form);
         }
@@ -116,7 +145,8 @@ impl Policy {
     /// # Errors
     /// [`Refused`]
     pub fn url(&self, url: &Url) -> Result<(), Refused> {
-        if url.scheme() != "https" && !self.speaks_plain_text() {
+        let loopback = self.on_loopback(url).is_some();
+        if url.scheme() != "https" && !loopback && !self.speaks_plain_text() {
             return Err(Refused::Scheme);
         }
         if !url.username().is_empty() || url.password().is_some() {
@@ -124,6 +154,9 @@ impl Policy {
         }
         if url.fragment().is_some() {
             return Err(Refused::Fragment);
+        }
+        if loopback {
+            return Ok(());
         }
         let port = url.port_or_known_default().unwrap_or_default();
         if port == 0 || (port != HTTPS_PORT && !self.ports.contains(&port)) {

@@ -21,7 +21,7 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::call::{ClientKey, Job, ask, spawn};
+use crate::call::{ClientKey, Job, spawn};
 use crate::client::Head;
 use crate::error::CallError;
 use crate::gateway::Gateway;
@@ -176,14 +176,19 @@ async fn prepare(
     let body: Bytes = body?;
     let request = request::read(endpoint, &body)?;
     let session = session(gateway, token).await?;
-    let planner = Planner { model: &gateway.shared.model, app: session.app_id, platform: &gateway.shared.origin };
+    let planner = Planner {
+        model: &gateway.shared.model,
+        app: session.app_id,
+        user: session.user_id,
+        platform: &gateway.shared.origin,
+    };
     let feature_key = request.feature_key.clone().or(session.feature_key.as_deref().map(str::to_owned));
     let policy = match &feature_key {
         None => Arc::new(Policy::default()),
         Some(key) => planner.feature(key)?,
     };
     let plan = planner.plan(&request, &policy)?;
-    let targets = awake(gateway, endpoint, &plan, began)?;
+    let targets = awake(gateway, endpoint, plan, began)?;
     let charge =
         take(gateway, &session, tokens(&request, &targets, &policy, options.limits.default_cap), limits).await?;
     let place = gateway.enter(request.stream).ok_or_else(CallError::overloaded)?;
@@ -205,7 +210,7 @@ async fn prepare(
 /// The most tokens that a call can come to where it goes first.
 fn tokens(request: &CallRequest, targets: &[Target], policy: &Policy, default_cap: u64) -> u64 {
     targets.first().map_or(0, |target| {
-        let ask = ask(request, target, policy, default_cap);
+        let ask = target.ask(request, policy, default_cap);
         ask.input.saturating_add(ask.answers.saturating_mul(ask.cap))
     })
 }
@@ -248,15 +253,17 @@ pub(crate) async fn session(gateway: &Gateway, token: TokenHash) -> Result<Sessi
 }
 
 /// The plan without the targets that rest: with an open breaker the next one is the first.
-fn awake(gateway: &Gateway, endpoint: Endpoint, plan: &Plan, now: Instant) -> Result<Vec<Target>, CallError> {
+fn awake(gateway: &Gateway, endpoint: Endpoint, plan: Plan, now: Instant) -> Result<Vec<Target>, CallError> {
+    let mut targets = plan.into_targets();
     let mut soonest = Duration::MAX;
-    for (index, target) in plan.targets().iter().enumerate() {
-        match gateway.shared.breakers.admit(&target.subject(endpoint), now) {
-            Ok(()) => return Ok(plan.targets().get(index..).unwrap_or_default().to_vec()),
-            Err(wait) => soonest = soonest.min(wait),
-        }
+    let awake = targets.iter().position(|target| {
+        let admitted = gateway.shared.breakers.admit(&target.subject(endpoint), now);
+        admitted.map_err(|wait| soonest = soonest.min(wait)).is_ok()
+    });
+    match awake {
+        Some(first) => Ok(targets.split_off(first)),
+        None => Err(resting(soonest)),
     }
-    Err(resting(soonest))
 }
 
 /// Everything that could be called has failed too often of late.

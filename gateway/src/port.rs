@@ -6,14 +6,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
-    Attempt, AttemptStarted, CallOutcome, Dispatch, HoldCaptured, HoldPlaced, HoldReleased, KeyUse, LateUsageCaptured,
-    ReleaseReason, Route, ServiceTier, UsageRecorded,
+    Attempt, AttemptStarted, CallOutcome, CredentialOwner, Dispatch, HoldCaptured, HoldPlaced, HoldReleased, KeyUse,
+    LateUsageCaptured, ReleaseReason, Route, ServiceTier, UsageRecorded,
 };
 use modelfaucet_schema::ids::{CredentialId, GatewayId, HoldId, Position, SessionId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::short_hash;
 use modelfaucet_schema::usage::Usage;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 /// A hold that the gateway wants for a call.
@@ -235,6 +236,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// How a hold has ended; `None` while it is open.
     fn ending(&self, session_id: SessionId, hold_id: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>>;
 
+    /// Takes a provider key out of use whose request went astray.
+    fn suspend(
+        &self,
+        request_id: &str,
+        session_id: SessionId,
+        credential_id: CredentialId,
+    ) -> BoxFuture<'_, Result<(), PortError>>;
+
     /// Waits until the read model has all that the log holds now.
     fn catch_up(&self) -> BoxFuture<'_, ()>;
 
@@ -260,6 +269,28 @@ pub trait AnswerStore: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct StoreError(pub String);
+
+/// A sealed provider key that the gateway wants to use. It opens for exactly this owner and origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedKey {
+    /// The key's id.
+    pub credential_id: CredentialId,
+    /// Whose it is.
+    pub owner: CredentialOwner,
+    /// Scheme, host and port that it may be sent to.
+    pub origin: String,
+}
+
+/// A provider key could not be opened; the log says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the provider key cannot be opened")]
+pub struct KeyUnavailable;
+
+/// Opens provider keys.
+pub trait KeyVault: Send + Sync + 'static {
+    /// The key, for one attempt.
+    fn open(&self, key: SealedKey) -> BoxFuture<'_, Result<SecretString, KeyUnavailable>>;
+}
 
 /// The key under which a hold ends. It says nothing of how, so that the first ending is the only one.
 pub fn end_key(hold_id: HoldId) -> KeyUse {

@@ -102,7 +102,6 @@ pub(crate) struct CallRequest {
     /// The route that the request names; absent: whichever the feature prefers.
     pub(crate) route: Option<Route>,
     /// What the request would rather have, where there is a choice: `metadata.route_preference`.
-    #[expect(dead_code, reason = "there is a choice once developers and users can keep keys here")]
     pub(crate) route_preference: Option<String>,
     /// The most input tokens that it can come to.
     pub(crate) input_bound: u64,

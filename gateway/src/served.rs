@@ -1,5 +1,7 @@
 //! What served a call: providers answer with another model or service tier than was asked for, and bill by what answered. Pure.
 
+use std::sync::Arc;
+
 use modelfaucet_schema::event::{Anomaly, ModelRates, ServiceTier};
 
 use crate::plan::Target;
@@ -10,7 +12,7 @@ use crate::relay::Said;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Served {
     /// The price list's entry of the model that answered; absent: the one of the target.
-    pub(crate) offer: Option<ModelRates>,
+    pub(crate) offer: Option<Arc<ModelRates>>,
     /// The service tier that answered; absent: one without a price, so that nothing of the answer prices it.
     pub(crate) tier: Option<ServiceTier>,
     /// What has no price, and is charged as it was held for.
@@ -81,7 +83,7 @@ mod tests {
             route: Route::Platform,
             provider: "openai".parse().unwrap(),
             model: "small".into(),
-            offer: Some(small),
+            offer: Some(Arc::new(small)),
             tiers: vec![ServiceTier::Standard],
             origin: "".into(),
             credential: None,
@@ -89,7 +91,7 @@ mod tests {
         };
         let said = Said { model: model.map(str::to_owned), service_tier: tier.map(str::to_owned), ..Said::default() };
         let served = served(&said, &target, Some(&card), asked);
-        (served.offer.map(|offer| offer.model), served.tier, served.anomalies)
+        (served.offer.map(|offer| offer.model.clone()), served.tier, served.anomalies)
     }
 
     #[test]

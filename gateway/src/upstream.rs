@@ -7,23 +7,47 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
-use modelfaucet_schema::event::{AttemptError, Billed, Endpoint, ReleaseReason};
-use secrecy::ExposeSecret as _;
+use modelfaucet_schema::event::{AttemptError, Billed, CredentialAdded, Endpoint, ReleaseReason, Route};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::breaker::Verdict;
 use crate::error::CallError;
+use crate::guard::{GuardedClient, GuardedError, Refused};
 use crate::members::Members;
 use crate::memory::{Memory, Taken};
 use crate::options::{Platform, Timeouts};
 
 /// A client of one provider, or of the operator's own router: where it is and which key it takes. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Upstream {
-    client: reqwest::Client,
-    base: Arc<str>,
+    way: Way,
+    /// The root of its API: paths such as `/chat/completions` are added.
+    root: Arc<str>,
     authorization: Option<HeaderValue>,
+    route: Route,
+}
+
+/// How requests get there.
+#[derive(Clone)]
+enum Way {
+    /// To the operator's own address.
+    Own(reqwest::Client),
+    /// To an address that somebody else named.
+    Guarded(GuardedClient),
+}
+
+/// The root of an API that is named with or without `/v1`.
+fn root_of(base: &str) -> String {
+    format!("{}/v1", base.trim_end_matches('/').trim_end_matches("/v1"))
+}
+
+/// A key as a header.
+fn bearer(key: &SecretString) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// A client that cannot be made.
@@ -142,15 +166,22 @@ impl Upstream {
             .build()?;
         let authorization = match &platform.key {
             None => None,
-            Some(key) => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
-                    .map_err(|_| UpstreamError::Key)?;
-                value.set_sensitive(true);
-                Some(value)
-            }
+            Some(key) => Some(bearer(key).ok_or(UpstreamError::Key)?),
         };
-        let base = platform.base_url.as_str().trim_end_matches('/').trim_end_matches("/v1").into();
-        Ok(Self { client, base, authorization })
+        let root = root_of(platform.base_url.as_str()).into();
+        Ok(Self { way: Way::Own(client), root, authorization, route: Route::Platform })
+    }
+
+    /// The way to the provider of somebody's key, with that key; `None` for one that no header can carry, which is not taken in.
+    pub(crate) fn guarded(
+        client: &GuardedClient,
+        key: &CredentialAdded,
+        route: Route,
+        secret: &SecretString,
+    ) -> Option<Self> {
+        let root = key.base_url.as_deref().map_or_else(|| key.provider.default_root().to_owned(), root_of);
+        let authorization = Some(bearer(secret)?);
+        Some(Self { way: Way::Guarded(client.clone()), root: root.into(), authorization, route })
     }
 
     /// Scheme, host and port of an address, without path or anything secret.
@@ -164,7 +195,7 @@ impl Upstream {
             Endpoint::Responses => "responses",
             Endpoint::Embeddings => "embeddings",
         };
-        format!("{}/v1/{path}", self.base)
+        format!("{}/{path}", self.root)
     }
 
     /// Sends a call and waits for the first byte of a good answer.
@@ -178,27 +209,14 @@ impl Upstream {
         call_label: &str,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
-        let mut request = self
-            .client
-            .post(self.url(endpoint))
-            .header(CONTENT_TYPE, "application/json")
-            .header(ACCEPT, "application/json, text/event-stream")
-            .header(ACCEPT_ENCODING, "identity")
-            .header("x-litellm-call-id", call_label)
-            .body(body);
-        if let Some(authorization) = &self.authorization {
-            request = request.header(AUTHORIZATION, authorization);
-        }
-        let response = match timeout_at(deadline, request.send()).await {
+        let request = self.request(endpoint, body, call_label).ok_or_else(Failure::not_sent)?;
+        let response = match timeout_at(deadline, self.execute(request)).await {
             Err(_) => return Err(Failure::timed_out()),
-            Ok(Err(error)) if error.is_connect() => return Err(Failure::not_sent()),
-            Ok(Err(error)) if error.is_timeout() => return Err(Failure::timed_out()),
-            Ok(Err(_)) => return Err(Failure::broken(None)),
-            Ok(Ok(response)) => response,
+            Ok(response) => response?,
         };
         let status = response.status();
         if !status.is_success() {
-            return Err(refused(response, deadline).await);
+            return Err(refused(response, deadline, self.key()).await.on(self.route));
         }
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let is_stream = kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream");
@@ -213,9 +231,64 @@ impl Upstream {
         }
     }
 
+    /// The key that it is called with, to keep it out of what is told.
+    fn key(&self) -> Option<&str> {
+        self.authorization.as_ref()?.to_str().ok()?.strip_prefix("Bearer ")
+    }
+
+    fn request(&self, endpoint: Endpoint, body: Vec<u8>, call_label: &str) -> Option<reqwest::Request> {
+        let mut request = reqwest::Request::new(http::Method::POST, self.url(endpoint).parse().ok()?);
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if self.route == Route::Platform {
+            headers.insert("x-litellm-call-id", HeaderValue::from_str(call_label).ok()?);
+        }
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        *request.body_mut() = Some(body.into());
+        Some(request)
+    }
+
+    async fn execute(&self, request: reqwest::Request) -> Result<reqwest::Response, Failure> {
+        let error = match &self.way {
+            Way::Own(client) => match client.execute(request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            },
+            Way::Guarded(client) => match client.execute(request).await {
+                Ok(response) => return Ok(response),
+                // The name is not there: a failure like any other.
+                Err(GuardedError::Refused(Refused::NotFound(_))) => return Err(Failure::not_sent()),
+                Err(GuardedError::Refused(refused)) => {
+                    metrics::counter!("gateway_guard_refusals_total", "reason" => refused.reason()).increment(1);
+                    return Err(Failure::guarded());
+                }
+                // The answer is dropped unread.
+                Err(GuardedError::Tripwire(address)) => {
+                    metrics::counter!("gateway_tripwires_total").increment(1);
+                    tracing::error!(%address, "an answer to a provider key's request came from an address that is not public");
+                    return Err(Failure::tripwire());
+                }
+                Err(GuardedError::Http(error)) => error,
+            },
+        };
+        Err(if error.is_connect() {
+            Failure::not_sent()
+        } else if error.is_timeout() {
+            Failure::timed_out()
+        } else {
+            Failure::broken(None)
+        })
+    }
+
     /// Is the provider there? LiteLLM is asked for its readiness: its health check makes real calls, which cost money.
     pub(crate) async fn probe(&self, limit: Duration) -> (Option<u16>, Option<&'static str>) {
-        let request = self.client.get(format!("{}/health/readiness", self.base)).timeout(limit);
+        let Way::Own(client) = &self.way else { return (None, Some("is not asked")) };
+        let base = self.root.trim_end_matches("/v1");
+        let request = client.get(format!("{base}/health/readiness")).timeout(limit);
         match request.send().await {
             Ok(response) => (Some(response.status().as_u16()), None),
             Err(error) if error.is_timeout() => (None, Some("timed out")),
@@ -227,7 +300,7 @@ impl Upstream {
 /// The most that is read of an error's body.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
-async fn refused(mut response: reqwest::Response, deadline: Instant) -> Failure {
+async fn refused(mut response: reqwest::Response, deadline: Instant, key: Option<&str>) -> Failure {
     let status = response.status();
     let wait = retry_after(response.headers());
     let mut body = Vec::new();
@@ -238,7 +311,11 @@ async fn refused(mut response: reqwest::Response, deadline: Instant) -> Failure 
             break;
         }
     }
-    Failure::of_status(status, &body, wait)
+    // A provider may quote the key, which is not the caller's to see.
+    let text = String::from_utf8_lossy(&body);
+    let text =
+        key.filter(|key| !key.is_empty()).map_or_else(|| text.clone().into_owned(), |key| text.replace(key, "…"));
+    Failure::of_status(status, text.as_bytes(), wait)
 }
 
 /// Whole seconds; dates are not understood.
@@ -272,6 +349,40 @@ impl Failure {
             (_, Retry::Never) if matches!(self.error, AttemptError::Status | AttemptError::ClientGone) => Verdict::Good,
             _ => Verdict::Bad,
         }
+    }
+
+    /// There is no key to call with, or not any more: nothing was sent.
+    pub(crate) fn no_key() -> Self {
+        let message = "The provider key of this call cannot be used.";
+        let answer = CallError::invalid(400, "no_available_route", message);
+        Self { retry: Retry::Elsewhere, answer, ..Self::not_sent() }
+    }
+
+    /// The guard refused the address: nothing was sent, and nothing else is tried instead.
+    fn guarded() -> Self {
+        let message = "The address of this call's provider key leads to no public place.";
+        let answer = CallError::invalid(400, "no_available_route", message);
+        Self { error: AttemptError::Guard, retry: Retry::Never, answer, ..Self::not_sent() }
+    }
+
+    /// The request has gone out, with its key, to an address that the guard would have refused.
+    fn tripwire() -> Self {
+        Self { error: AttemptError::Guard, retry: Retry::Never, ..Self::broken(None) }
+    }
+
+    /// Did a request go astray? Then its key may be known to somebody else.
+    pub(crate) fn is_tripwire(&self) -> bool {
+        self.error == AttemptError::Guard && self.billed != Billed::No
+    }
+
+    /// What it means where this key paid: a user may know that the own key is refused, and can do something about it.
+    fn on(self, route: Route) -> Self {
+        if route == Route::Byok && matches!(self.status, Some(401 | 403)) {
+            let message = "The provider does not accept your key.";
+            let answer = CallError::new(403, "secret_validation_failed", "permission_error", message);
+            return Self { answer: answer.should_retry(false), ..self };
+        }
+        self
     }
 
     /// No connection stood: nothing was sent.
@@ -414,6 +525,65 @@ mod tests {
             let failure = Failure::of_status(StatusCode::from_u16(status).unwrap(), b"", None);
             let told = (failure.answer.status().as_u16(), failure.answer.code());
             assert_eq!((failure.retry, failure.release, told), (retry, release, (shown, code)), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_went_astray_is_a_tripwire_and_its_answer_is_not_read() {
+        use crate::guard::tests::sockets::{astray, listener};
+        use modelfaucet_schema::event::{CredentialOwner, KeyProvider};
+        use modelfaucet_schema::ids::{CredentialId, DeveloperId};
+        let body = r#"{"id":"x","choices":[]}"#;
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let (port, _) = listener(answer).await;
+        let key = CredentialAdded {
+            credential_id: CredentialId::generate(),
+            owner: CredentialOwner::Developer { developer_id: DeveloperId::generate() },
+            provider: KeyProvider::Openai,
+            base_url: Some(format!("http://odd.test:{port}/v1")),
+            origin: format!("http://odd.test:{port}"),
+            masked: String::new(),
+            models_allowed: Vec::new(),
+            budget_limit: None,
+            priority: 100,
+            fallback_to_platform: true,
+        };
+        let secret = SecretString::from("sk-0123456789");
+        let upstream = Upstream::guarded(&astray(port), &key, Route::DeveloperKey, &secret).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let failure = upstream.send(Endpoint::ChatCompletions, b"{}".to_vec(), "req_1", deadline).await.unwrap_err();
+        assert!(failure.is_tripwire());
+        assert_eq!(
+            (failure.retry, failure.billed, failure.answer.code()),
+            (Retry::Never, Billed::Unknown, "provider_error")
+        );
+        assert!(!Failure::guarded().is_tripwire() && !Failure::no_key().is_tripwire());
+    }
+
+    #[test]
+    fn roots_are_named_with_and_without_their_version() {
+        for (base, root) in [
+            ("https://api.example.com", "https://api.example.com/v1"),
+            ("https://api.example.com/", "https://api.example.com/v1"),
+            ("https://api.example.com/v1", "https://api.example.com/v1"),
+            ("https://api.example.com/openai/v1/", "https://api.example.com/openai/v1"),
+            ("https://api.example.com/api", "https://api.example.com/api/v1"),
+        ] {
+            assert_eq!(root_of(base), root);
+        }
+    }
+
+    #[test]
+    fn only_the_own_key_s_refusal_is_told_to_the_user() {
+        for (route, status, shown) in [
+            (Route::Byok, 401, (403, "secret_validation_failed")),
+            (Route::Byok, 403, (403, "secret_validation_failed")),
+            (Route::Byok, 500, (502, "provider_error")),
+            (Route::DeveloperKey, 401, (502, "provider_auth_failed")),
+            (Route::Platform, 403, (502, "provider_auth_failed")),
+        ] {
+            let failure = Failure::of_status(StatusCode::from_u16(status).unwrap(), b"", None).on(route);
+            assert_eq!((failure.answer.status().as_u16(), failure.answer.code()), shown, "{route:?} {status}");
         }
     }
 

@@ -26,7 +26,9 @@ use modelfaucet_schema::event::{
     ModelRates, PriceRule, RateCardId, Rating, ReleaseReason, ServiceTier,
 };
 use modelfaucet_schema::http::observe;
-use modelfaucet_schema::ids::{AppId, EpochId, FeatureId, GatewayId, HoldId, Position, SessionId, WalletId};
+use modelfaucet_schema::ids::{
+    AppId, CredentialId, EpochId, FeatureId, GatewayId, HoldId, Position, SessionId, UserId, WalletId,
+};
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::{ExactCost, Rate};
 use modelfaucet_schema::time::Timestamp;
@@ -219,6 +221,10 @@ impl Ledger for Fake {
         async { Ok(None) }.boxed()
     }
 
+    fn suspend(&self, _: &str, _: SessionId, _: CredentialId) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn catch_up(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
@@ -232,12 +238,16 @@ struct World {
     fake: Arc<Fake>,
     gateway: Gateway,
     router: Router,
+    /// Where the provider's book is.
+    dir: tempfile::TempDir,
 }
 
 async fn world() -> World {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base_url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-    tokio::spawn(async move { axum::serve(listener, provider(Book::nowhere())).await });
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::open(&dir.path().join("book")).unwrap();
+    tokio::spawn(async move { axum::serve(listener, provider(book)).await });
     let model = Arc::new(ReadModel::default());
     let rate = |usd| Rate::per_million(usd).unwrap();
     let rates = [(Component::InputUncached, rate("1")), (Component::OutputText, rate("2"))];
@@ -250,6 +260,7 @@ async fn world() -> World {
     let session = Session {
         session_id: SessionId(Uuid::from_u128(4)),
         app_id: AppId(Uuid::from_u128(2)),
+        user_id: UserId(Uuid::from_u128(3)),
         wallet_id: wallet(),
         feature_key: None,
         expires_at: Timestamp::now().plus(Duration::from_secs(600)),
@@ -272,9 +283,9 @@ async fn world() -> World {
         kept_answers: None,
     };
     let fake = Arc::new(Fake::default());
-    let gateway = Gateway::new(options, fake.clone(), model).unwrap();
+    let gateway = Gateway::new(options, fake.clone(), model, None).unwrap();
     let router = Router::from(router(gateway.clone())).layer(from_fn(|request, next| observe("test", request, next)));
-    World { fake, gateway, router }
+    World { fake, gateway, router, dir }
 }
 
 impl World {
@@ -301,6 +312,19 @@ impl World {
             .body(Body::from(body.to_string()))
             .unwrap();
         self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    /// Sends a call, and leaves it as soon as the provider has it.
+    async fn send_and_leave(&self, script: &str, stream: bool) {
+        let received = async {
+            while !std::fs::read_to_string(self.dir.path().join("book")).unwrap_or_default().contains("received") {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::select! {
+            response = self.send(script, stream) => panic!("an answer came first: {response:?}"),
+            () = received => {}
+        }
     }
 
     async fn text(response: Response<Body>) -> String {
@@ -390,10 +414,7 @@ async fn the_last_byte_waits_for_the_charge() {
 #[tokio::test]
 async fn a_client_that_leaves_at_once_drops_no_money() {
     let world = world().await;
-    {
-        let send = world.send("tokens=4 delay_ms=100", true);
-        let _left = tokio::time::timeout(Duration::from_millis(30), send).await;
-    }
+    world.send_and_leave("tokens=4 delay_ms=500", true).await;
     assert!(matches!(world.endings().await[..], [Ending::Capture { usage, .. }] if usage.output_text == 4));
 }
 
@@ -414,6 +435,7 @@ async fn a_call_falls_back_only_as_far_as_it_may() {
         ("status=500", 502, vec![failed("m"), failed("m"), failed("second")]),
         ("status=500 only=m", 200, vec![failed("m"), failed("m"), good("second")]),
         ("status=503 times=1", 200, vec![failed("m"), good("m")]),
+        ("status=429 retry_after=1 times=1", 200, vec![failed("m"), good("m")]),
         // What would fail here again is tried elsewhere at once.
         ("status=429 retry_after=30 only=m", 200, vec![failed("m"), good("second")]),
         ("status=401 only=m", 200, vec![failed("m"), good("second")]),
@@ -544,10 +566,7 @@ async fn a_request_that_is_left_before_its_answer_is_cut_too_but_one_in_one_piec
     ] {
         let world = world().await;
         *world.fake.disconnect.lock() = policy;
-        {
-            let send = world.send("tokens=4 delay_ms=300", stream);
-            let _left = tokio::time::timeout(Duration::from_millis(50), send).await;
-        }
+        world.send_and_leave("tokens=4 delay_ms=500", stream).await;
         match (world.endings().await.remove(0), charged) {
             (Ending::Capture { usage, .. }, Some(tokens)) => assert_eq!(usage.output_text, tokens, "{policy:?}"),
             (Ending::Release(ReleaseReason::Absorbed), None) => {

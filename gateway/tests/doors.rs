@@ -23,7 +23,7 @@ use modelfaucet_gateway::port::{
 use modelfaucet_gateway::read_model::{RateCard, ReadModel, Session};
 use modelfaucet_schema::event::{AttemptStarted, ModelRates, RateCardId};
 use modelfaucet_schema::http::observe;
-use modelfaucet_schema::ids::{AppId, EpochId, GatewayId, HoldId, SessionId, WalletId};
+use modelfaucet_schema::ids::{AppId, CredentialId, EpochId, GatewayId, HoldId, SessionId, UserId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::rate::Rate;
 use modelfaucet_schema::time::Timestamp;
@@ -77,6 +77,10 @@ impl Ledger for Closed {
         async { Ok(None) }.boxed()
     }
 
+    fn suspend(&self, _: &str, _: SessionId, _: CredentialId) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn catch_up(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
@@ -108,6 +112,7 @@ async fn nothing_reaches_a_provider_without_a_hold() {
     let session = Session {
         session_id: SessionId(Uuid::from_u128(4)),
         app_id: AppId(Uuid::from_u128(2)),
+        user_id: UserId(Uuid::from_u128(3)),
         wallet_id: WalletId(Uuid::from_u128(1)),
         feature_key: None,
         expires_at: Timestamp::now().plus(Duration::from_secs(600)),
@@ -123,7 +128,7 @@ async fn nothing_reaches_a_provider_without_a_hold() {
         kept_answers: None,
     };
     let closed = Arc::new(Closed::default());
-    let gateway = Gateway::new(options, closed.clone(), model).unwrap();
+    let gateway = Gateway::new(options, closed.clone(), model, None).unwrap();
     let routes = Router::from(router(gateway)).layer(from_fn(|request, next| observe("test", request, next)));
 
     let document = serde_json::to_value(openapi()).unwrap();

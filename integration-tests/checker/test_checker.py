@@ -432,6 +432,45 @@ class Checker(unittest.TestCase):
             batches.append([(*late[:3], "twice", {**late[4], "balance": balance("9.99879996")})])
         self.caught("I10", spoil_batches=spoil, says="had ended", alone=False)
 
+    @staticmethod
+    def attempts(**changes):
+        """A hold of 0.01 USD, a mark, and a second attempt that holds 0.02 USD, which is captured; members of the attempt may be changed."""
+        wallet, expires = "wallet:" + WALLET, "2026-11-23T11:00:00.000000Z"
+        started = {"hold_id": HOLDS[3], "wallet_id": WALLET, "number": 2, "ended": {}, "call": CALL, "bound": {}, "requested": "0.02000000",
+                   "replaced": "0.01000000", "amount": "0.02000000", "balance": balance("9.99909997", "0.02000000"), **changes}
+        mark = {"hold_id": HOLDS[3], "wallet_id": WALLET, "bytes": 9, "counter": 1}
+        marks = [{**mark, "number": 1, "usage": {"output_text": 7}}, {**mark, "number": started["number"], "usage": {"output_text": 3}}]
+        end = {**captured(3, "9.99879996"), "held": started["amount"]}
+        return [
+            [(wallet, "HoldPlaced", "admin", "hold-3", hold(3, "0.01000000", expires, posted="9.99909997"))],
+            [(wallet, "AttemptProgressed", "admin", None, marks[0])],
+            [(wallet, "AttemptStarted", "admin", "attempt-3", started)],
+            [(wallet, "AttemptProgressed", "admin", None, marks[1])],
+            [(wallet, "HoldCaptured", "admin", "end-3", end)],
+        ]
+
+    def test_an_attempt_takes_the_place_of_the_one_before(self):
+        self.assertEqual(self.verdicts(export(honest_batches() + self.attempts()), []), {})
+
+    def test_an_attempt_that_replaces_another_amount(self):
+        spoil = lambda batches: batches.extend(self.attempts(replaced="0.00500000"))  # noqa: E731
+        self.caught("I10", spoil_batches=spoil, says="attempt 2 of hold", alone=False)
+
+    def test_an_attempt_out_of_its_turn(self):
+        self.caught("I10", spoil_batches=lambda batches: batches.extend(self.attempts(number=3)), says="attempt 3 of hold", alone=False)
+
+    def test_an_attempt_that_overspends(self):
+        changes = {"requested": "50.00000000", "amount": "50.00000000", "balance": balance("9.99909997", "50.00000000")}
+        spoil = lambda batches: batches.extend(self.attempts(**changes))  # noqa: E731
+        self.caught("I5", spoil_batches=spoil, says="an attempt holds 50.00000000 on 9.99909997 available", alone=False)
+
+    def test_a_mark_that_falls(self):
+        def spoil(batches):
+            attempts = self.attempts()
+            *head, payload = attempts[1][0]
+            batches.extend([*attempts[:2], [(*head, {**payload, "usage": {"output_text": 6}})], *attempts[2:]])
+        self.caught("I10", spoil_batches=spoil, says="a mark of attempt 1 at 6 follows 7", alone=False)
+
     # I12
 
     def test_a_charge_that_is_rounded_the_other_way(self):

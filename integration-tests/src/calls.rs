@@ -129,6 +129,27 @@ impl Booked {
     }
 }
 
+/// The ids of calls whose answers came whole, from what clients have read.
+fn whole(answers: &[String]) -> Vec<String> {
+    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
+        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
+        format!("req_{}", rest.split('"').next().unwrap_or_default())
+    });
+    ids.collect()
+}
+
+/// Whatever a client has read to its end is charged.
+///
+/// # Panics
+/// If something is not.
+pub fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
+    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
+    for id in whole(answers) {
+        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
+        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
+    }
+}
+
 /// The calls in the log, by hold.
 ///
 /// # Panics
@@ -221,27 +242,6 @@ pub fn compare(books: &BTreeMap<HoldId, Booked>, truth: &BTreeMap<String, Vec<Se
         }
     }
     exact
-}
-
-/// The ids of calls whose answers came whole, from what clients have read.
-fn whole(answers: &[String]) -> Vec<String> {
-    let ids = answers.iter().filter(|text| text.contains("[DONE]") || text.contains("\"usage\":{")).map(|text| {
-        let (_, rest) = text.split_once("\"request_id\":\"req_").unwrap_or_else(|| panic!("a call's id: {text}"));
-        format!("req_{}", rest.split('"').next().unwrap_or_default())
-    });
-    ids.collect()
-}
-
-/// Whatever a client has read to its end is charged.
-///
-/// # Panics
-/// If something is missing from the books.
-pub fn check_read(answers: &[String], books: &BTreeMap<HoldId, Booked>) {
-    let booked: BTreeMap<String, &Booked> = books.iter().map(|(hold, call)| (label(*hold), call)).collect();
-    for id in whole(answers) {
-        let call = booked.get(&id).unwrap_or_else(|| panic!("{id} was answered and is not in the books"));
-        assert!(call.rating().is_some_and(|rating| rating.charge.is_positive()), "{id} was answered and not charged");
-    }
 }
 
 /// The sum of what was charged.

@@ -270,6 +270,11 @@ impl Up {
         Role::start(verb, self.dir.path(), secrets)
     }
 
+    /// A role that knows nothing but these variables: no database, no secret of this process.
+    pub fn bare_role(&self, verb: &[&str], variables: &[(&'static str, String)]) -> Role {
+        Role::start(verb, self.dir.path(), variables.to_vec())
+    }
+
     /// What the sandbox provider of this process writes down.
     pub fn provider_book(&self) -> PathBuf {
         self.data_dir().join("sandbox-provider.jsonl")

@@ -8,7 +8,7 @@ use crate::calls::{Served, provider_book};
 use crate::connection::Connection;
 use crate::process::{binary, free_port};
 
-/// A running provider.
+/// The provider; ends with its owner.
 #[derive(Debug)]
 pub struct Provider {
     child: Child,
@@ -17,7 +17,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Starts one and waits until it listens.
+    /// Starts it.
     ///
     /// # Panics
     /// If it does not start.
@@ -31,7 +31,7 @@ impl Provider {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .expect("the binary starts");
+            .expect("a process");
         let provider = Self { child, port, dir };
         for _ in 0..500 {
             if Connection::open(&format!("127.0.0.1:{port}"), "").await.is_ok() {
@@ -42,7 +42,7 @@ impl Provider {
         panic!("the provider does not start");
     }
 
-    /// Where it is.
+    /// Where it listens.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

@@ -42,15 +42,18 @@ fn crates_know_only_what_they_may() {
         let name = package["name"].as_str().unwrap();
         let allowed: &[&str] = match name {
             "modelfaucet-schema" => &[],
-            "modelfaucet-command" | "modelfaucet-projector" | "modelfaucet-query" | "modelfaucet-gateway" => {
-                &["modelfaucet-schema"]
-            }
+            "modelfaucet-command"
+            | "modelfaucet-projector"
+            | "modelfaucet-query"
+            | "modelfaucet-gateway"
+            | "modelfaucet-secrets" => &["modelfaucet-schema"],
             "modelfaucet-deploy" | "modelfaucet-integration-tests" => &[
                 "modelfaucet-schema",
                 "modelfaucet-command",
                 "modelfaucet-projector",
                 "modelfaucet-query",
                 "modelfaucet-gateway",
+                "modelfaucet-secrets",
             ],
             other => panic!("which crates may {other} know? Add it here and to ARCHITECTURE.md"),
         };
@@ -65,7 +68,7 @@ fn crates_know_only_what_they_may() {
         assert!(too_many.is_empty(), "{name} must not depend on {too_many:?}");
         seen += 1;
     }
-    assert_eq!(seen, 7);
+    assert_eq!(seen, 8);
 }
 
 #[test]
@@ -97,7 +100,7 @@ fn the_domain_does_no_io() {
 
 #[test]
 fn the_environment_is_read_in_deploy_only() {
-    for folder in ["schema/src", "command/src", "projector/src", "query/src", "gateway/src"] {
+    for folder in ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "secrets/src"] {
         for path in sources(&root().join(folder)) {
             assert!(!code(&path).contains("env::var"), "{} reads the environment", path.display());
         }
@@ -146,7 +149,7 @@ fn only_the_migrations_write_the_log() {
 #[test]
 fn connections_to_postgresql_are_opened_in_one_place() {
     let mut seen = 0;
-    for path in ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "deploy/src"]
+    for path in ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "secrets/src", "deploy/src"]
         .iter()
         .flat_map(|folder| sources(&root().join(folder)))
         .filter(|path| !path.ends_with("tests.rs"))
@@ -156,4 +159,19 @@ fn connections_to_postgresql_are_opened_in_one_place() {
         seen += usize::from(here);
     }
     assert_eq!(seen, 1);
+}
+
+#[test]
+fn one_crate_alone_opens_secrets_and_reads_their_table() {
+    let folders = ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "deploy/src"];
+    for path in folders.iter().flat_map(|folder| sources(&root().join(folder))) {
+        let code = code(&path);
+        let refuses = path.ends_with("log/boot.rs") || path.to_string_lossy().contains("verify");
+        assert!(refuses || !code.contains("secret.credential"), "{} knows the table of secrets", path.display());
+    }
+    // What is secret there has no form that could be printed or sent.
+    for file in ["envelope.rs", "keyring.rs", "store.rs"] {
+        let code = code(&root().join("secrets/src").join(file));
+        assert!(!code.contains("Serialize") && !code.contains("println!") && !code.contains("dbg!"), "{file}");
+    }
 }

@@ -102,6 +102,24 @@ async fn a_service_starts_only_where_it_is_safe() {
             "ledger_query may SELECT ledger.event",
         ),
         (
+            ServiceRole::Audit,
+            "GRANT SELECT ON secret.credential TO ledger_audit",
+            "REVOKE SELECT ON secret.credential FROM ledger_audit",
+            "ledger_audit may SELECT secret.credential",
+        ),
+        (
+            ServiceRole::Command,
+            "GRANT DELETE ON secret.credential TO PUBLIC",
+            "REVOKE DELETE ON secret.credential FROM PUBLIC",
+            "ledger_command may DELETE secret.credential",
+        ),
+        (
+            ServiceRole::Secrets,
+            "GRANT SELECT ON ledger.snapshot TO ledger_secrets",
+            "REVOKE SELECT ON ledger.snapshot FROM ledger_secrets",
+            "ledger_secrets may SELECT ledger.snapshot",
+        ),
+        (
             ServiceRole::Query,
             "GRANT ledger_projector TO ledger_query",
             "REVOKE ledger_projector FROM ledger_query",

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use modelfaucet_gateway::fault::Point;
 use modelfaucet_integration_tests::calls::{
     Booked, Raw, Served, booked, booked_when_ended, chat, compare, label, provider_book, streamed, usage_of,
 };
@@ -355,4 +356,84 @@ async fn the_model_and_tier_that_serve_are_charged_and_the_dearest_is_held_for()
     let refused = call(&up, &token, &unpriced).await;
     assert_eq!((refused.status, refused.code().as_str()), (404, "model_not_priced"), "never at another price");
     check_books(&up).await;
+}
+
+/// A stream whose first attempt fails, so that it passes every point; `name` makes the script one of its own.
+fn passing_every_point(name: &str) -> Value {
+    streamed(&format!("tokens=3 gap_ms=5 even status=503 times=1 {name}"))
+}
+
+/// Whatever broke off, and wherever: the hold has ended once, and nothing that the client read to its end was free.
+fn check_broken(point: Point, call: &Booked, answer: &str) {
+    let read = answer.contains("[DONE]");
+    match call.ending() {
+        Event::HoldCaptured(captured) => {
+            assert!(captured.rating.charge.is_positive() && captured.rating.charge <= call.held(), "{point:?}");
+        }
+        Event::HoldReleased(released) => {
+            assert!(!read && released.reason == ReleaseReason::Absorbed, "{point:?}: {released:?} {answer}");
+            let lost = call.outcome().attempts.last().unwrap();
+            assert_eq!(lost.error, Some(AttemptError::Lost));
+            assert!(lost.exposure.is_some_and(Money::is_positive), "{point:?}");
+        }
+        other => panic!("{point:?}: {other:?}"),
+    }
+    // Attempts that were in the log before it broke are named by its end, each once.
+    let outcome = call.outcome();
+    let numbers: Vec<u32> = call.started.iter().map(|started| started.number).collect();
+    assert!(numbers.len() <= 1 && outcome.attempts.len() <= 2, "{point:?}: {outcome:?}");
+    for started in &call.started {
+        assert_eq!(outcome.attempts.iter().filter(|attempt| **attempt == started.ended).count(), 1, "{point:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_panics_at_any_point_ends_its_hold_once() {
+    if !has_postgres() {
+        return;
+    }
+    let faults: Vec<String> = Point::ALL.iter().map(|(_, name)| format!("{name}=panic")).collect();
+    let up = Up::start_with_variables(&[("MODELFAUCET_TEST_FAULTS", &faults.join(","))]).await;
+    let (token, _) = up.wallet_with("panics", "5.00").await;
+    for (point, name) in Point::ALL {
+        let answer = Raw::send(&up.address(), &token, "", &passing_every_point(name)).await.rest().await;
+        let broken = !answer.contains("[DONE]");
+        assert!(broken, "{point:?}: {answer}");
+        check_broken(point, &last(&up).await, &answer);
+    }
+    let answer = Raw::send(&up.address(), &token, "", &passing_every_point("whole")).await.rest().await;
+    assert!(answer.contains("[DONE]"), "nothing is left armed: {answer}");
+    assert_eq!(books(&up).await.len(), Point::ALL.len() + 1);
+    compare(&books(&up).await, &provider_book(&up.provider_book()));
+    check_books(&up).await;
+}
+
+#[tokio::test]
+async fn a_process_that_dies_at_any_point_leaves_no_hold_open() {
+    if !has_postgres() {
+        return;
+    }
+    for (point, name) in Point::ALL {
+        let provider = Provider::start().await;
+        let (url, fault) = (provider.url(), format!("{name}=abort"));
+        let settings = [("LITELLM_BASE_URL", url.as_str()), ("MODELFAUCET_TEST_FAULTS", fault.as_str())];
+        let mut up = Up::start_with_variables(&settings).await;
+        let (token, _) = up.wallet_with("deaths", "5.00").await;
+        let answer = Raw::send(&up.address(), &token, "", &passing_every_point(name)).await.rest().await;
+        assert!(!answer.contains("[DONE]"), "{point:?}: {answer}");
+        up.kill();
+        up.start_again();
+        up.wait_until_ready(Duration::from_secs(60)).await;
+        let books = booked(&up.database("ledger_audit")).await;
+        assert_eq!(books.len(), 1, "{point:?}");
+        let call = books.values().next().unwrap();
+        check_broken(point, call, &answer);
+        compare(&books, &provider.book());
+        // What the provider was asked is in the log.
+        let asked = provider.book().remove(&label(call.placed.hold_id)).unwrap_or_default().len();
+        assert!(asked <= 1 + call.started.len(), "{point:?}: {asked} requests");
+        if point == Point::AfterAttempt {
+            check_books(&up).await;
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub mod audit_log;
 pub mod binary;
 pub mod catalogue;
 pub mod changes;
+pub mod credentials;
 mod feed;
 pub mod fold;
 pub mod freezes;

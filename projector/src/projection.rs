@@ -90,6 +90,7 @@ pub fn all() -> Vec<Box<dyn Projection>> {
         Box::new(crate::top_ups::TopUps),
         Box::new(crate::audit_log::AuditLog),
         Box::new(crate::freezes::Freezes),
+        Box::new(crate::credentials::Credentials),
         Box::new(crate::reconciliation::Reconciliation),
         Box::new(crate::attempts::Attempts),
     ]

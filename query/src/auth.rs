@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use modelfaucet_schema::http::{ApiError, bearer};
-use modelfaucet_schema::ids::{DeveloperId, ShardId, WalletId};
+use modelfaucet_schema::ids::{DeveloperId, ShardId, UserId, WalletId};
 use modelfaucet_schema::log::from_system_time;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
@@ -30,6 +30,7 @@ pub(crate) struct Developer<S> {
 pub(crate) struct Session {
     pub(crate) shard: ShardId,
     pub(crate) wallet: WalletId,
+    pub(crate) user: UserId,
 }
 
 /// A scope as a type.
@@ -47,7 +48,7 @@ macro_rules! needs {
     )+};
 }
 
-needs!(OperationsRead, AppsRead, FeaturesRead, TokensRead);
+needs!(OperationsRead, AppsRead, FeaturesRead, TokensRead, ProviderKeysRead);
 
 fn unauthorized(code: &'static str, message: &'static str) -> ApiError {
     ApiError::new(401, code, message)
@@ -115,7 +116,11 @@ impl FromRequestParts<QueryState> for Session {
         if status != "open" || from_system_time(row.try_get("expires_at")?) <= Timestamp::now() {
             return Err(unauthorized("expired_session", "The session token is expired.").into());
         }
-        Ok(Self { shard: ShardId(row.try_get("shard")?), wallet: WalletId(row.try_get("wallet_id")?) })
+        Ok(Self {
+            shard: ShardId(row.try_get("shard")?),
+            wallet: WalletId(row.try_get("wallet_id")?),
+            user: UserId(row.try_get("user_id")?),
+        })
     }
 }
 

@@ -19,6 +19,7 @@ mod journal;
 mod params;
 mod progress;
 mod projections;
+mod provider_keys;
 mod reconciliation;
 mod reports;
 mod routes;

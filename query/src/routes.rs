@@ -8,7 +8,10 @@ use utoipa_axum::routes;
 
 use crate::projections::{Readiness, readiness};
 use crate::state::QueryState;
-use crate::{audit_log, catalogue, freezes, journal, projections, reconciliation, reports, top_ups, usage, wallets};
+use crate::{
+    audit_log, catalogue, freezes, journal, projections, provider_keys, reconciliation, reports, top_ups, usage,
+    wallets,
+};
 
 /// All routes of the read API. The request id and the error envelope come from `modelfaucet_schema::http::observe` around it.
 pub fn router(state: QueryState) -> OpenApiRouter {
@@ -32,6 +35,8 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(catalogue::tokens))
         .routes(routes!(catalogue::rate_card))
         .routes(routes!(top_ups::top_ups))
+        .routes(routes!(provider_keys::user_keys))
+        .routes(routes!(provider_keys::developer_keys))
         .routes(routes!(audit_log::audit_log))
         .routes(routes!(freezes::freezes))
         .routes(routes!(projections::projections))
@@ -64,7 +69,7 @@ mod tests {
     fn every_route_says_who_may_use_it_and_how_errors_look() {
         let document = serde_json::to_value(openapi()).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 19);
+        assert_eq!(paths.len(), 21);
         for (path, item) in paths {
             let operation = &item["get"];
             assert!(operation["summary"].is_string(), "{path}");

@@ -13,6 +13,7 @@ statements! {
     APPS = "apps";
     AUDIT_LOG = "audit_log";
     CHECKPOINTS = "checkpoints";
+    DEVELOPER_PROVIDER_KEYS = "developer_provider_keys";
     DEVELOPER_TOKEN = "developer_token";
     FEATURES = "features";
     FREEZES = "freezes";
@@ -34,6 +35,7 @@ statements! {
     USAGE_PAGE = "usage_page";
     USAGE_TOTALS = "usage_totals";
     USAGE_TOTALS_OF_RANGE = "usage_totals_of_range";
+    USER_PROVIDER_KEYS = "user_provider_keys";
     USER_WALLET = "user_wallet";
     WALLET = "wallet";
 }

@@ -4,6 +4,7 @@
 mod attempt;
 mod call;
 mod catalogue;
+mod credential;
 mod disconnect;
 mod freeze;
 mod model_rates;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use attempt::*;
 pub use call::*;
 pub use catalogue::*;
+pub use credential::*;
 pub use disconnect::*;
 pub use freeze::*;
 pub use model_rates::*;
@@ -112,6 +114,8 @@ events! {
     DisconnectPolicySet = 1,
     Frozen = 1,
     Thawed = 1,
+    CredentialAdded = 1,
+    CredentialDisabled = 1,
 }
 
 impl Event {
@@ -145,6 +149,8 @@ impl Event {
             Self::HoldExpired(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::LateUsageCaptured(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::UsageRecorded(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::CredentialAdded(event) => (StreamKind::Credential, event.credential_id.0),
+            Self::CredentialDisabled(event) => (StreamKind::Credential, event.credential_id.0),
             Self::AttemptStarted(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::AttemptProgressed(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::DisconnectPolicySet(_) | Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),

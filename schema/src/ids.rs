@@ -142,6 +142,8 @@ pub enum StreamKind {
     Session,
     /// A wallet: top-ups, holds, usage, adjustments.
     Wallet,
+    /// A provider key.
+    Credential,
     /// Matters of the whole shard: freezes.
     Shard,
 }
@@ -154,6 +156,7 @@ impl StreamKind {
             Self::RateCard => "rate_card",
             Self::Session => "session",
             Self::Wallet => "wallet",
+            Self::Credential => "credential",
             Self::Shard => "shard",
         }
     }
@@ -196,6 +199,7 @@ impl FromStr for StreamId {
             StreamKind::RateCard,
             StreamKind::Session,
             StreamKind::Wallet,
+            StreamKind::Credential,
             StreamKind::Shard,
         ]
         .into_iter()

@@ -23,6 +23,8 @@ pub struct Money(i64);
 impl Money {
     /// No money.
     pub const ZERO: Self = Self(0);
+    /// The most there can be.
+    pub const MAX: Self = Self(i64::MAX);
     /// The largest amount that one request may name: one hundred million dollars.
     pub const MAX_REQUEST: Self = Self(100_000_000 * UNITS_PER_USD);
 

@@ -138,6 +138,18 @@ fn every_rate() -> ModelRates {
 
 /// Further examples of an event: members that were added to a version since, which are left out where they say nothing.
 fn additions() -> Vec<(&'static str, Event)> {
+    let developers_key = CredentialAdded {
+        credential_id: CredentialId(id(31)),
+        owner: CredentialOwner::Developer { developer_id: DeveloperId(id(2)) },
+        provider: KeyProvider::Anthropic,
+        base_url: None,
+        origin: "https://api.anthropic.com".into(),
+        masked: "sk-...wxyz".into(),
+        models_allowed: Vec::new(),
+        budget_limit: None,
+        priority: 1,
+        fallback_to_platform: false,
+    };
     let (hold_id, wallet_id) = (HoldId(id(8)), wallet());
     let used = Component::ALL.iter().fold(Usage::default(), |mut usage, component| {
         usage.set(*component, 7);
@@ -152,6 +164,7 @@ fn additions() -> Vec<(&'static str, Event)> {
     };
     let own = Call { route: Route::Byok, ..call.clone() };
     vec![
+        ("developer", developers_key.into()),
         (
             "attempts",
             HoldPlaced {
@@ -460,6 +473,20 @@ fn samples() -> Vec<Event> {
         .into(),
         Frozen { scope: FreezeScope::App(app_id), reason: reason() }.into(),
         Thawed { scope: FreezeScope::TopUps, reason: reason() }.into(),
+        CredentialAdded {
+            credential_id: CredentialId(id(30)),
+            owner: CredentialOwner::User { app_id, user_id: UserId(id(10)) },
+            provider: KeyProvider::OpenaiCompatible,
+            base_url: Some("https://models.example.com/v1".into()),
+            origin: "https://models.example.com".into(),
+            masked: "sk-...cdef".into(),
+            models_allowed: vec!["gpt-4o-mini".into()],
+            budget_limit: Some(usd("25")),
+            priority: 100,
+            fallback_to_platform: true,
+        }
+        .into(),
+        CredentialDisabled { credential_id: CredentialId(id(30)), reason: DisableReason::Requested }.into(),
     ]
 }
 

@@ -4,14 +4,16 @@ use modelfaucet_schema::event::{
     AttemptProgressed, AttemptStarted, Balance, Call, CallOutcome, DisconnectPolicy, DisconnectPolicySet, Endpoint,
     Event, Route,
 };
-use modelfaucet_schema::ids::{GatewayId, HoldId};
+use modelfaucet_schema::ids::{CredentialId, GatewayId, HoldId};
+use modelfaucet_schema::money::Money;
+use modelfaucet_schema::usage::Usage;
 
-use super::decide::Context;
+use super::decide::{Context, Payment};
 use super::rating::{self, Rounding};
 use super::state::{FIRST_POLICY_VERSION, Sent};
 use super::{
-    BeginCall, CallEnding, Caller, Command, EndCall, Hold, MarkAttempt, Payer, Rejection, StartAttempt, State, Wallet,
-    hold, usage,
+    BeginCall, CallEnding, Caller, Command, EndCall, Hold, MarkAttempt, Payer, RateCard, Rejection, StartAttempt,
+    State, Wallet, budget, credential, hold, usage,
 };
 
 /// Grants the price of the bound, or as much of it as the wallet can pay, if that is at least the price of the smaller bound.
@@ -22,6 +24,8 @@ pub(super) fn begin(context: Context<'_>, begin: &BeginCall) -> Result<Vec<Event
     let payment = context.payment(begin.call.payer)?;
     let quote = usage::quote(context, &payment, &begin.call)?;
     hold::require_new(context, begin.hold_id, begin.expires_in)?;
+    let way = Way { call: &quote.call, credential: begin.dispatch.credential, bound: &begin.dispatch.bound };
+    require_key(context, &payment, way, quote.card, None)?;
     let tier = begin.call.service_tier;
     let price = |bound| rating::price(begin.call.route, quote.offer, tier, bound, &quote.rule, Rounding::Hold);
     let (requested, min) = (price(&begin.dispatch.bound)?.retail, price(&begin.min_bound)?.retail);
@@ -29,6 +33,28 @@ pub(super) fn begin(context: Context<'_>, begin: &BeginCall) -> Result<Vec<Event
     let mut dispatch = begin.dispatch.clone();
     (dispatch.disconnect, dispatch.policy_version) = policy(context.state, &quote.call, dispatch.endpoint);
     hold::grant_to(context, payment, quote, wish, Some(Box::new(dispatch)))
+}
+
+/// Where an attempt goes.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    call: &'a Call,
+    credential: Option<CredentialId>,
+    bound: &'a Usage,
+}
+
+/// The key of an attempt may be used, and its budget has enough left; `freed` is what the attempt before had set aside of which key's.
+fn require_key(
+    context: Context<'_>,
+    payment: &Payment<'_>,
+    way: Way<'_>,
+    card: &RateCard,
+    freed: Option<(CredentialId, Money)>,
+) -> Result<(), Rejection> {
+    let Some((id, key)) = credential::of_call(context, payment, way.call.route, way.credential)? else { return Ok(()) };
+    let own = freed.filter(|(of, _)| *of == id).map_or(Money::ZERO, |(_, reserved)| reserved);
+    let cost = budget::cost(card, way.call, way.call.service_tier, way.bound);
+    budget::require_of_credential(context.state, (id, key.budget_limit), cost, own)
 }
 
 /// What happens when the client of a call has gone, and the version of the table that says so.
@@ -59,7 +85,7 @@ pub(super) fn start_attempt(context: Context<'_>, start: &StartAttempt) -> Resul
         return Err(Rejection::AttemptOutOfOrder);
     }
     let session = hold.call.session_id.ok_or(Rejection::HoldNotFound)?;
-    context.payment(Payer::Session(session))?;
+    let payment = context.payment(Payer::Session(session))?;
     let call = Call {
         route: start.route,
         provider: start.provider.clone(),
@@ -68,11 +94,15 @@ pub(super) fn start_attempt(context: Context<'_>, start: &StartAttempt) -> Resul
         ..hold.call.as_ref().clone()
     };
     let card = context.state.cards.get(&hold.rate_card_id).ok_or(Rejection::NoRateCard)?;
+    let way = Way { call: &call, credential: start.credential, bound: &start.bound };
+    require_key(context, &payment, way, card, hold.credential)?;
     let offer = card.offer(&call.provider, &call.model);
     let price = |bound| rating::price(call.route, offer, call.service_tier, bound, &hold.price_rule, Rounding::Hold);
     let (requested, min) = (price(&start.bound)?.retail, price(&start.min_bound)?.retail);
     let freed = Wallet { balance: hold::without_hold(wallet.balance, hold.amount)?, ..*wallet };
-    let amount = hold::grant(&freed, requested, min)?;
+    let feature = call.feature_key.as_ref().and_then(|key| context.state.features.get(&(call.app_id, key.clone())));
+    let own = if feature.map(|feature| feature.feature_id) == hold.feature_id { hold.amount } else { Money::ZERO };
+    let amount = hold::grant(&freed, requested, min, budget::of_feature(context.state, feature, own))?;
     let held = freed.balance.held.checked_add(amount).ok_or(Rejection::AmountOutOfRange)?;
     let (disconnect, policy_version) = policy(context.state, &call, sent.endpoint);
     let event = AttemptStarted {

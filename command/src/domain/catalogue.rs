@@ -9,7 +9,7 @@ use modelfaucet_schema::event::{
 use modelfaucet_schema::ids::{AppId, DeveloperId, TokenId};
 
 use super::decide::Context;
-use super::{App, AppPatch, Caller, Command, Feature, FeaturePatch, Rejection};
+use super::{App, AppPatch, Caller, Command, Feature, FeaturePatch, Rejection, budget};
 
 pub(super) fn register_developer(
     context: Context<'_>,
@@ -115,6 +115,7 @@ pub(super) fn define_feature(context: Context<'_>, command: &Command) -> Result<
         return Err(Rejection::AlreadyExists);
     }
     check_pricing(pricing)?;
+    budget::of_policy(policy)?;
     let event = FeatureDefined {
         app_id,
         feature_id: *feature_id,
@@ -135,6 +136,7 @@ pub(super) fn change_feature(
     let (app_id, _) = own_app(context, public_app_id)?;
     let old = context.state.features.get(&(app_id, feature_key.to_owned())).ok_or(Rejection::FeatureNotFound)?;
     patch.pricing.as_ref().map_or(Ok(()), check_pricing)?;
+    patch.policy.as_ref().map(budget::of_policy).transpose()?;
     let policy = patch.policy.clone().unwrap_or_else(|| serde_json::from_str(&old.policy).unwrap_or_default());
     let event = FeatureDefined {
         app_id,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
-    AdjustmentKind, AppSettings, Attempt, CallOutcome, Direction, DisconnectPolicy, Dispatch, Endpoint, FreezeScope,
-    ModelRates, Pricing, ReleaseReason, Route, ServiceTier, SessionOpening, Status,
+    AdjustmentKind, AppSettings, Attempt, CallOutcome, CredentialAdded, Direction, DisableReason, DisconnectPolicy,
+    Dispatch, Endpoint, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, ServiceTier, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, TokenId, TopUpId, UsageId,
@@ -363,6 +363,12 @@ pub enum Command {
         provider_request_id: Option<String>,
         occurred_at: Option<Timestamp>,
     },
+    /// Its ciphertext is stored already.
+    AddCredential(Box<CredentialAdded>),
+    DisableCredential {
+        credential_id: CredentialId,
+        reason: DisableReason,
+    },
     Freeze {
         scope: FreezeScope,
         reason: String,
@@ -405,6 +411,8 @@ impl Command {
             Self::MarkAttempt(_) => "mark_attempt",
             Self::SetDisconnectPolicy { .. } => "set_disconnect_policy",
             Self::RecordUsage { .. } => "record_usage",
+            Self::AddCredential(_) => "add_credential",
+            Self::DisableCredential { .. } => "disable_credential",
             Self::Freeze { .. } => "freeze",
             Self::Thaw { .. } => "thaw",
         }

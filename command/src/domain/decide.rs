@@ -5,7 +5,7 @@ use modelfaucet_schema::ids::{DeveloperId, SessionId, WalletId};
 use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
-use super::{adjustment, call, catalogue, freeze, hold, session, top_up, usage};
+use super::{adjustment, call, catalogue, credential, freeze, hold, session, top_up, usage};
 
 /// Decides a command at time `at`. Deterministic; the events are not taken in yet.
 ///
@@ -69,6 +69,8 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
         Command::MarkAttempt(mark) => call::mark_attempt(context, mark),
         Command::SetDisconnectPolicy { .. } => call::set_disconnect_policy(context, command),
         Command::RecordUsage { .. } => usage::record(context, command),
+        Command::AddCredential(_) => credential::add(context, command),
+        Command::DisableCredential { credential_id, reason } => credential::disable(context, *credential_id, *reason),
         Command::Freeze { scope, reason } => freeze::freeze(context, *scope, reason),
         Command::Thaw { scope, reason } => freeze::thaw(context, *scope, reason),
     }
@@ -141,7 +143,7 @@ impl<'a> Context<'a> {
         Ok(payment)
     }
 
-    fn live_session(self, id: SessionId) -> Result<&'a Session, Rejection> {
+    pub(super) fn live_session(self, id: SessionId) -> Result<&'a Session, Rejection> {
         let missing = match self.caller {
             Caller::Session(_) | Caller::Gateway(_) => Rejection::InvalidSession,
             _ => Rejection::SessionNotFound,

@@ -14,7 +14,7 @@ use modelfaucet_schema::usage::Usage;
 use super::decide::{Context, Payment};
 use super::rating::{self, Parties, Price, Rounding, Split};
 use super::usage::{self, Quote};
-use super::{App, Caller, Command, Hold, HoldAmount, Rejection, State, Wallet};
+use super::{App, Caller, Command, Hold, HoldAmount, Rejection, State, Wallet, budget};
 
 /// The longest time a hold may stay open.
 const MAX_HOLD: Duration = Duration::from_secs(24 * 3_600);
@@ -65,7 +65,8 @@ pub(super) fn grant_to(
     dispatch: Option<Box<Dispatch>>,
 ) -> Result<Vec<Event>, Rejection> {
     let Wish { hold_id, requested, min, expires_in } = wish;
-    let granted = grant(payment.wallet, requested, min)?;
+    let budget = budget::of_feature(context.state, quote.feature, Money::ZERO);
+    let granted = grant(payment.wallet, requested, min, budget)?;
     let held = payment.wallet.balance.held.checked_add(granted).ok_or(Rejection::AmountOutOfRange)?;
     let event = HoldPlaced {
         hold_id,
@@ -82,18 +83,18 @@ pub(super) fn grant_to(
     Ok(vec![event.into()])
 }
 
-/// As much of `requested` as the wallet can pay, if that is at least `min`.
-pub(super) fn grant(wallet: &Wallet, requested: Money, min: Money) -> Result<Money, Rejection> {
+/// As much of `requested` as the budget has left, if there is one, and the wallet can pay, if that is at least `min`.
+pub(super) fn grant(wallet: &Wallet, requested: Money, min: Money, budget: Option<Money>) -> Result<Money, Rejection> {
     // A negative hold would add to what can be spent.
     if requested.is_negative() {
         return Err(Rejection::AmountOutOfRange);
     }
-    let available = wallet.spendable();
-    let granted = requested.min(available);
-    if granted >= min.min(requested) {
+    let required = min.min(requested);
+    budget::require(budget, required)?;
+    let granted = requested.min(budget.unwrap_or(requested)).min(wallet.spendable());
+    if granted >= required {
         return Ok(granted);
     }
-    let required = min.min(requested);
     Err(usage::cannot_pay(wallet, required))
 }
 

@@ -41,6 +41,8 @@ rejections! {
     InsufficientBalance { available: Money, required: Money } = 402 "insufficient_balance" "The wallet has {available} USD available; {required} USD are required.";
     /// The wallet could pay, were it not for its open holds.
     InFlightHolds { available: Money, required: Money } = 402 "in_flight_holds" "Open holds leave {available} USD available; {required} USD are required. Try again when they have ended.";
+    /// Too little is left of the budget of a feature or of a provider key.
+    BudgetExceeded { available: Money, required: Money } = 402 "budget_exceeded" "The budget has {available} USD left; {required} USD are required.";
     /// The app takes sessions from its server only.
     ServerSessionsOnly = 403 "forbidden" "This app opens sessions on its server only (scope developer:sessions:write).";
     /// The caller may not do that at all.
@@ -65,6 +67,28 @@ rejections! {
     TopUpNotFound = 404 "top_up_not_found" "No pending top-up has this id.";
     /// No open hold of this id.
     HoldNotFound = 404 "hold_not_found" "No open hold has this id; it may have ended already.";
+    /// No such provider key of the caller.
+    CredentialNotFound = 404 "invalid_request" "Provider key was not found.";
+    /// The same where a developer asks.
+    DeveloperCredentialNotFound = 404 "invalid_request" "Developer provider key was not found.";
+    /// A provider whose keys are not taken.
+    UnsupportedProvider = 400 "secret_validation_failed" "Unsupported BYOK provider.";
+    /// Not a key: too short, too long, or with characters that keys do not have.
+    MalformedKey = 400 "secret_validation_failed" "Provider key failed basic validation.";
+    /// It does not begin as keys of this provider do.
+    KeyOfOtherProvider = 400 "secret_validation_failed" "Provider key prefix does not match the selected provider.";
+    /// The key of a call is another one's, or not in use any more.
+    NoAvailableRoute = 400 "no_available_route" "The provider key of this call is not in use.";
+    /// The key has a budget, and nobody knows what the model costs.
+    BudgetNotPriced = 404 "model_not_priced" "The model has no price, so the budget of the provider key cannot be kept.";
+    /// A policy's budget that is no amount.
+    InvalidBudget = 400 "invalid_request" "policy.budget_limit_usd must be an amount such as \"25.00\".";
+    /// A priority out of bounds.
+    InvalidPriority = 400 "invalid_request" "The priority must be 1 to 1000.";
+    /// The owner has as many keys in use as there may be.
+    TooManyKeys = 409 "too_many_provider_keys" "At most 100 provider keys may be in use; disable one first.";
+    /// It is not in use any more.
+    AlreadyDisabled = 409 "already_disabled" "It is disabled already.";
     /// The rate card does not have the model.
     ModelNotFound = 404 "model_not_found" "The active rate card does not have this model.";
     /// Something that was used has no price.

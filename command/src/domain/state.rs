@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
-    AppSettings, Attempt, Balance, Call, DisconnectPolicy, Dispatch, Endpoint, FreezeScope, ModelRates, PriceRule,
-    Pricing, RateCardId, Route, SessionOpening, Status,
+    AppSettings, Attempt, Balance, Call, CredentialAdded, CredentialOwner, DisconnectPolicy, Dispatch, Endpoint,
+    FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, Route, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId,
@@ -17,7 +17,7 @@ use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use modelfaucet_schema::usage::Usage;
 use serde::{Deserialize, Serialize};
 
-use super::Table;
+use super::{BudgetOf, Spend, Table};
 
 /// Raised whenever an old snapshot would not be what a fold of the log gives today.
 pub const FOLD_VERSION: i32 = 2;
@@ -79,6 +79,8 @@ pub struct Feature {
     pub pricing: Pricing,
     /// Its policy as JSON text.
     pub policy: String,
+    /// The most that its calls may be charged, all together.
+    pub budget_limit: Option<Money>,
 }
 
 /// A rate card: prices by model.
@@ -185,9 +187,24 @@ pub struct Hold {
     /// The gateway that owns it; nobody else ends it before it expires. Absent: an app's own hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<GatewayId>,
+    /// The feature whose budget it counts against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_id: Option<FeatureId>,
+    /// The provider key of the call, and what counts against its budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<(CredentialId, Money)>,
     /// How its call was sent. Absent: an app's own hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<Box<Sent>>,
+}
+
+/// A provider key, in use or not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Credential {
+    /// What was said when it was added.
+    pub added: Arc<CredentialAdded>,
+    /// In use or not.
+    pub status: Status,
 }
 
 /// What is known of a call of the gateway beside its hold.
@@ -257,6 +274,12 @@ pub struct State {
     pub holds: Table<HoldId, Hold>,
     /// Holds that expired and whose usage may still come, once.
     pub expired_holds: Table<HoldId, Hold>,
+    /// Provider keys.
+    pub credentials: Table<CredentialId, Credential>,
+    /// How many keys in use an owner has.
+    pub key_counts: Table<CredentialOwner, u32>,
+    /// What was used of budgets.
+    pub spend: Table<BudgetOf, Spend>,
     /// What is frozen.
     pub freezes: Table<FreezeScope, ()>,
     /// What happens when clients leave, where that is not `drain`, by provider, endpoint and route.
@@ -285,6 +308,9 @@ macro_rules! each_table {
         $state.top_ups.$method();
         $state.holds.$method();
         $state.expired_holds.$method();
+        $state.credentials.$method();
+        $state.key_counts.$method();
+        $state.spend.$method();
         $state.freezes.$method();
         $state.disconnect_policies.$method();
         $state.disconnect_version.$method();

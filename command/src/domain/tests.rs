@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod attempts;
+mod budgets;
 mod calls;
 mod catalogue;
+mod credentials;
 mod credit;
 mod freezes;
 mod holds;

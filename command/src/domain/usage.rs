@@ -8,7 +8,7 @@ use modelfaucet_schema::usage::Usage;
 
 use super::decide::{Context, Payment};
 use super::rating::{self, Parties, Price, Rounding, Split};
-use super::{CallRequest, Command, OnShortfall, Rejection, State, Wallet, hold};
+use super::{CallRequest, Command, Feature, OnShortfall, RateCard, Rejection, State, Wallet, budget, hold};
 
 /// How a call will be priced.
 pub(super) struct Quote<'a> {
@@ -16,6 +16,8 @@ pub(super) struct Quote<'a> {
     pub(super) rate_card_id: RateCardId,
     pub(super) offer: Option<&'a ModelRates>,
     pub(super) rule: PriceRule,
+    pub(super) card: &'a RateCard,
+    pub(super) feature: Option<&'a Feature>,
 }
 
 /// Finds feature, rate card and offer. A model that the card does not have is refused, never free; on the user's own key or
@@ -28,13 +30,14 @@ pub(super) fn quote<'a>(
     let state = context.state;
     let default_key = payment.session.and_then(|(_, session)| session.feature_key.as_deref());
     let feature_key = call.feature_key.as_deref().or(default_key);
-    let pricing = match feature_key {
-        None => Pricing::default(),
+    let feature = match feature_key {
+        None => None,
         Some(key) => {
             let feature = state.features.get(&(payment.wallet.app_id, key.to_owned()));
-            feature.ok_or(Rejection::FeatureNotFound)?.pricing
+            Some(feature.ok_or(Rejection::FeatureNotFound)?)
         }
     };
+    let pricing = feature.map_or_else(Pricing::default, |feature| feature.pricing);
     let rate_card_id = *state.active_card.get(&()).ok_or(Rejection::NoRateCard)?;
     let card = state.cards.get(&rate_card_id).ok_or(Rejection::NoRateCard)?;
     let offer = match (&call.provider, card.offers(&call.model)) {
@@ -67,6 +70,8 @@ pub(super) fn quote<'a>(
             share_bps: State::share_of(payment.app, &pricing),
             fee_usd: pricing.fee_usd,
         },
+        card,
+        feature,
     })
 }
 
@@ -79,6 +84,7 @@ pub(super) fn record(context: Context<'_>, command: &Command) -> Result<Vec<Even
     context.require_past(*occurred_at)?;
     let quote = quote(context, &payment, call)?;
     let price = rating::price(call.route, quote.offer, call.service_tier, usage, &quote.rule, Rounding::Charge)?;
+    budget::require(budget::of_feature(context.state, quote.feature, Money::ZERO), price.retail)?;
     let payable = payment.wallet.spendable();
     if price.retail > payable && *on_shortfall == OnShortfall::Refuse {
         return Err(cannot_pay(payment.wallet, price.retail));

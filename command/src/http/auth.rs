@@ -1,6 +1,7 @@
 //! Who is calling. Tokens are compared by their hashes; an unknown token waits once for the newest events before it is refused.
 
 use http::HeaderMap;
+use modelfaucet_schema::event::CredentialOwner;
 use modelfaucet_schema::http::{ApiError, RequestId, bearer};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
@@ -92,13 +93,29 @@ impl Api {
         if !token.starts_with(TokenKind::Session.prefix()) {
             return self.require_developer(headers, request_id, Scope::UsageWrite).await;
         }
+        Ok(Authenticated::session(&self.session_of(token).await?, request_id))
+    }
+
+    /// A session token, and the user behind it.
+    pub(super) async fn require_user(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+    ) -> Result<(Authenticated, CredentialOwner), ApiError> {
+        let token = bearer(headers).ok_or_else(|| invalid_session("Missing bearer session token."))?;
+        let facts = self.session_of(token).await?;
+        let owner = CredentialOwner::User { app_id: facts.app_id, user_id: facts.user_id };
+        Ok((Authenticated::session(&facts, request_id), owner))
+    }
+
+    async fn session_of(&self, token: &str) -> Result<SessionFacts, ApiError> {
         let hash = TokenHash::of_text(token);
         let facts = self.known(|| self.ledger.directory().session(&hash)).await;
         let facts = facts.ok_or_else(|| invalid_session("The session token is invalid."))?;
         if facts.expires_at <= Timestamp::now() {
             return Err(ApiError::new(401, "expired_session", "The session token is expired."));
         }
-        Ok(Authenticated::session(&facts, request_id))
+        Ok(facts)
     }
 
     /// What the directory knows, or knows after the newest events: another instance may have written them a moment ago.

@@ -71,9 +71,16 @@ fn rejected(rejection: &Rejection) -> ApiError {
         Rejection::InFlightHolds { available, required } => {
             answer.details(shortfall(*available, *required)).retry_after(2)
         }
-        Rejection::InsufficientBalance { available, required } => answer.details(shortfall(*available, *required)),
-        Rejection::ProviderAmbiguous => answer.param("provider"),
-        Rejection::ModelNotFound | Rejection::ModelNotPriced { .. } => answer.param("model"),
+        Rejection::InsufficientBalance { available, required } | Rejection::BudgetExceeded { available, required } => {
+            answer.details(shortfall(*available, *required))
+        }
+        Rejection::ProviderAmbiguous | Rejection::UnsupportedProvider => answer.param("provider"),
+        Rejection::ModelNotFound | Rejection::ModelNotPriced { .. } | Rejection::BudgetNotPriced => {
+            answer.param("model")
+        }
+        Rejection::MalformedKey | Rejection::KeyOfOtherProvider => answer.param("api_key"),
+        Rejection::InvalidBudget => answer.param("policy"),
+        Rejection::InvalidPriority => answer.param("priority"),
         Rejection::FeatureNotFound => answer.param("feature_key"),
         Rejection::OccursInFuture => answer.param("occurred_at"),
         Rejection::AmountMismatch { .. } | Rejection::NotWholeCents | Rejection::ZeroAmount => {
@@ -92,6 +99,7 @@ pub fn rejection_table() -> Vec<(u16, &'static str, &'static str)> {
     let mut rows: Vec<_> = Rejection::ALL.iter().map(|(_, status, code, message)| (*status, *code, *message)).collect();
     rows.extend([
         (400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect."),
+        (503, "provider_keys_unavailable", "Provider keys cannot be stored at the moment; certainly no effect."),
         (503, "overloaded", "Too much is waiting; certainly no effect."),
         (503, "ledger_unavailable", "The log cannot be reached; certainly no effect."),
         (503, "in_doubt", "The result is not known yet; send the same request with the same key again."),

@@ -3,7 +3,7 @@ use axum::body::Body;
 use axum::middleware::from_fn;
 use axum::routing::{get, patch};
 use http::{Method, StatusCode};
-use modelfaucet_schema::http::observe;
+use modelfaucet_schema::http::{not_found, observe};
 use tower::ServiceExt as _;
 
 use super::*;
@@ -22,7 +22,9 @@ fn router(origins: &str, limit: u64) -> Router {
         .route("/health", get(async || "ok"))
         .route("/v1/apps", get(async || "ok"))
         .route("/v1/apps/{id}", patch(async || "ok").get(async || "ok"))
+        .route("/v1/gateway/alive", get(async || "ok"))
         .route("/v1/models", get(async || ([("x-ratelimit-remaining", "7")], "ok")))
+        .fallback(not_found)
         .layer(from_fn(move |request, next| guard(Arc::clone(&edge), request, next)))
         .layer(from_fn(|request, next| observe("test", request, next)))
 }
@@ -120,6 +122,8 @@ async fn an_address_has_its_limit_by_route_and_probes_have_none() {
     }
     assert_eq!(send(&router, Method::GET, "/v1/models", &from("192.0.2.1")).await.status().as_u16(), 429);
     for _ in 0..9 {
+        let gateway = send(&router, Method::GET, "/v1/gateway/alive", &from("192.0.2.1")).await;
+        assert_eq!(gateway.status(), StatusCode::OK, "a gateway speaks for many");
         let probe = send(&router, Method::GET, "/health", &from("192.0.2.1")).await;
         assert_eq!((probe.status().as_u16(), header(&probe, "x-ratelimit-remaining")), (200, None));
         let own = send(&router, Method::GET, "/v1/apps", &[]).await;

@@ -9,8 +9,8 @@ use modelfaucet_gateway::port::{
     BeginCall, Begun, EndCall, Ended, Ending, LocalUsage, MarkAttempt, PortError, Reported, StartAttempt, attempt_key,
     end_key,
 };
-use modelfaucet_schema::event::{AttemptStarted, CallOutcome, Event, ReleaseReason, Route, ServiceTier};
-use modelfaucet_schema::ids::{HoldId, SessionId, UsageId};
+use modelfaucet_schema::event::{AttemptStarted, CallOutcome, DisableReason, Event, ReleaseReason, Route, ServiceTier};
+use modelfaucet_schema::ids::{CredentialId, HoldId, SessionId, UsageId};
 
 /// The writer.
 #[derive(Clone)]
@@ -145,6 +145,24 @@ impl modelfaucet_gateway::port::Ledger for InProcess {
                 Ok(ended) => Ok(Some(ended)),
                 Err(PortError::Refused { .. }) => Ok(None),
                 Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
+    fn suspend(
+        &self,
+        request_id: &str,
+        session_id: SessionId,
+        credential_id: CredentialId,
+    ) -> BoxFuture<'_, Result<(), PortError>> {
+        let request_id = request_id.to_owned();
+        let command = Command::DisableCredential { credential_id, reason: DisableReason::Tripwire };
+        let request = Request { caller: Caller::Gateway(session_id), command, key: None };
+        async move {
+            match self.0.submit(&request_id, request).await {
+                Ok(_) | Err(CommandError::Rejected(Rejection::AlreadyDisabled)) => Ok(()),
+                Err(error) => Err(refused(error)),
             }
         }
         .boxed()

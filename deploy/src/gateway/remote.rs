@@ -13,9 +13,10 @@ use modelfaucet_gateway::port::{
     StoreError,
 };
 use modelfaucet_gateway::read_model::ReadModel;
-use modelfaucet_schema::event::{AttemptStarted, Event};
+use modelfaucet_schema::event::{AttemptStarted, Event, KeyUse};
 use modelfaucet_schema::http::REQUEST_ID;
-use modelfaucet_schema::ids::{GatewayId, HoldId, SessionId};
+use modelfaucet_schema::ids::{CredentialId, GatewayId, HoldId, SessionId};
+use modelfaucet_schema::token::short_hash;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
@@ -25,11 +26,13 @@ use tokio::sync::watch;
 use url::Url;
 use uuid::Uuid;
 
-use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, USAGE};
+use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPENSIONS, Suspension, USAGE};
 
 /// How long one request may take: as long as the command side's own.
 const REQUEST: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(2);
+/// How long a beginning is asked for again: nobody waits longer for it.
+const BEGIN: Duration = Duration::from_secs(2);
 /// How long a page of the feed waits for news, and may take.
 const NEWS: Duration = Duration::from_secs(2);
 const PAGE: Duration = Duration::from_secs(30);
@@ -220,10 +223,59 @@ struct PageEvent {
     payload: Box<RawValue>,
 }
 
+/// Whether a request that may be repeated is sent again. Once it may have been heard, only its success takes the doubt away: that nobody
+/// listens any more does not, nor that a repeat is refused, since another process may have refused it while the first one is still at
+/// work.
+struct Insistence {
+    left: Duration,
+    pause: Duration,
+    doubtful: bool,
+}
+
+impl Insistence {
+    fn new(patience: Duration) -> Self {
+        Self { left: patience, pause: Duration::from_millis(20), doubtful: false }
+    }
+
+    /// How long to wait before the next try; the error if there is none.
+    fn after(&mut self, error: PortError) -> Result<Duration, PortError> {
+        self.doubtful |= error == PortError::InDoubt;
+        let again = matches!(error, PortError::InDoubt | PortError::Unavailable);
+        let pause = self.pause;
+        match self.left.checked_sub(pause).filter(|_| again) {
+            Some(left) => {
+                self.left = left;
+                self.pause = (pause * 2).min(Duration::from_millis(500));
+                Ok(pause)
+            }
+            None if self.doubtful => Err(PortError::InDoubt),
+            None => Err(error),
+        }
+    }
+}
+
+/// The key of a beginning whose client gave none: it makes a repeat of the same beginning the same hold.
+fn begin_key(hold: HoldId) -> KeyUse {
+    KeyUse {
+        key: short_hash(&[b"gateway", b"begin", hold.0.as_bytes()]),
+        fingerprint: short_hash(&[b"gateway_begin_call", hold.0.as_bytes()]),
+    }
+}
+
 impl Ledger for Remote {
-    fn begin(&self, request_id: &str, begin: BeginCall) -> BoxFuture<'_, Result<Begun, PortError>> {
+    fn begin(&self, request_id: &str, mut begin: BeginCall) -> BoxFuture<'_, Result<Begun, PortError>> {
         let request_id = request_id.to_owned();
-        async move { self.post(CALLS, &request_id, &begin).await }.boxed()
+        begin.key.get_or_insert_with(|| begin_key(begin.hold_id));
+        async move {
+            let mut insistence = Insistence::new(BEGIN);
+            loop {
+                match self.post(CALLS, &request_id, &begin).await {
+                    Ok(begun) => return Ok(begun),
+                    Err(error) => tokio::time::sleep(insistence.after(error)?).await,
+                }
+            }
+        }
+        .boxed()
     }
 
     fn start(&self, request_id: &str, start: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
@@ -249,6 +301,17 @@ impl Ledger for Remote {
     fn ending(&self, session: SessionId, hold: HoldId) -> BoxFuture<'_, Result<Option<Ended>, PortError>> {
         let path = format!("{CALLS}/{hold}/ending");
         async move { self.ask(self.request(Method::GET, &path, "").query(&[("session", session)])).await }.boxed()
+    }
+
+    fn suspend(
+        &self,
+        request_id: &str,
+        session_id: SessionId,
+        credential_id: CredentialId,
+    ) -> BoxFuture<'_, Result<(), PortError>> {
+        let request_id = request_id.to_owned();
+        let suspension = Suspension { session_id, credential_id };
+        async move { self.post(SUSPENSIONS, &request_id, &suspension).await }.boxed()
     }
 
     fn catch_up(&self) -> BoxFuture<'_, ()> {
@@ -291,5 +354,37 @@ impl AnswerStore for Remote {
             }
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What insisting comes to if the tries fail so, in order, the last one for ever.
+    fn insisted(tries: &[PortError]) -> PortError {
+        let mut insistence = Insistence::new(BEGIN);
+        let mut next = tries.iter().chain(std::iter::repeat(&tries[tries.len() - 1]));
+        loop {
+            if let Err(error) = insistence.after(next.next().unwrap().clone()) {
+                return error;
+            }
+        }
+    }
+
+    #[test]
+    fn a_doubt_stays_until_there_is_an_answer() {
+        use PortError::{InDoubt, Overloaded, Unavailable};
+        for (tries, expected) in [
+            (vec![Unavailable], Unavailable),
+            (vec![Overloaded], Overloaded),
+            (vec![Unavailable, Overloaded], Overloaded),
+            (vec![InDoubt], InDoubt),
+            (vec![InDoubt, Unavailable], InDoubt),
+            (vec![Unavailable, InDoubt, Unavailable], InDoubt),
+            (vec![InDoubt, Overloaded], InDoubt),
+        ] {
+            assert_eq!(insisted(&tries), expected, "{tries:?}");
+        }
     }
 }

@@ -24,7 +24,7 @@ use super::answers::AnswerTable;
 use super::holds::OpenHolds;
 use super::in_process::InProcess;
 use super::takeover::Reports;
-use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, USAGE};
+use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPENSIONS, Suspension, USAGE};
 use crate::log_feed::is_one_of;
 
 /// The largest sealed answer.
@@ -65,6 +65,7 @@ impl Server {
             .route(&format!("{CALLS}/{{hold}}/ending"), get(ending))
             .route(&format!("{CALLS}/{{hold}}/answer"), get(answer).put(put_answer))
             .route(USAGE, post(report))
+            .route(SUSPENSIONS, post(suspend))
             .route(ALIVE, post(alive))
             .route(HOLDS, get(holds))
             .layer(from_fn_with_state(self.clone(), only_gateways))
@@ -137,6 +138,10 @@ async fn ending(State(server): State<Server>, Path(hold): Path<HoldId>, Query(qu
 
 async fn report(State(server): State<Server>, id: RequestId, StrictJson(usage): StrictJson<LocalUsage>) -> Response {
     Reply::of(server.shared.ledger.report(id.as_str(), usage).await)
+}
+
+async fn suspend(State(server): State<Server>, id: RequestId, StrictJson(of): StrictJson<Suspension>) -> Response {
+    Reply::of(server.shared.ledger.suspend(id.as_str(), of.session_id, of.credential_id).await)
 }
 
 async fn alive(State(server): State<Server>, StrictJson(alive): StrictJson<Alive>) -> Response {

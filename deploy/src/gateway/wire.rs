@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse as _, Response};
 use modelfaucet_gateway::port::PortError;
-use modelfaucet_schema::ids::GatewayId;
+use modelfaucet_schema::ids::{CredentialId, GatewayId, SessionId};
 use modelfaucet_schema::money::Money;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,17 @@ pub(super) const USAGE: &str = "/v1/gateway/usage";
 pub(super) const ALIVE: &str = "/v1/gateway/alive";
 /// As [`CALLS`], for the open holds of one gateway.
 pub(super) const HOLDS: &str = "/v1/gateway/holds";
+
+/// As [`CALLS`], for a provider key whose request went astray.
+pub(super) const SUSPENSIONS: &str = "/v1/gateway/suspensions";
+
+/// A provider key to take out of use, and the session whose call showed why.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Suspension {
+    pub(super) session_id: SessionId,
+    pub(super) credential_id: CredentialId,
+}
 
 /// A sign of life.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -69,6 +69,11 @@ impl Draft {
         Stored { headers, pieces, stream: self.stream }
     }
 
+    /// Bytes of its pieces.
+    pub(super) fn size(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
     /// As bytes: a line of JSON, then the pieces one after the other. `None` if a header is no text.
     pub(super) fn write(&self) -> Option<Vec<u8>> {
         let text =

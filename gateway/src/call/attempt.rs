@@ -14,6 +14,7 @@ use super::place::Held;
 use super::{Call, milliseconds, of_port};
 use crate::breaker::Verdict;
 use crate::delivered::Delivered;
+use crate::fault::{self, Point};
 use crate::memory::Taken;
 use crate::plan::Target;
 use crate::port::{PortError, StartAttempt};
@@ -57,6 +58,9 @@ impl<'a> Call<'a> {
                 }
                 Next::Again(asked) => {
                     tokio::time::sleep(asked.max(with_jitter(pause))).await;
+                    if self.client.is_gone() {
+                        return Err(failure);
+                    }
                     pause *= 2;
                     tries += 1;
                     self.target
@@ -80,18 +84,20 @@ impl<'a> Call<'a> {
                 let allowed = self.job.policy.retry_timeouts;
                 (allowed.then_some(Duration::ZERO), allowed)
             }
-            Retry::After(wait) => (Some(wait.unwrap_or_default()).filter(|wait| *wait <= MAX_WAIT), true),
+            Retry::After(wait) => (Some(wait.unwrap_or_default()), true),
         };
         let now = Instant::now();
-        let admits = |target: &Target| {
+        let rests = |target: &Target| {
             let subject = target.subject(self.job.request.endpoint);
-            self.gateway.shared.breakers.admit(&subject, now).is_ok()
+            self.gateway.shared.breakers.admit(&subject, now).err().unwrap_or_default()
         };
+        // A target that asked for a moment rests so long itself.
+        let again = again.filter(|_| tries < options.limits.tries).map(|wait| wait.max(rests(self.target)));
         match again {
-            Some(wait) if tries < options.limits.tries && admits(self.target) => Next::Again(wait),
+            Some(wait) if wait <= MAX_WAIT => Next::Again(wait),
             _ if elsewhere => {
                 let behind = self.job.targets.iter().skip_while(|target| !target.is_same_as(self.target)).skip(1);
-                behind.into_iter().find(|target| admits(target)).map_or(Next::Over, Next::Target)
+                behind.into_iter().find(|target| rests(target).is_zero()).map_or(Next::Over, Next::Target)
             }
             _ => Next::Over,
         }
@@ -118,6 +124,7 @@ impl<'a> Call<'a> {
             origin: next.origin.as_ref().to_owned(),
             credential: next.credential,
         };
+        fault::at(Point::BeforeAttempt);
         let begin = shared.ledger.start(&self.job.request_id, start);
         let result = tokio::time::timeout(shared.options.timeouts.hold, begin).await.unwrap_or(Err(PortError::InDoubt));
         let started = match result {
@@ -131,6 +138,7 @@ impl<'a> Call<'a> {
                 return Err(if told { Failure { answer: of_port(&error), ..failure } } else { failure });
             }
         };
+        fault::at(Point::AfterAttempt);
         metrics::counter!("gateway_fallbacks_total", "kind" => if next.is_same_as(self.target) { "again" } else { "elsewhere" })
             .increment(1);
         self.target = next;
@@ -183,6 +191,9 @@ impl<'a> Call<'a> {
             attempt.error = Some(failure.error);
             attempt.billed = failure.billed;
             attempt.exposure = self.exposure(failure);
+            if failure.is_tripwire() {
+                self.suspend().await;
+            }
             tracing::warn!(
                 request_id = job.request_id, model = attempt.model, status = failure.status, error = ?failure.error,
                 "an attempt failed"
@@ -192,6 +203,15 @@ impl<'a> Call<'a> {
         metrics::counter!("gateway_attempts_total", "outcome" => outcome).increment(1);
         self.attempts.push(attempt);
         result
+    }
+
+    /// Takes the key of the attempt that runs out of use.
+    async fn suspend(&self) {
+        let Some(credential) = self.target.credential else { return };
+        let session = self.job.session.session_id;
+        if let Err(error) = self.gateway.shared.ledger.suspend(&self.job.request_id, session, credential).await {
+            tracing::error!(%credential, %error, "a provider key whose request went astray could not be taken out of use");
+        }
     }
 
     /// The most that a failed attempt can have cost: its input, if it was sent and not refused.
@@ -220,7 +240,9 @@ async fn request(
     let body = body.ok_or_else(|| Failure::malformed(0, "The request could not be read again."))?;
     let label = call_label(held.placed.hold_id);
     let upstream = shared.upstreams.to(target).await?;
+    fault::at(Point::BeforeSend);
     let mut answer = upstream.send(request.endpoint, body, &label, deadline).await?;
+    fault::at(Point::FirstByte);
     attempt.first_byte_ms = Some(milliseconds(started.elapsed()));
     attempt.status = Some(answer.status);
     metrics::histogram!("gateway_stage_seconds", "stage" => "first_byte").record(started.elapsed());

@@ -48,7 +48,7 @@ impl Custody {
         let Some((mut hold, target)) = self.hold.lock().clone() else { return };
         let delivered = Delivered::of_characters(self.characters.load(Ordering::Acquire));
         if delivered.tokens() > 0 {
-            hold.mark = Some(ending::estimate(&target, job.request.input_estimate, delivered));
+            hold.mark = Some(ending::estimate(&target, hold.call.service_tier, job.request.input_estimate, delivered));
         }
         let end = hold.end(gateway.shared.options.limits.lost, &gateway.shared.model);
         if let Err(error) = gateway.end(&job.request_id, end).await {

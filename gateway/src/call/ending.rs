@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use modelfaucet_schema::event::{CallOutcome, HoldPlaced, ReleaseReason, Route, ServiceTier, UsageSource};
+use modelfaucet_schema::event::{CallOutcome, HoldPlaced, ReleaseReason, ServiceTier};
 use modelfaucet_schema::http::LEDGER_POSITION;
 use modelfaucet_schema::ids::{HoldId, Position};
 use modelfaucet_schema::money::Money;
@@ -19,6 +19,7 @@ use super::{Call, milliseconds};
 use crate::answers::{Draft, Marker, Stored};
 use crate::delivered::Delivered;
 use crate::error::CallError;
+use crate::fault::{self, Point};
 use crate::plan::Target;
 use crate::port::{EndCall, Ended, Ending, PortError};
 use crate::relay::{Said, with_member};
@@ -42,6 +43,7 @@ impl Call<'_> {
         let outcome = CallOutcome { attempts: std::mem::take(&mut self.attempts), ..outcome };
         let (hold_id, session_id) = (held.placed.hold_id, self.job.session.session_id);
         let end = EndCall { hold_id, session_id, ending, outcome };
+        fault::at(Point::BeforeEnd);
         let began = Instant::now();
         let gateway = self.gateway;
         let mut ended = std::pin::pin!(gateway.end(&self.job.request_id, end));
@@ -54,6 +56,7 @@ impl Call<'_> {
         metrics::histogram!("gateway_stage_seconds", "stage" => "capture").record(began.elapsed());
         match result {
             Ok(Ok(ended)) => {
+                fault::at(Point::AfterEnd);
                 self.custody.end();
                 let outcome = match &ended {
                     Ended::Captured(captured, _) => {
@@ -105,9 +108,9 @@ impl Call<'_> {
             judged.anomalies.extend(&served.anomalies);
             // What has no price is charged as it was held for.
             let tier = served.tier.unwrap_or_else(|| self.target.dearest_tier(held.ask));
-            judged = with_prices(judged, served.offer.as_ref().unwrap_or(offer), tier);
+            judged = with_prices(judged, served.offer.as_deref().unwrap_or(offer), tier);
             service_tier = Some(tier);
-            served_model = served.offer.map(|offer| offer.model);
+            served_model = served.offer.map(|offer| offer.model.clone());
         }
         metrics::counter!("gateway_usage_total", "source" => judged.source.name(), "anomaly" => if judged.anomalies.is_empty() { "no" } else { "yes" })
             .increment(1);
@@ -169,20 +172,26 @@ impl Call<'_> {
     }
 }
 
-/// What was delivered so far by our own count, in components that have a price.
-pub(super) fn estimate(target: &Target, input: u64, delivered: Delivered) -> Usage {
+/// What was delivered so far by our own count, in components that have a price on the service tier that is held for.
+pub(super) fn estimate(target: &Target, tier: ServiceTier, input: u64, delivered: Delivered) -> Usage {
     let judged = judge(None, delivered, input, usage::Ending::Interrupted);
-    target.priced_by().map_or(judged.usage, |offer| with_prices(judged.clone(), offer, ServiceTier::Standard).usage)
+    target.priced_by().map_or(judged.usage, |offer| with_prices(judged.clone(), offer, tier).usage)
 }
 
-/// The member `modelfaucet` of the answer.
+/// The member `modelfaucet` of the answer: all of it from the log.
 pub(super) fn ours(placed: &HoldPlaced, ended: &Ended) -> Value {
+    let (call, outcome) = match ended {
+        Ended::Captured(event, _) => (&event.call, &event.outcome),
+        Ended::CapturedLate(event, _) => (&event.call, &event.outcome),
+        Ended::Released(event, _) => (&placed.call, &event.outcome),
+    };
+    let source = outcome.as_ref().and_then(|outcome| outcome.source).unwrap_or_default();
     let mut ours = json!({
         "request_id": call_label(placed.hold_id),
-        "route_mode": route(placed, ended).name(),
+        "route_mode": call.route.name(),
         "estimated_price_usd": charge(ended),
         "price_version": placed.rate_card_id,
-        "usage_source": source(ended).name(),
+        "usage_source": source.name(),
     });
     if let (Some(key), Some(object)) = (&placed.call.feature_key, ours.as_object_mut()) {
         object.insert("feature_key".to_owned(), Value::from(key.as_str()));
@@ -210,12 +219,13 @@ pub(crate) fn of_port(error: &PortError) -> CallError {
         PortError::Refused { status, code, message } => {
             let kind = match (*status, *code) {
                 (422, _) => "idempotency_error",
+                (402, _) => "insufficient_quota",
                 (403, _) => "permission_error",
                 (500.., _) => "server_error",
                 _ => "invalid_request_error",
             };
             let error = CallError::new(*status, code, kind, message.clone());
-            if matches!(*status, 409 | 422 | 500..) { error.should_retry(false) } else { error }
+            if matches!(*status, 402 | 409 | 422 | 500..) { error.should_retry(false) } else { error }
         }
         PortError::Overloaded => CallError::overloaded(),
         PortError::Unavailable | PortError::InDoubt => CallError::ledger_unavailable(),
@@ -245,24 +255,6 @@ fn charge(ended: &Ended) -> Money {
         Ended::CapturedLate(event, _) => event.rating.charge,
         Ended::Released(..) => Money::ZERO,
     }
-}
-
-/// The route of the attempt that answered.
-fn route(placed: &HoldPlaced, ended: &Ended) -> Route {
-    match ended {
-        Ended::Captured(event, _) => event.call.route,
-        Ended::CapturedLate(event, _) => event.call.route,
-        Ended::Released(..) => placed.call.route,
-    }
-}
-
-fn source(ended: &Ended) -> UsageSource {
-    let outcome = match ended {
-        Ended::Captured(event, _) => &event.outcome,
-        Ended::CapturedLate(event, _) => &event.outcome,
-        Ended::Released(event, _) => &event.outcome,
-    };
-    outcome.as_ref().and_then(|outcome| outcome.source).unwrap_or_default()
 }
 
 fn balance(ended: &Ended) -> Money {

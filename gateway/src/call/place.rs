@@ -18,8 +18,6 @@ use crate::gateway::Running;
 use crate::lost::LeftHold;
 use crate::plan::Target;
 use crate::port::{BeginCall, EndCall, Ended, Ending, PortError};
-use crate::read_model::Policy;
-use crate::request::CallRequest;
 
 /// How often a key may be used again after calls that were given back.
 const MAX_GENERATIONS: u32 = 32;
@@ -89,7 +87,7 @@ impl Call<'_> {
 
     /// The most that the call can use at a target.
     pub(super) fn ask(&self, target: &Target) -> Ask {
-        ask(&self.job.request, target, &self.job.policy, self.gateway.shared.options.limits.default_cap)
+        target.ask(&self.job.request, &self.job.policy, self.gateway.shared.options.limits.default_cap)
     }
 
     /// The least that is of use.
@@ -211,8 +209,9 @@ impl Call<'_> {
             return Some(stored);
         }
         let draft = answers.load(placed.call.app_id, placed.hold_id).await?;
-        answers.put(placed.hold_id, complete(draft, placed, ended));
-        answers.get(placed.hold_id)
+        let stored = complete(draft, placed, ended);
+        answers.put(placed.hold_id, stored.clone());
+        Some(Arc::new(stored))
     }
 
     async fn replay(&mut self, stored: &Stored, position: Position) {
@@ -229,14 +228,6 @@ impl Call<'_> {
             self.client.whole(headers, stored.pieces.first().cloned().unwrap_or_default());
         }
     }
-}
-
-/// The most that a request can use at a target. The output cap of one that names none is the feature's, else the gateway's, at most the
-/// model's.
-pub(crate) fn ask(request: &CallRequest, target: &Target, policy: &Policy, default_cap: u64) -> Ask {
-    let most = target.offer.as_ref().and_then(|offer| offer.max_output_tokens);
-    let default = most.map_or(default_cap, |most| most.min(default_cap));
-    request.ask(policy.max_output_tokens.unwrap_or(default))
 }
 
 fn in_progress() -> CallError {

@@ -16,6 +16,7 @@ use super::{Call, milliseconds};
 use crate::answers::{Draft, Marker, Recorder};
 use crate::delivered::{COUNTER, Delivered};
 use crate::error::CallError;
+use crate::fault::{self, Point};
 use crate::port::{MarkAttempt, PortError};
 use crate::relay::{Relay, Said};
 use crate::sse::Splitter;
@@ -224,6 +225,7 @@ impl Call<'_> {
                     recorder.add(&piece);
                     self.client.send(piece).await;
                 }
+                fault::at(Point::Relayed);
             }
             if relay.failed() || ended {
                 return None;
@@ -244,7 +246,12 @@ impl Call<'_> {
             gateway: self.gateway.shared.options.gateway,
             number: held.number,
             bytes,
-            usage: estimate(self.target, self.job.request.input_estimate, delivered),
+            usage: estimate(
+                self.target,
+                self.target.dearest_tier(held.ask),
+                self.job.request.input_estimate,
+                delivered,
+            ),
             counter: COUNTER,
         };
         let (gateway, request_id) = (self.gateway.clone(), self.job.request_id.clone());

@@ -17,6 +17,8 @@ const IDLE_TIME: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct GuardedClient {
     http: Client,
+    /// For the operator's exceptions on loopback, if there are any.
+    loopback: Option<Client>,
     resolver: Resolver,
 }
 
@@ -36,14 +38,25 @@ pub enum GuardedError {
 }
 
 impl GuardedClient {
-    /// A client over `builder`, which brings time-outs and the TLS set-up; what the guard needs is set here and wins.
+    /// A client over what `builder` makes, which brings time-outs and the TLS set-up; what the guard needs is set here and wins.
     ///
     /// # Errors
     /// If the TLS set-up is not usable.
-    pub fn new(builder: ClientBuilder, policy: Policy, lookup: impl Lookup) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        builder: impl Fn() -> ClientBuilder,
+        policy: Policy,
+        lookup: impl Lookup,
+    ) -> Result<Self, reqwest::Error> {
+        // An earlier client of this process may have done so.
+        let _set_already = rustls::crypto::ring::default_provider().install_default();
         let resolver = Resolver { policy: Arc::new(policy), lookup: Arc::new(lookup) };
-        let http = harden(builder, resolver.clone()).build()?;
-        Ok(Self { http, resolver })
+        let http = harden(builder(), resolver.clone()).build()?;
+        let loopback = if resolver.policy.loopback.is_empty() {
+            None
+        } else {
+            Some(harden(builder(), resolver.clone()).https_only(false).build()?)
+        };
+        Ok(Self { http, loopback, resolver })
     }
 
     /// Checks an address that somebody wants to save: its form, and that its name leads to public addresses now. It is checked
@@ -53,6 +66,9 @@ impl GuardedClient {
     /// [`Refused`]
     pub async fn admit(&self, text: &str) -> Result<Url, Refused> {
         let url = self.resolver.policy.url_text(text)?;
+        if url.query().is_some() {
+            return Err(Refused::Query);
+        }
         if let Some(name) = url.domain() {
             self.resolver.addresses(name).await?;
         }
@@ -66,6 +82,14 @@ impl GuardedClient {
     pub async fn execute(&self, request: Request) -> Result<Response, GuardedError> {
         // The resolver is not asked about addresses that stand in the URL.
         self.resolver.policy.url(request.url())?;
+        if let (Some(named), Some(http)) = (self.resolver.policy.on_loopback(request.url()), &self.loopback) {
+            let response = http.execute(request).await.map_err(sort)?;
+            return if response.remote_addr() == Some(named) {
+                Ok(response)
+            } else {
+                Err(GuardedError::Tripwire("elsewhere than loopback".to_owned()))
+            };
+        }
         let response = self.http.execute(request).await.map_err(sort)?;
         match response.remote_addr() {
             Some(remote) if self.resolver.policy.address(remote.ip()).is_ok() => Ok(response),
@@ -76,11 +100,11 @@ impl GuardedClient {
 
     /// One that also speaks plain text, and whose own checks may differ from its resolver's.
     #[cfg(test)]
-    pub(super) fn over_plain_text(policy: Policy, resolver: Policy, lookup: impl Lookup) -> Self {
+    pub(crate) fn over_plain_text(policy: Policy, resolver: Policy, lookup: impl Lookup) -> Self {
         let lookup: Arc<dyn Lookup> = Arc::new(lookup);
         let of = |policy| Resolver { policy: Arc::new(policy), lookup: Arc::clone(&lookup) };
         let http = harden(Client::builder(), of(resolver)).https_only(false).build().unwrap();
-        Self { http, resolver: of(policy) }
+        Self { http, loopback: None, resolver: of(policy) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod addresses;
 mod names;
-mod sockets;
+pub(crate) mod sockets;
 mod urls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

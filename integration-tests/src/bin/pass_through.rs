@@ -23,7 +23,7 @@ use modelfaucet_schema::event::{
     Route, ServiceTier,
 };
 use modelfaucet_schema::http::observe;
-use modelfaucet_schema::ids::{AppId, EpochId, GatewayId, HoldId, Position, SessionId, WalletId};
+use modelfaucet_schema::ids::{AppId, CredentialId, EpochId, GatewayId, HoldId, Position, SessionId, UserId, WalletId};
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::{ExactCost, Rate};
 use modelfaucet_schema::time::Timestamp;
@@ -136,6 +136,10 @@ impl Ledger for MoneyOff {
         async { Ok(None) }.boxed()
     }
 
+    fn suspend(&self, _: &str, _: SessionId, _: CredentialId) -> BoxFuture<'_, Result<(), PortError>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn catch_up(&self) -> BoxFuture<'_, ()> {
         async {}.boxed()
     }
@@ -167,6 +171,7 @@ async fn main() -> Result<(), Error> {
     let session = Session {
         session_id: SessionId(Uuid::from_u128(4)),
         app_id: APP,
+        user_id: UserId(Uuid::from_u128(3)),
         wallet_id: WALLET,
         feature_key: None,
         expires_at: Timestamp::now().plus(Duration::from_secs(86_400)),
@@ -181,7 +186,7 @@ async fn main() -> Result<(), Error> {
         rate_limits: RateLimits::default(),
         kept_answers: None,
     };
-    let gateway = Gateway::new(options, Arc::new(MoneyOff), model)?;
+    let gateway = Gateway::new(options, Arc::new(MoneyOff), model, None)?;
     gateway.recover(Vec::<LeftHold>::new()).await;
     let router = Router::from(router(gateway)).layer(from_fn(|request, next| observe("bench", request, next)));
     let listener = TcpListener::bind(&args.listen).await?;

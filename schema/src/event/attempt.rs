@@ -52,6 +52,8 @@ pub enum AttemptError {
     Lost,
     /// The client had gone, so we closed it.
     ClientGone,
+    /// The private-network guard refused the address, or the one that answered.
+    Guard,
 }
 
 impl AttemptError {
@@ -65,6 +67,7 @@ impl AttemptError {
             Self::Malformed => "malformed",
             Self::Lost => "lost",
             Self::ClientGone => "client_gone",
+            Self::Guard => "guard",
         }
     }
 }

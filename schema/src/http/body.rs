@@ -1,5 +1,7 @@
 //! Strict JSON bodies: bounded, typed, unknown members refused, with the member named that is wrong.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -14,6 +16,8 @@ use super::ApiError;
 pub const MAX_BODY: usize = 1 << 20;
 /// The largest rate card: 8 MiB. The price map of all models that are known is a fifth of that.
 pub const MAX_RATE_CARD: usize = 8 << 20;
+/// How long a body may take to arrive: as long as a whole command may take.
+const BODY_TIME: Duration = Duration::from_secs(10);
 /// How deep JSON may nest.
 const MAX_DEPTH: usize = 32;
 
@@ -26,7 +30,11 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for Strict
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body, LIMIT, "application/json").await?;
+        let read = read(&parts.headers, body, LIMIT, "application/json");
+        let Ok(bytes) = tokio::time::timeout(BODY_TIME, read).await else {
+            return Err(ApiError::new(408, "request_timeout", "The request took too long to arrive."));
+        };
+        let bytes = bytes?;
         parse_json(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
     }
 }
@@ -123,6 +131,15 @@ mod tests {
         assert!(depth_within(br#"{"a":["[[[[","\"[["]}"#, 2));
         assert!(!depth_within(b"[[[", 2));
         assert!(!depth_within("[".repeat(1_000_000).as_bytes(), MAX_DEPTH));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let half = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let body = axum::body::Body::from_stream(futures_util::StreamExt::chain(half, futures_util::stream::pending()));
+        let request = Request::post("/").header(CONTENT_TYPE, "application/json").body(body).unwrap();
+        let error = StrictJson::<serde_json::Value>::from_request(request, &()).await.unwrap_err();
+        assert_eq!((error.status().as_u16(), error.code()), (408, "request_timeout"));
     }
 
     #[test]

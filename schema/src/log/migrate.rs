@@ -27,6 +27,7 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration { number: 4, name: "batch_size", sql: include_str!("../../migrations/0004_batch_size.sql") },
     Migration { number: 8, name: "answers", sql: include_str!("../../migrations/0008_answers.sql") },
+    Migration { number: 9, name: "secrets", sql: include_str!("../../migrations/0009_secrets.sql") },
 ];
 
 /// Why the database could not be set up.

@@ -1,7 +1,7 @@
 //! Calls of the gateway: holds that it alone ends.
 
 use modelfaucet_schema::event::{CallOutcome, DisconnectPolicy, Dispatch, Endpoint, UsageSource};
-use modelfaucet_schema::ids::{EpochId, GatewayId};
+use modelfaucet_schema::ids::{CredentialId, EpochId, GatewayId};
 
 use super::*;
 use crate::domain::{BeginCall, CallEnding, EndCall};
@@ -10,6 +10,17 @@ const GATEWAY: GatewayId = GatewayId(Uuid::from_u128(0x6a));
 
 /// A call of "dollar": a token costs a dollar, and 30 % on top.
 fn begin(bound: Usage, min_bound: Usage) -> Step {
+    begin_on(HOLD, call("dollar"), None, bound, min_bound)
+}
+
+/// A call on any route.
+pub(super) fn begin_on(
+    hold_id: HoldId,
+    call: CallRequest,
+    credential_id: Option<CredentialId>,
+    bound: Usage,
+    min_bound: Usage,
+) -> Step {
     let dispatch = Dispatch {
         gateway: GATEWAY,
         epoch: EpochId(Uuid::from_u128(0x6b)),
@@ -17,21 +28,25 @@ fn begin(bound: Usage, min_bound: Usage) -> Step {
         bound,
         input: Some(2),
         origin: "http://127.0.0.1:4000".into(),
-        credential: None,
+        credential: credential_id,
         disconnect: DisconnectPolicy::Drain,
         policy_version: 1,
     };
     let expires_in = Duration::from_secs(600);
-    let begin = BeginCall { hold_id: HOLD, call: call("dollar"), min_bound, expires_in, dispatch };
+    let begin = BeginCall { hold_id, call, min_bound, expires_in, dispatch };
     by(Caller::Gateway(SESSION), Command::BeginCall(Box::new(begin)))
 }
 
 fn end(caller: Caller, ending: CallEnding) -> Step {
-    let outcome = CallOutcome { source: Some(UsageSource::Provider), ..CallOutcome::default() };
-    by(caller, Command::EndCall(Box::new(EndCall { hold_id: HOLD, ending, outcome })))
+    end_of(HOLD, caller, ending)
 }
 
-fn captured(usage: Usage) -> CallEnding {
+pub(super) fn end_of(hold_id: HoldId, caller: Caller, ending: CallEnding) -> Step {
+    let outcome = CallOutcome { source: Some(UsageSource::Provider), ..CallOutcome::default() };
+    by(caller, Command::EndCall(Box::new(EndCall { hold_id, ending, outcome })))
+}
+
+pub(super) fn captured(usage: Usage) -> CallEnding {
     CallEnding::Capture {
         usage,
         service_tier: None,

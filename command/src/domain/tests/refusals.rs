@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use modelfaucet_schema::event::{FreezeScope, KeyUse};
-use modelfaucet_schema::ids::{BatchId, LogId};
+use modelfaucet_schema::ids::{BatchId, CredentialId, LogId};
 use modelfaucet_schema::log::Head;
 
 use super::super::AppPatch;
+use super::super::credential::{key_provider, masked};
 use super::attempts::{begin, set, start};
 use super::*;
 use crate::writer::core::{Core, Step as Plan, Submission};
@@ -106,6 +107,23 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         ("invalid_request", vec![hold_of(HOLD, "0").into()], future.into()),
         ("attempt_out_of_order", vec![granted("20"), begin(dollar_call)], start(3, "dollar", dollar_call)),
         ("invalid_request", vec![], set(Route::Local).into()),
+        ("invalid_request", vec![], by(Caller::Session(SESSION), credentials::disable(CredentialId(unknown)))),
+        ("invalid_request", vec![], credentials::disable(CredentialId(unknown)).into()),
+        ("invalid_request", vec![], credentials::add_with(|added| added.priority = 0)),
+        ("too_many_provider_keys", (1..=100).map(credentials::add_number).collect(), credentials::add_number(101)),
+        ("no_available_route", vec![], budgets::byok(HOLD, 7, 1)),
+        ("model_not_priced", vec![budgets::add_limited(1, "1")], budgets::byok_of("home-made", HOLD, 1, 1)),
+        ("budget_exceeded", vec![budgets::add_limited(1, "1")], budgets::byok(HOLD, 1, 2)),
+        (
+            "invalid_request",
+            vec![],
+            budgets::limited_feature(&serde_json::json!({ "budget_limit_usd": "much" })).into(),
+        ),
+        (
+            "already_disabled",
+            vec![credentials::add_number(1), credentials::disable_number(1)],
+            credentials::disable_number(1),
+        ),
         ("frozen", vec![freeze(FreezeScope::Usage).into()], hold_of(HOLD, "0").into()),
     ]
 }
@@ -129,6 +147,12 @@ fn every_refusal_is_provoked_by_a_rule() {
     let no_card = shop().into_iter().filter(|step| !matches!(step, Step::Command(_, Command::ActivateRateCard { .. })));
     provoked.insert(name(&given_nothing().and(no_card).when(hold_of(HOLD, "0")).verdict.unwrap_err()));
     provoked.insert(name(&key_shared_by_two_requests()));
+    // Those that need the key itself are decided before there is a command.
+    for (provider, key) in [("mystery", "sk-12345678"), ("openai", "sk-"), ("openai", "AIza12345678")] {
+        let refusal = key_provider(provider).and_then(|provider| masked(provider, key)).unwrap_err();
+        assert_eq!((refusal.status(), refusal.code()), (400, "secret_validation_failed"));
+        provoked.insert(name(&refusal));
+    }
     let all: BTreeSet<_> = Rejection::ALL.iter().map(|(name, ..)| (*name).to_owned()).collect();
     assert_eq!(provoked, all);
 }

@@ -42,7 +42,7 @@ impl Lookup for Script {
 }
 
 /// A listener that counts, and says the same to everybody.
-async fn listener(answer: String) -> (u16, Arc<AtomicUsize>) {
+pub(crate) async fn listener(answer: String) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&count);
@@ -85,7 +85,7 @@ async fn a_name_that_changes_its_mind_reaches_nothing() {
     let (port, count) = listener(ok()).await;
     for _ in 0..1_000 {
         let script = Script::default().with("rebind.test", &[&[PUBLIC], &["127.0.0.1"]]);
-        let client = GuardedClient::new(reqwest::Client::builder(), allowing(port), script).unwrap();
+        let client = GuardedClient::new(reqwest::Client::builder, allowing(port), script).unwrap();
         let url = format!("https://rebind.test:{port}/v1");
         assert!(client.admit(&url).await.is_ok(), "public when it is saved");
         let refused = client.execute(get(&url)).await.unwrap_err();
@@ -112,7 +112,7 @@ async fn one_private_answer_refuses_all() {
     for list in answers {
         let script = Script::default().with("mixed.test", &[list]);
         let asked = Arc::clone(&script.asked);
-        let client = GuardedClient::new(reqwest::Client::builder(), allowing(port), script).unwrap();
+        let client = GuardedClient::new(reqwest::Client::builder, allowing(port), script).unwrap();
         let url = format!("https://mixed.test:{port}/");
         let refused = client.admit(&url).await.unwrap_err();
         assert!(matches!(refused, Refused::Address | Refused::NotFound(_)), "{list:?}: {refused}");
@@ -127,7 +127,7 @@ async fn one_private_answer_refuses_all() {
         let script = Script::default().with("localhost", &[&["127.0.0.1"]]);
         let asked = Arc::clone(&script.asked);
         for policy in [allowing(port), Policy { addresses: true, ..allowing(port) }] {
-            let client = GuardedClient::new(reqwest::Client::builder(), policy, script.clone()).unwrap();
+            let client = GuardedClient::new(reqwest::Client::builder, policy, script.clone()).unwrap();
             assert!(matches!(client.execute(get(&url)).await, Err(GuardedError::Refused(_))), "{url}");
         }
         assert!(asked.lock().unwrap().is_empty(), "{url}");
@@ -141,7 +141,7 @@ async fn plain_text_is_refused_by_the_client_too() {
     let (port, count) = listener(ok()).await;
     let script = Script::default().with("plain.test", &[&["127.0.0.1"]]);
     let policy = loopback_is_public(port);
-    let client = GuardedClient::new(reqwest::Client::builder(), policy, script).unwrap();
+    let client = GuardedClient::new(reqwest::Client::builder, policy, script).unwrap();
     let error = client.execute(get(&format!("http://plain.test:{port}/"))).await.unwrap_err();
     assert!(matches!(error, GuardedError::Http(_)), "{error:?}");
     assert_eq!(count.load(Ordering::SeqCst), 0);
@@ -168,12 +168,7 @@ async fn redirects_are_not_followed() {
 async fn an_answer_from_the_inside_is_a_tripwire() {
     provider();
     let (port, _) = listener(ok()).await;
-    let script = Script::default().with("odd.test", &[&["127.0.0.1"]]);
-    // As if the connection had gone elsewhere than the resolver said.
-    let mut outer = loopback_is_public(port);
-    outer.public_in_tests = vec![PUBLIC.parse().unwrap()];
-    let client = GuardedClient::over_plain_text(outer, loopback_is_public(port), script);
-    let error = client.execute(get(&format!("http://odd.test:{port}/"))).await.unwrap_err();
+    let error = astray(port).execute(get(&format!("http://odd.test:{port}/"))).await.unwrap_err();
     assert!(matches!(&error, GuardedError::Tripwire(address) if address == "127.0.0.1"), "{error:?}");
 }
 
@@ -218,4 +213,50 @@ async fn the_system_is_asked_for_absolute_names() {
     // A name that every system knows; what it leads to is refused.
     let answers = SystemLookup.lookup("localhost.".to_owned()).await;
     assert!(answers.is_err() || answers.unwrap().iter().all(|answer| strict().address(*answer).is_err()));
+}
+
+#[tokio::test]
+async fn an_operators_exception_on_loopback_is_that_address_and_port_and_nothing_else() {
+    provider();
+    let (named, reached) = listener(ok()).await;
+    let (other, missed) = listener(ok()).await;
+    let policy = || Policy { loopback: [format!("127.0.0.1:{named}").parse().unwrap()].into(), ..Policy::default() };
+    let script = Script::default().with("inside.test", &[&["127.0.0.1"]]);
+    let client = GuardedClient::new(reqwest::Client::builder, policy(), script.clone()).unwrap();
+    let url = format!("http://127.0.0.1:{named}/v1");
+    assert_eq!(client.admit(&url).await.unwrap().as_str(), url);
+    assert_eq!(client.execute(get(&url)).await.unwrap().status().as_u16(), 200);
+    for url in [
+        format!("http://127.0.0.1:{other}/"),
+        format!("https://127.0.0.1:{other}/"),
+        format!("http://127.0.0.2:{named}/"),
+        format!("http://[::1]:{named}/"),
+        format!("http://localhost:{named}/"),
+        format!("http://inside.test:{named}/"),
+        format!("https://inside.test:{named}/"),
+        format!("ftp://127.0.0.1:{named}/"),
+        format!("http://user@127.0.0.1:{named}/"),
+        format!("http://127.0.0.1:{named}/#x"),
+    ] {
+        assert!(client.admit(&url).await.is_err(), "{url}");
+        assert!(matches!(client.execute(get(&url)).await, Err(GuardedError::Refused(_))), "{url}");
+    }
+    assert!(matches!(client.admit(&format!("http://127.0.0.1:{named}/v1?key=x")).await, Err(Refused::Query)));
+    let strict = GuardedClient::new(reqwest::Client::builder, Policy::default(), script).unwrap();
+    assert!(strict.admit(&url).await.is_err() && strict.execute(get(&url)).await.is_err());
+    assert_eq!((reached.load(Ordering::SeqCst), missed.load(Ordering::SeqCst)), (1, 0));
+}
+
+#[test]
+fn names_inside_are_not_told_from_names_that_are_not() {
+    assert_eq!(Refused::Address.outside(), Refused::NotFound("no such name".into()).outside());
+}
+
+/// A client whose connections go elsewhere than the resolver said, for tests of what is done about that.
+pub(crate) fn astray(port: u16) -> GuardedClient {
+    provider();
+    let script = Script::default().with("odd.test", &[&["127.0.0.1"]]);
+    let mut outer = loopback_is_public(port);
+    outer.public_in_tests = vec![PUBLIC.parse().unwrap()];
+    GuardedClient::over_plain_text(outer, loopback_is_public(port), script)
 }

@@ -1,0 +1,2 @@
+-- A sealed secret. $1 credential uuid
+SELECT sealed FROM secret.credential WHERE credential_id = $1
