@@ -30,7 +30,8 @@ def location(path):
 def block(path, operations):
     tags = {tag for operation in operations.values() for tag in operation.get("tags", [])}
     lines = []
-    if "gateway" in tags:
+    # What administrates the gateway is in its chapter of the document, but a command like any other.
+    if "gateway" in tags and not path.startswith("/v1/admin/"):
         lines.append("include gateway.conf;")
     else:
         lines.append("include export.conf;" if path.endswith(".csv") else "include api.conf;")

@@ -73,6 +73,8 @@ DASHBOARDS = {
         ("Clients that left", "ops", rate("gateway_disconnects_total", "policy"), None, None),
         ("Shorter answers for small wallets", "ops", [(f"sum(rate(gateway_clamped_total{RATE}))", "clamped")], None, None),
         ("Another way tried", "ops", rate("gateway_fallbacks_total", "kind"), "provider-failing", None),
+        ("Addresses that the guard refused", "ops", rate("gateway_guard_refusals_total", "reason"), "tripwire", None),
+        ("Answers from where none may come", "short", [("sum(increase(gateway_tripwires_total[1h]))", "in an hour")], "tripwire", 1),
         ("Refused for being too many", "ops", rate("gateway_limited_total", "scope, unit, backend"), "limits-alone", None),
         ("Redis counts", "short", [("min by (job) (gateway_limits_redis_available)", "{{job}}")], "limits-alone", None),
         ("Answers kept for repeats", "ops", rate("gateway_answers_kept_total", "outcome"), None, None),

@@ -70,7 +70,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     secret(
         "SECRETS_DATABASE_URL",
-        "For `command` and `gateway` as single roles, and `modelfaucet keys`: the database as ledger_secrets. Absent: no provider keys are taken or used. Loopback or a Unix socket only.",
+        "For `command` and `gateway` as single roles, and `modelfaucet keys`: the database as ledger_secrets. Absent: no provider keys are taken or used. Off loopback only with DATABASE_CA_FILE.",
     ),
     setting(
         "PROVIDER_URL_PORTS",

@@ -4,6 +4,7 @@
 /// Shows them, once the process has a recorder.
 pub(crate) fn begin() {
     metrics::counter!("gateway_over_hold_total").increment(0);
+    metrics::counter!("gateway_tripwires_total").increment(0);
     for how in ["absorbed", "marked"] {
         metrics::counter!("gateway_recovered_total", "how" => how).increment(0);
     }

@@ -145,6 +145,22 @@ fn only_the_migrations_write_the_log() {
     }
 }
 
+/// So that no connection forgets whom the process trusts: docs/decisions/0019-trust-is-of-the-process.md.
+#[test]
+fn connections_to_postgresql_are_opened_in_one_place() {
+    let mut seen = 0;
+    for path in ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "secrets/src", "deploy/src"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .filter(|path| !path.ends_with("tests.rs"))
+    {
+        let here = path.ends_with("log/connection.rs");
+        assert!(here || !code(&path).contains("NoTls"), "{} connects by itself; use log::connection", path.display());
+        seen += usize::from(here);
+    }
+    assert_eq!(seen, 1);
+}
+
 #[test]
 fn one_crate_alone_opens_secrets_and_reads_their_table() {
     let folders = ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "deploy/src"];
@@ -158,20 +174,4 @@ fn one_crate_alone_opens_secrets_and_reads_their_table() {
         let code = code(&root().join("secrets/src").join(file));
         assert!(!code.contains("Serialize") && !code.contains("println!") && !code.contains("dbg!"), "{file}");
     }
-}
-
-/// So that no connection forgets whom the process trusts: docs/decisions/0019-trust-is-of-the-process.md.
-#[test]
-fn connections_to_postgresql_are_opened_in_one_place() {
-    let mut seen = 0;
-    for path in ["schema/src", "command/src", "projector/src", "query/src", "gateway/src", "deploy/src"]
-        .iter()
-        .flat_map(|folder| sources(&root().join(folder)))
-        .filter(|path| !path.ends_with("tests.rs"))
-    {
-        let here = path.ends_with("log/connection.rs");
-        assert!(here || !code(&path).contains("NoTls"), "{} connects by itself; use log::connection", path.display());
-        seen += usize::from(here);
-    }
-    assert_eq!(seen, 1);
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use modelfaucet_schema::event::CredentialOwner;
 use modelfaucet_schema::ids::CredentialId;
+use modelfaucet_schema::log::connection;
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row};
+use tokio_postgres::{Client, Config, Row};
 use uuid::Uuid;
 
 use crate::envelope::{self, Fresh, OpenError, Place, SealError};
@@ -133,7 +134,7 @@ impl Store {
         }
         let mut config = self.database.clone();
         config.connect_timeout(Duration::from_secs(2)).application_name("modelfaucet-secrets");
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = connection::connect(&config).await?;
         tokio::spawn(async move {
             // The client's own calls report what went wrong.
             let _ended = connection.await;
