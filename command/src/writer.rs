@@ -610,7 +610,7 @@ impl Writer {
         if events.is_empty() {
             return;
         }
-        self.directory.take_in(events.iter().map(|recorded| &recorded.event));
+        self.directory.take_in(events.iter().map(AsRef::as_ref));
         metrics::counter!("modelfaucet_events_appended_total").increment(u64::try_from(events.len()).unwrap_or(0));
         self.tail.push(TailBatch { after, head: self.core.head(), events: events.into() });
         self.show_head();
@@ -722,7 +722,7 @@ impl Writer {
                 Ok(page) if page.events.is_empty() => return self.check_not_behind().await,
                 Ok(page) => {
                     if self.core.take_in(&page).is_ok() {
-                        self.directory.take_in(page.events.iter().map(|recorded| &recorded.event));
+                        self.directory.take_in(page.events.iter());
                         self.show_head();
                     }
                 }

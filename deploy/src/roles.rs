@@ -6,6 +6,7 @@ use modelfaucet_gateway::sandbox_provider::Book;
 use modelfaucet_projector::Projector;
 use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::{Position, ShardId};
+use modelfaucet_schema::log::AccessLog;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::token::TokenHash;
 use tokio::net::TcpListener;
@@ -25,6 +26,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
+    let access = AccessLog::new(database.clone());
     let options = WriterOptions {
         queue: config.queue()?,
         snapshot_every: config.snapshot_every()?,
@@ -34,6 +36,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let api = Api {
         ledger: ledger.clone(),
         admin_token: TokenHash::of(&admin),
+        access,
         user_key: user_key.into(),
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),

@@ -6,10 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use modelfaucet_schema::http::Peer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -62,7 +66,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
             metrics::counter!("modelfaucet_connections_refused_total", "reason" => "address").increment(1);
             continue;
         };
-        let connection = graceful.watch(connection(stream, &router, limits));
+        let connection = graceful.watch(connection(stream, peer, &router, limits));
         tokio::spawn(async move {
             // A client that breaks off is its own affair.
             let _broken = connection.await;
@@ -75,16 +79,37 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     }
 }
 
-type Connection = http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>>;
+/// The routes, told who is at the other end.
+#[derive(Clone)]
+struct WithPeer {
+    router: TowerToHyperService<Router>,
+    peer: Peer,
+}
 
-fn connection(stream: TcpStream, router: &Router, limits: Limits) -> Connection {
+impl Service<Request<Incoming>> for WithPeer {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
+    }
+}
+
+type Connection = http1::Connection<TokioIo<TcpStream>, WithPeer>;
+
+fn connection(stream: TcpStream, peer: SocketAddr, router: &Router, limits: Limits) -> Connection {
     let _unsupported = stream.set_nodelay(true);
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
         .max_headers(64)
         .max_buf_size(16 * 1_024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()))
+        .serve_connection(
+            TokioIo::new(stream),
+            WithPeer { router: TowerToHyperService::new(router.clone()), peer: Peer(peer.ip()) },
+        )
 }
 
 /// How many connections each address has open.

@@ -8,6 +8,7 @@ use modelfaucet_command::writer::{self, WriterOptions};
 use modelfaucet_projector::Projector;
 use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::ShardId;
+use modelfaucet_schema::log::AccessLog;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -98,7 +99,7 @@ impl Process<'_> {
         let (stop, stopped) = watch::channel(false);
         let projector = Projector::connect(projector, vec![ShardId(0)]).await?.with_tail(ShardId(0), ledger.tail());
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
-        let developer = seed::seed(&ledger, self.secrets).await?;
+        let developer = seed::seed(&ledger, self.secrets, &user_key).await?;
         let gateway_base_url = config.gateway_base_url(self.listen)?;
         // It outlives the gateway's last call.
         let (stop_sandbox, sandbox_stopped) = watch::channel(false);
@@ -119,6 +120,7 @@ impl Process<'_> {
         let api = Api {
             ledger: ledger.clone(),
             admin_token: TokenHash::of(&admin),
+            access: AccessLog::new(command.clone()),
             user_key: user_key.into(),
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),

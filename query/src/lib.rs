@@ -8,6 +8,7 @@
 
 mod amount;
 mod answer;
+mod audit;
 mod audit_log;
 mod auth;
 mod catalogue;
@@ -16,17 +17,20 @@ mod error;
 mod export;
 mod freezes;
 mod journal;
+mod operations;
 mod params;
 mod progress;
 mod projections;
 mod reconciliation;
 mod reports;
 mod routes;
+mod sessions;
 mod sheet;
 mod snapshot;
 mod sql;
 mod staff;
 mod state;
+mod tenant;
 mod top_ups;
 mod usage;
 mod wallets;

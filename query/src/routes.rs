@@ -9,7 +9,8 @@ use utoipa_axum::routes;
 use crate::projections::{Readiness, readiness};
 use crate::state::QueryState;
 use crate::{
-    audit_log, catalogue, freezes, journal, projections, reconciliation, reports, staff, top_ups, usage, wallets,
+    audit, audit_log, catalogue, freezes, journal, operations, projections, reconciliation, reports, sessions, staff,
+    top_ups, usage, wallets,
 };
 
 /// All routes of the read API. The request id and the error envelope come from `modelfaucet_schema::http::observe` around it.
@@ -26,6 +27,7 @@ fn routes() -> OpenApiRouter<QueryState> {
     OpenApiRouter::new()
         .routes(routes!(wallets::user_wallet))
         .routes(routes!(wallets::user_statement))
+        .routes(routes!(wallets::wallets))
         .routes(routes!(wallets::wallet))
         .routes(routes!(wallets::statement))
         .routes(routes!(usage::usage))
@@ -34,6 +36,11 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(catalogue::tokens))
         .routes(routes!(catalogue::rate_card))
         .routes(routes!(top_ups::top_ups))
+        .routes(routes!(sessions::sessions))
+        .routes(routes!(operations::operations))
+        .routes(routes!(audit::audit))
+        .routes(routes!(audit::csv))
+        .routes(routes!(audit::lines))
         .routes(routes!(audit_log::audit_log))
         .routes(routes!(freezes::freezes))
         .routes(routes!(staff::staff_tokens))
@@ -67,7 +74,7 @@ mod tests {
     fn every_route_says_who_may_use_it_and_how_errors_look() {
         let document = serde_json::to_value(openapi()).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 20);
+        assert_eq!(paths.len(), 26);
         for (path, item) in paths {
             let operation = &item["get"];
             assert!(operation["summary"].is_string(), "{path}");

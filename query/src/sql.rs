@@ -11,6 +11,7 @@ macro_rules! statements {
 
 statements! {
     APPS = "apps";
+    AUDIT = "audit";
     AUDIT_LOG = "audit_log";
     CHECKPOINTS = "checkpoints";
     DEVELOPER_TOKEN = "developer_token";
@@ -20,14 +21,19 @@ statements! {
     JOURNAL_OF_ACCOUNT = "journal_of_account";
     JOURNAL_OF_WALLET_ACCOUNT = "journal_of_wallet_account";
     JOURNAL_PAGE = "journal_page";
+    OPERATIONS_ACTS = "operations_acts";
+    OPERATIONS_TOP_UPS = "operations_top_ups";
+    OPERATIONS_WALLETS = "operations_wallets";
     PROJECTIONS = "projections";
     RATE_CARD = "rate_card";
     RECONCILIATION = "reconciliation";
     REVENUE_EXPORT = "revenue_export";
     SESSION = "session";
+    SESSIONS = "sessions";
     STAFF_TOKEN = "staff_token";
     STAFF_TOKENS = "staff_tokens";
     STATEMENT = "statement";
+    TENANT = "tenant";
     TOKENS = "tokens";
     TOP_UPS = "top_ups";
     TRIAL_BALANCE = "trial_balance";
@@ -38,4 +44,5 @@ statements! {
     USAGE_TOTALS_OF_RANGE = "usage_totals_of_range";
     USER_WALLET = "user_wallet";
     WALLET = "wallet";
+    WALLETS = "wallets";
 }

@@ -146,6 +146,17 @@ fn additions() -> Vec<(&'static str, Event)> {
     let call = Call { service_tier: ServiceTier::Priority, ..call() };
     vec![
         (
+            "owner",
+            TestCreditGranted {
+                wallet_id,
+                user_id: Some(UserId(id(10))),
+                amount: usd("10"),
+                entry: credit(Account::adjustments("test-credit".parse().unwrap()), "10"),
+                balance: balance("35", "0", "0"),
+            }
+            .into(),
+        ),
+        (
             "tiers",
             RateCardPublished {
                 rate_card_id: RateCardId(id(5)),
@@ -287,6 +298,7 @@ fn samples() -> Vec<Event> {
         TopUpFailed { top_up_id, wallet_id, reason: "expired".into() }.into(),
         TestCreditGranted {
             wallet_id,
+            user_id: None,
             amount: usd("10"),
             entry: credit(Account::adjustments("test-credit".parse().unwrap()), "10"),
             balance: balance("35", "0", "0"),

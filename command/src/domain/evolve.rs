@@ -16,18 +16,26 @@ impl State {
         if recorded.recorded_at > self.last_recorded_at() {
             self.recorded_at.set((), recorded.recorded_at);
         }
-        self.take_in(&recorded.event);
+        self.take_in(&recorded.event, recorded);
         if ends_stream(&recorded.event) {
             self.seqs.remove(&recorded.stream);
         }
     }
 
-    fn take_in(&mut self, event: &Event) {
+    fn take_in(&mut self, event: &Event, recorded: &Recorded) {
         if let Some((wallet_id, balance)) = event.balance() {
             self.wallets.change(&wallet_id, |wallet| wallet.balance = balance);
         }
         match event {
-            Event::DeveloperRegistered(event) => self.developers.set(event.developer_id, Developer { tokens: 0 }),
+            Event::DeveloperRegistered(event) => {
+                let developer = Developer {
+                    name: event.name.clone(),
+                    email: event.email.clone(),
+                    registered_at: recorded.recorded_at,
+                    tokens: 0,
+                };
+                self.developers.set(event.developer_id, developer);
+            }
             Event::DeveloperTokenIssued(event) => {
                 self.developers
                     .change(&event.developer_id, |developer| developer.tokens = developer.tokens.saturating_add(1));
@@ -54,6 +62,7 @@ impl State {
                     developer_id: event.developer_id,
                     public_app_id: event.public_app_id.clone(),
                     settings: event.settings.clone(),
+                    registered_at: recorded.recorded_at,
                 };
                 self.apps.set(event.app_id, app);
                 self.app_names.set(event.public_app_id.clone(), event.app_id);

@@ -21,8 +21,14 @@ use super::Table;
 pub const FOLD_VERSION: i32 = 1;
 
 /// A developer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Developer {
+    /// Its name.
+    pub name: String,
+    /// Its business contact.
+    pub email: String,
+    /// When it was registered.
+    pub registered_at: Timestamp,
     /// How many tokens it has.
     pub tokens: u32,
 }
@@ -60,6 +66,8 @@ pub struct App {
     pub public_app_id: String,
     /// Its settings.
     pub settings: AppSettings,
+    /// When it was registered.
+    pub registered_at: Timestamp,
 }
 
 impl App {

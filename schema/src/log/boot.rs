@@ -36,6 +36,11 @@ impl ServiceRole {
             .iter()
             .flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege)))
             .collect();
+        forbidden.extend(
+            ["ledger.access", "ledger.token_use"]
+                .iter()
+                .flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege))),
+        );
         if self == Self::Query {
             forbidden.extend([
                 ("ledger.event", "SELECT"),

@@ -8,7 +8,7 @@ use crate::ids::{LogId, ShardId};
 /// A numbered step.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
-    /// 1, 2, 3 …
+    /// Rising; a number may be missing.
     pub number: i32,
     /// Short name.
     pub name: &'static str,
@@ -26,6 +26,7 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/0003_projection_registry.sql"),
     },
     Migration { number: 4, name: "batch_size", sql: include_str!("../../migrations/0004_batch_size.sql") },
+    Migration { number: 11, name: "access", sql: include_str!("../../migrations/0011_access.sql") },
 ];
 
 /// Why the database could not be set up.
