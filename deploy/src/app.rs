@@ -17,6 +17,7 @@ use modelfaucet_gateway::Gateway;
 use modelfaucet_query::QueryState;
 use modelfaucet_schema::http::{not_found, observe};
 use serde_json::{Value, json};
+use utoipa::PartialSchema as _;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -63,6 +64,7 @@ pub(crate) fn build(service: &'static str, routes: OpenApiRouter, checks: Checks
             "/openapi.json",
             get(move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) }),
         )
+        .merge(crate::docs::router())
         .route("/health", get(move || async move { Json(json!({ "ok": true, "service": service })) }))
         .route("/ready", get(move || ready(service, checks.clone())))
         .route(
@@ -92,6 +94,9 @@ pub(crate) fn describe(mut document: OpenApi) -> OpenApi {
     document.info.license = Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").build());
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     let components = document.components.get_or_insert_default();
+    // Ids that stand in paths only are named there, but described nowhere.
+    let hold_id = modelfaucet_schema::ids::HoldId::schema();
+    components.schemas.entry("HoldId".to_owned()).or_insert(hold_id);
     components.add_security_scheme("bearer", bearer);
     document.security = Some(vec![utoipa::openapi::SecurityRequirement::new("bearer", Vec::<String>::new())]);
     document

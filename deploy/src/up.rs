@@ -177,7 +177,7 @@ impl Process<'_> {
         let shown = self.secrets.path(".shown");
         let first = !shown.exists();
         println!("\nModelFaucet Ledger {} is up: {base}", env!("CARGO_PKG_VERSION"));
-        println!("  API document  {base}/openapi.json");
+        println!("  API document  {base}/docs (for programs: {base}/openapi.json)");
         println!("  ready?        {base}/ready      metrics  {base}/metrics");
         let (admin_path, developer_path) = (self.secrets.path("admin_token"), self.secrets.path(seed::DEVELOPER_TOKEN));
         if first {

@@ -309,7 +309,7 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
             Admin,
             "POST",
             "/v1/admin/freezes",
-            r#"{"scope":{"kind":"everything"},"reason":"x"}"#,
+            r#"{"scope":{"kind":"nonsense"},"reason":"x"}"#,
             400,
             "invalid_request",
         ),
@@ -613,12 +613,19 @@ async fn a_revoked_token_a_disabled_app_and_a_freeze_stop_at_once() {
         (answer.status, answer.code())
     };
     assert_eq!(spend("1").await, (201, String::new()));
-    for scope in [json!({ "kind": "usage" }), json!({ "kind": "wallet", "id": wallet })] {
+    let second = json!({ "name": "second person", "role": "operator" });
+    let second =
+        up.as_admin("POST", "/v1/admin/tokens", "", &second).await.json()["token"].as_str().unwrap().to_owned();
+    for scope in
+        [json!({ "kind": "usage" }), json!({ "kind": "wallet", "id": wallet }), json!({ "kind": "everything" })]
+    {
         let freeze = json!({ "scope": scope, "reason": "test" });
         assert_eq!(up.as_admin("POST", "/v1/admin/freezes", "", &freeze).await.status, 201);
         assert_eq!(spend("2").await, (503, "frozen".to_owned()));
         assert_eq!(up.as_admin("POST", "/v1/admin/freezes", "", &freeze).await.code(), "already_frozen");
-        assert_eq!(up.as_admin("POST", "/v1/admin/freezes/thaw", "", &freeze).await.status, 200);
+        assert_eq!(up.as_admin("POST", "/v1/admin/freezes/thaw", "", &freeze).await.code(), "same_actor");
+        let mut other = up.connect(&second).await.unwrap();
+        assert_eq!(other.json("POST", "/v1/admin/freezes/thaw", "", &freeze).await.unwrap().status, 200);
     }
     assert_eq!(spend("2").await, (201, String::new()));
     assert_eq!(up.as_admin("DELETE", "/v1/developer/apps/app_pub_demo", "", &Value::Null).await.status, 200);

@@ -1,6 +1,8 @@
 //! The audit log: every act of those who run the ledger, and every read of exports and audit data, with who, from where, what, why.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::fmt::Write as _;
+
 use modelfaucet_integration_tests::connection::{Answer, Connection};
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use serde_json::{Value, json};
@@ -23,7 +25,7 @@ impl Person {
         let mut connection = Connection::open(&up.address(), &self.token).await.unwrap();
         let mut headers = format!("x-request-id: {request}\r\nidempotency-key: {request}\r\n");
         if !reason.is_empty() {
-            headers.push_str(&format!("x-audit-reason: {reason}\r\n"));
+            write!(headers, "x-audit-reason: {reason}\r\n").unwrap();
         }
         connection.json(method, path, &headers, body).await.unwrap()
     }

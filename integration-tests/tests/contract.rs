@@ -8,6 +8,7 @@ use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The reply as the published client parses it: nothing missing, nothing more.
 #[derive(Deserialize)]
@@ -189,7 +190,6 @@ async fn heads(up: &Up) {
     let head = visitor.send_raw(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(head.status, 200);
     let mut visitor = tokio::net::TcpStream::connect(up.address()).await.unwrap();
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     visitor.write_all(b"HEAD /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     visitor.read_to_string(&mut answer).await.unwrap();
@@ -197,7 +197,6 @@ async fn heads(up: &Up) {
 }
 
 #[tokio::test]
-#[expect(clippy::too_many_lines, reason = "one call after the other")]
 async fn the_dashboards_calls_have_their_members() {
     if !has_postgres() {
         return;

@@ -28,7 +28,6 @@ pub async fn setup_projections(
     for projection in projections {
         ensure(&transaction, projection.as_ref()).await?;
     }
-    // Behind all views: policies look into some of them.
     for projection in projections {
         tenant::secure(&transaction, projection.as_ref()).await?;
     }

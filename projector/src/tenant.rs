@@ -42,16 +42,6 @@ impl Owner {
             _ => Self::House,
         }
     }
-
-    /// The views that the policy looks into.
-    const fn looks_into(self) -> &'static [&'static str] {
-        match self {
-            Self::App => &["read.app"],
-            Self::Wallet => &["read.wallet"],
-            Self::Actor => &["read.developer_token"],
-            Self::Developer | Self::Account | Self::House => &[],
-        }
-    }
 }
 
 /// What `app.tenant` says, read once per statement.
@@ -59,9 +49,8 @@ const TENANT: &str = "(SELECT current_setting('app.tenant')::uuid)";
 /// The house.
 const HOUSE: &str = "'00000000-0000-0000-0000-000000000000'::uuid";
 
-/// The condition under which the tenant sees a row. Views inside it are themselves filtered for the tenant.
+/// The condition under which the tenant sees a row. The functions inside it ask views that are themselves filtered for the tenant.
 fn condition(table: &Table) -> String {
-    let row = table.name;
     let mut sql = format!("{TENANT} = {HOUSE}");
     let mut or = |condition: String| {
         let _infallible = write!(sql, " OR {condition}");
@@ -69,16 +58,15 @@ fn condition(table: &Table) -> String {
     match Owner::of(table) {
         Owner::Developer => or(format!("developer_id = {TENANT}")),
         Owner::App => {
-            or(format!("EXISTS (SELECT FROM read.app a WHERE a.shard = {row}.shard AND a.app_id = {row}.app_id)"));
+            // Asked once per statement.
+            or("app_id = ANY ((SELECT projection.own_apps())::uuid[])".to_owned());
             if table.columns.iter().any(|column| column.name == "wallet_id") {
                 or(format!("wallet_id = {TENANT}"));
             }
         }
-        Owner::Wallet => or(format!(
-            "wallet_id = {TENANT} OR EXISTS (SELECT FROM read.wallet w WHERE w.shard = {row}.shard AND w.wallet_id = {row}.wallet_id)"
-        )),
+        Owner::Wallet => or(format!("wallet_id = {TENANT} OR projection.sees_wallet(shard, wallet_id)")),
         Owner::Account => or(format!("split_part(account, ':', 2) = {TENANT}::text")),
-        Owner::Actor => or("actor IN (SELECT 'token:' || t.token_id FROM read.developer_token t)".to_owned()),
+        Owner::Actor => or("actor = ANY ((SELECT projection.own_actors())::text[])".to_owned()),
         Owner::House => {}
     }
     sql
@@ -94,8 +82,7 @@ pub fn policy_ddl(schema: &str, table: &Table) -> String {
     )
 }
 
-/// Secures the tables of a projection that are not yet. A policy that looks into a view which does not exist yet waits for the next
-/// setup; until then `ledger_query` cannot read the table.
+/// Secures the tables of a projection that are not yet.
 ///
 /// # Errors
 /// The database's.
@@ -105,19 +92,11 @@ pub(crate) async fn secure(
 ) -> Result<(), tokio_postgres::Error> {
     let schema = projection.schema();
     for table in projection.tables() {
-        let name = format!("{schema}.{}", table.name);
-        let secured = "SELECT relrowsecurity FROM pg_catalog.pg_class WHERE oid = to_regclass($1)";
-        if client.query_opt(secured, &[&name]).await?.is_none_or(|row| row.get(0)) {
-            continue;
+        let open = "SELECT FROM pg_catalog.pg_class c WHERE c.oid = to_regclass($1)
+                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid AND p.polname = 'tenant')";
+        if client.query_opt(open, &[&format!("{schema}.{}", table.name)]).await?.is_some() {
+            client.batch_execute(&policy_ddl(&schema, table)).await?;
         }
-        let missing = "SELECT count(*) FROM unnest($1::text[]) AS view WHERE to_regclass(view) IS NULL";
-        let views = Owner::of(table).looks_into();
-        if client.query_one(missing, &[&views]).await?.get::<_, i64>(0) > 0 {
-            client.batch_execute(&format!("REVOKE SELECT ON {name} FROM ledger_query")).await?;
-            continue;
-        }
-        client.batch_execute(&policy_ddl(&schema, table)).await?;
-        client.batch_execute(&format!("GRANT SELECT ON {name} TO ledger_query")).await?;
     }
     Ok(())
 }

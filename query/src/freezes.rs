@@ -26,7 +26,8 @@ const PROJECTIONS: &[&str] = &["freezes"];
 pub(crate) struct Freeze {
     /// The log.
     shard: ShardId,
-    /// What it stops: `app`, `developer`, `session`, `wallet`, `top_ups`, `usage` or `payouts`.
+    /// What it stops: `app`, `developer`, `session`, `wallet`, `provider_credential`, `top_ups`, `usage`, `payouts`, `refunds` or
+    /// `everything`.
     kind: String,
     /// Whom it stops, where the kind does not say it all.
     #[serde(skip_serializing_if = "Option::is_none")]

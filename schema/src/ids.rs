@@ -81,6 +81,8 @@ typed_ids! {
     GatewayId,
     /// One life of a gateway's process.
     EpochId,
+    /// A key of a provider that a developer or a user keeps here (its id, never its text).
+    CredentialId,
     /// One append to the log; makes an append whose answer was lost safe to repeat.
     BatchId,
 }

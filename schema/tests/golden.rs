@@ -146,6 +146,12 @@ fn additions() -> Vec<(&'static str, Event)> {
     let call = Call { service_tier: ServiceTier::Priority, ..call() };
     vec![
         (
+            "credential",
+            Frozen { scope: FreezeScope::ProviderCredential(CredentialId(id(14))), reason: "leaked".into() }.into(),
+        ),
+        ("everything", Frozen { scope: FreezeScope::Everything, reason: "stop".into() }.into()),
+        ("refunds", Thawed { scope: FreezeScope::Refunds, reason: "over".into() }.into()),
+        (
             "owner",
             TestCreditGranted {
                 wallet_id,

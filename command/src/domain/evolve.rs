@@ -148,7 +148,7 @@ impl State {
             Event::LateUsageCaptured(event) => {
                 self.expired_holds.remove(&event.hold_id);
             }
-            Event::Frozen(event) => self.freezes.set(event.scope, ()),
+            Event::Frozen(event) => self.freezes.set(event.scope, recorded.actor),
             Event::Thawed(event) => {
                 self.freezes.remove(&event.scope);
             }

@@ -43,6 +43,8 @@ rejections! {
     InsufficientBalance { available: Money, required: Money } = 402 "insufficient_balance" "The wallet has {available} USD available; {required} USD are required.";
     /// The wallet could pay, were it not for its open holds.
     InFlightHolds { available: Money, required: Money } = 402 "in_flight_holds" "Open holds leave {available} USD available; {required} USD are required. Try again when they have ended.";
+    /// The second person is the first one.
+    SameActor = 403 "same_actor" "Somebody other than who asked for it has to agree.";
     /// The app takes sessions from its server only.
     ServerSessionsOnly = 403 "forbidden" "This app opens sessions on its server only (scope developer:sessions:write).";
     /// The caller may not do that at all.
@@ -65,6 +67,8 @@ rejections! {
     WalletNotFound = 404 "wallet_not_found" "The wallet could not be found.";
     /// No such session, or another tenant's.
     SessionNotFound = 404 "session_not_found" "The session could not be found.";
+    /// No such provider key of the caller.
+    CredentialNotFound = 404 "invalid_request" "Provider key was not found.";
     /// No pending top-up of this id.
     TopUpNotFound = 404 "top_up_not_found" "No pending top-up has this id.";
     /// No open hold of this id.

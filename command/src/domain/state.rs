@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
-    AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
+    Actor, AppSettings, Balance, Call, FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
     AppId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId, WalletId,
@@ -234,8 +234,8 @@ pub struct State {
     pub holds: Table<HoldId, Hold>,
     /// Holds that expired and whose usage may still come, once.
     pub expired_holds: Table<HoldId, Hold>,
-    /// What is frozen.
-    pub freezes: Table<FreezeScope, ()>,
+    /// What is frozen, and by whom.
+    pub freezes: Table<FreezeScope, Actor>,
     /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
     pub recorded_at: Table<(), Timestamp>,
 }

@@ -217,7 +217,7 @@ pub(super) async fn adjust(
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FreezeRequest {
-    /// What it stops, for example `{"kind":"app","id":"…"}` or `{"kind":"usage"}`.
+    /// What it stops, for example `{"kind":"app","id":"…"}`, `{"kind":"usage"}` or `{"kind":"everything"}`.
     scope: FreezeScope,
     /// Why.
     reason: Text<1, 1000>,
@@ -254,10 +254,12 @@ pub(super) async fn freeze(
 }
 
 /// Thaw.
+///
+/// Only by somebody else than who froze.
 #[utoipa::path(post, path = "/v1/admin/freezes/thaw", tag = "freezes", request_body = FreezeRequest, security(("bearer" = ["operator"])),
     responses(
     (status = 200, description = "Thawed", body = FreezeReply),
-    (status = "4XX", description = "not_frozen", body = ErrorBody),
+    (status = "4XX", description = "not_frozen, same_actor", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn thaw(
     State(api): State<Api>,

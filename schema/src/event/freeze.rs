@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AppId, DeveloperId, SessionId, WalletId};
+use crate::ids::{AppId, CredentialId, DeveloperId, SessionId, WalletId};
 
 /// What a freeze stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -22,6 +22,12 @@ pub enum FreezeScope {
     Usage,
     /// Payouts to developers.
     Payouts,
+    /// Refunds to cards.
+    Refunds,
+    /// New calls with a provider key of a developer or user.
+    ProviderCredential(CredentialId),
+    /// Everything but freezes, thaws and revocations, and what ends open holds.
+    Everything,
 }
 
 /// A kill switch went on.
