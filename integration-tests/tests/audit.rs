@@ -83,6 +83,12 @@ async fn acts_and_reads_are_there_with_who_where_what_and_why() {
             ["act", &admin.actor, "admin", &admin.id, "127.0.0.1", event, why].map(str::to_owned),
         );
     }
+    // Whatever JSON a developer writes, the audit log shows it.
+    let odd = json!({ "feature_key": "odd", "display_name": "Odd", "policy": { "x": "a\u{0}b" } });
+    let answer = admin.does(&up, "POST", "/v1/developer/apps/app_pub_demo/features", "act-4", "", &odd).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let items = shown(&up, "request_id=act-4", answer.header("ledger-position").unwrap()).await;
+    assert_eq!(items[0]["detail"]["policy"]["x"], "a\u{0}b");
     // What was only tried is there too, for who asks for it.
     let refused =
         auditor.does(&up, "POST", &adjust, "try-1", "", &json!({ "direction": "credit", "amount_usd": "1" })).await;

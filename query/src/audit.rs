@@ -85,11 +85,21 @@ fn role_of(actor: &str) -> (String, Option<TokenId>) {
     }
 }
 
+/// The reason that an event itself gives.
+fn own_reason(detail: &RawValue) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Reason {
+        reason: Option<String>,
+    }
+    serde_json::from_str::<Reason>(detail.get()).ok()?.reason
+}
+
 impl AuditItem {
     fn read(row: &Row) -> Result<Self, QueryError> {
         let (source, number): (i16, i64) = (row.try_get("source")?, row.try_get("number")?);
         let (at, actor): (Timestamp, String) = (row.time("at")?, row.try_get("actor")?);
         let (role, token_id) = role_of(&actor);
+        let detail = row.json("detail")?;
         Ok(Self {
             id: format!("{}-{number}", if source == 1 { "act" } else { "access" }),
             kind: row.try_get("kind")?,
@@ -100,9 +110,9 @@ impl AuditItem {
             address: row.try_get("address")?,
             action: row.try_get("action")?,
             resource: row.try_get("resource")?,
-            reason: row.try_get("reason")?,
+            reason: own_reason(&detail).or(row.try_get("reason")?),
             request_id: row.try_get("request_id")?,
-            detail: row.json("detail")?,
+            detail,
             place: AuditCursor { at, source, number },
         })
     }
@@ -397,6 +407,15 @@ mod tests {
             ("stripe".to_owned(), "stripe", false),
         ] {
             assert_eq!(role_of(&actor), (role.to_owned(), with_token.then_some(token)), "{actor}");
+        }
+    }
+
+    #[test]
+    fn an_events_own_reason_is_found_among_whatever_else_it_says() {
+        let reason = |json: &str| own_reason(&RawValue::from_string(json.to_owned()).unwrap());
+        assert_eq!(reason(r#"{"policy":{"x":"a\u0000b"},"reason":"INC-12"}"#).as_deref(), Some("INC-12"));
+        for json in ["{}", r#"{"reason":null}"#, r#"{"reason":7}"#, "[]"] {
+            assert_eq!(reason(json), None, "{json}");
         }
     }
 

@@ -1,12 +1,12 @@
 -- Acts and looks, the newest first: acts are events, with the address and reason of the attempt that the same request announced;
--- looks and attempts stand in the access log. $1 shard int2 · $2 kinds text[] · $3 actor text, null for all · $4 action text, null for
+-- looks and attempts stand in the access log. An event's own reason is not looked for here: PostgreSQL cannot read all JSON there is. $1 shard int2 · $2 kinds text[] · $3 actor text, null for all · $4 action text, null for
 -- all · $5 resource text, null for all · $6 request id text, null for all · $7 from timestamptz, null for all · $8 before timestamptz,
 -- null for all · $9 only before this time timestamptz, $10 source int2 and $11 number int8, all null for all · $12 rows at most int8,
 -- null for all
 SELECT source, number, at, kind, actor, address, action, resource, reason, request_id, detail
 FROM (
     SELECT 1::smallint AS source, a.position AS number, a.recorded_at AS at, 'act' AS kind, a.actor, host(x.address) AS address,
-           a.action, a.stream AS resource, coalesce(a.detail::jsonb ->> 'reason', x.reason) AS reason, a.request_id, a.detail
+           a.action, a.stream AS resource, x.reason, a.request_id, a.detail
     FROM read.audit_log a
     LEFT JOIN LATERAL (
         SELECT x.address, x.reason
