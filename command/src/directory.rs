@@ -1,12 +1,12 @@
 //! Who is who, for the edge: tokens and public app ids, as of the last committed event. It may refuse early; every decision is
 //! made again by the writer.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
-use modelfaucet_schema::event::{Event, SessionOpening, Status};
+use modelfaucet_schema::event::{Event, Recorded, SessionOpening, Status};
 use modelfaucet_schema::ids::{
     AppId, CredentialId, DeveloperId, PayoutId, RefundId, SessionId, TokenId, UserId, WalletId,
 };
@@ -65,6 +65,17 @@ pub struct StaffFacts {
     pub expires_at: Option<Timestamp>,
 }
 
+/// What is known about a developer.
+#[derive(Clone, Debug)]
+pub struct DeveloperFacts {
+    /// The developer.
+    pub developer_id: DeveloperId,
+    /// Its name.
+    pub name: String,
+    /// Its business contact.
+    pub email: String,
+}
+
 /// What a public app id stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct AppFacts {
@@ -72,6 +83,8 @@ pub struct AppFacts {
     pub app_id: AppId,
     /// Its developer.
     pub developer_id: DeveloperId,
+    /// When it was registered.
+    pub registered_at: Timestamp,
     /// Does it take new work?
     pub active: bool,
     /// May anybody open a session?
@@ -102,7 +115,6 @@ pub struct RefundFacts {
 
 #[derive(Debug, Default)]
 struct Maps {
-    developers: BTreeSet<DeveloperId>,
     payouts: HashMap<PayoutId, PayoutFacts>,
     refunds: BTreeMap<RefundId, RefundFacts>,
     sessions: HashMap<TokenHash, SessionFacts>,
@@ -111,6 +123,9 @@ struct Maps {
     token_hashes: HashMap<TokenId, TokenHash>,
     staff: HashMap<TokenHash, StaffFacts>,
     staff_hashes: HashMap<TokenId, TokenHash>,
+    developers: HashMap<DeveloperId, DeveloperFacts>,
+    /// In the order of registration.
+    developer_ids: Vec<DeveloperId>,
     apps: HashMap<String, AppFacts>,
     app_names: HashMap<AppId, String>,
     keys_in_use: HashSet<CredentialId>,
@@ -155,10 +170,16 @@ impl Directory {
             let facts = StaffFacts { token_id: *id, role: token.role, expires_at: token.expires_at };
             maps.issue_staff_token(token.token_hash, facts);
         }
+        let mut developers: Vec<_> = state.developers.iter().collect();
+        developers.sort_by_key(|(id, developer)| (developer.registered_at, **id));
+        for (id, developer) in developers {
+            maps.register_developer(*id, &developer.name, &developer.email);
+        }
         for (id, app) in state.apps.iter() {
             let facts = AppFacts {
                 app_id: *id,
                 developer_id: app.developer_id,
+                registered_at: app.registered_at,
                 active: app.is_active(),
                 public_sessions: app.opens_publicly(),
             };
@@ -167,7 +188,6 @@ impl Directory {
         }
         let in_use = state.credentials.iter().filter(|(_, credential)| credential.status == Status::Active);
         maps.keys_in_use = in_use.map(|(id, _)| *id).collect();
-        maps.developers = state.developers.iter().map(|(id, _)| *id).collect();
         for (id, payout) in state.payouts.iter() {
             if matches!(payout.state, PayoutState::Pending | PayoutState::Processing) {
                 let facts = PayoutFacts {
@@ -187,11 +207,12 @@ impl Directory {
     }
 
     /// Takes in committed events. Locks only if one of them matters here.
-    pub fn take_in<'a>(&self, events: impl Iterator<Item = &'a Event>) {
+    pub fn take_in<'a>(&self, events: impl Iterator<Item = &'a Recorded>) {
         let mut maps = None;
-        let told = events.inspect(|event| self.followers.iter().for_each(|follower| follower.take_in(event)));
-        for event in told.filter(|event| matters(event)) {
-            maps.get_or_insert_with(|| self.maps.write()).take_in(event);
+        let told =
+            events.inspect(|recorded| self.followers.iter().for_each(|follower| follower.take_in(&recorded.event)));
+        for recorded in told.filter(|recorded| matters(&recorded.event)) {
+            maps.get_or_insert_with(|| self.maps.write()).take_in(recorded);
         }
     }
 
@@ -217,7 +238,9 @@ impl Directory {
 
     /// Every developer.
     pub fn developers(&self) -> Vec<DeveloperId> {
-        self.maps.read().developers.iter().copied().collect()
+        let mut developers: Vec<_> = self.maps.read().developers.keys().copied().collect();
+        developers.sort_unstable();
+        developers
     }
 
     /// A payout that is pending or processing.
@@ -235,6 +258,20 @@ impl Directory {
         self.maps.read().refunds.iter().map(|(id, facts)| (*id, facts.clone())).collect()
     }
 
+    /// A developer.
+    pub fn developer(&self, id: DeveloperId) -> Option<DeveloperFacts> {
+        self.maps.read().developers.get(&id).cloned()
+    }
+
+    /// The developer with this business contact, or the one that was registered first.
+    pub fn first_developer(&self, email: Option<&str>) -> Option<DeveloperId> {
+        let maps = self.maps.read();
+        let is_wanted = |id: &&DeveloperId| {
+            email.is_none_or(|email| maps.developers.get(id).is_some_and(|facts| facts.email == email))
+        };
+        maps.developer_ids.iter().find(is_wanted).copied()
+    }
+
     /// The app of a public id.
     pub fn app(&self, public_app_id: &str) -> Option<AppFacts> {
         self.maps.read().apps.get(public_app_id).copied()
@@ -247,6 +284,7 @@ fn matters(event: &Event) -> bool {
         Event::SessionOpened(_)
             | Event::SessionRevoked(_)
             | Event::SessionExpired(_)
+            | Event::DeveloperRegistered(_)
             | Event::DeveloperTokenIssued(_)
             | Event::DeveloperTokenRevoked(_)
             | Event::StaffTokenIssued(_)
@@ -255,7 +293,6 @@ fn matters(event: &Event) -> bool {
             | Event::AppChanged(_)
             | Event::CredentialAdded(_)
             | Event::CredentialDisabled(_)
-            | Event::DeveloperRegistered(_)
             | Event::RefundRequested(_)
             | Event::RefundSent(_)
             | Event::RefundFailed(_)
@@ -283,14 +320,21 @@ impl Maps {
         self.staff.insert(hash, facts);
     }
 
+    fn register_developer(&mut self, developer_id: DeveloperId, name: &str, email: &str) {
+        let facts = DeveloperFacts { developer_id, name: name.to_owned(), email: email.to_owned() };
+        self.developers.insert(developer_id, facts);
+        self.developer_ids.push(developer_id);
+    }
+
     fn end_session(&mut self, id: SessionId) {
         if let Some(hash) = self.session_hashes.remove(&id) {
             self.sessions.remove(&hash);
         }
     }
 
-    fn take_in(&mut self, event: &Event) {
-        match event {
+    fn take_in(&mut self, recorded: &Recorded) {
+        match &recorded.event {
+            Event::DeveloperRegistered(event) => self.register_developer(event.developer_id, &event.name, &event.email),
             Event::SessionOpened(event) => {
                 let facts = SessionFacts {
                     session_id: event.session_id,
@@ -330,14 +374,12 @@ impl Maps {
                 let facts = AppFacts {
                     app_id: event.app_id,
                     developer_id: event.developer_id,
+                    registered_at: recorded.recorded_at,
                     active: event.settings.status == Status::Active,
                     public_sessions: event.settings.session_opening == SessionOpening::Public,
                 };
                 self.app_names.insert(event.app_id, event.public_app_id.clone());
                 self.apps.insert(event.public_app_id.clone(), facts);
-            }
-            Event::DeveloperRegistered(event) => {
-                self.developers.insert(event.developer_id);
             }
             Event::RefundRequested(event) if event.reference.is_none() => {
                 let facts = RefundFacts { payment: event.payment.clone(), amount: event.amount };

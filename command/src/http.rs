@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use axum::extract::FromRef;
 use modelfaucet_schema::http::ApiError;
+use modelfaucet_schema::log::{AccessKind, AccessLog};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::token::TokenHash;
 use secrecy::SecretString;
@@ -50,6 +51,8 @@ pub struct Api {
     pub ledger: Ledger,
     /// SHA-256 of the admin token.
     pub admin_token: TokenHash,
+    /// Where attempts of those who run the ledger, and uses of tokens, are recorded.
+    pub access: AccessLog,
     /// Key of the HMAC that stands for apps' own user ids.
     pub user_key: Arc<SecretString>,
     /// Life of a new session.
@@ -75,7 +78,8 @@ impl FromRef<Api> for Ledger {
 impl Api {
     /// Submits a command for a caller and waits for what becomes of it.
     async fn submit(&self, who: &Authenticated, command: Command, key: Option<Key<'_>>) -> Result<Done, ApiError> {
-        self.try_submit(who, command, key).await.map_err(|error| reply::error(&error))
+        self.record_attempt(who, &command).await?;
+        self.send(who, command, key).await.map_err(|error| reply::error(&error))
     }
 
     /// The same for handlers that have to do something about a refusal.
@@ -85,6 +89,11 @@ impl Api {
         command: Command,
         key: Option<Key<'_>>,
     ) -> Result<Done, CommandError> {
+        self.record_attempt(who, &command).await.map_err(|_| CommandError::Unavailable)?;
+        self.send(who, command, key).await
+    }
+
+    async fn send(&self, who: &Authenticated, command: Command, key: Option<Key<'_>>) -> Result<Done, CommandError> {
         let key = key.map(|key| key.hash(&who.scope));
         let request = Request { caller: who.caller, command, key };
         match tokio::time::timeout(REQUEST_LIMIT, self.ledger.submit(who.request_id.as_str(), request)).await {
@@ -92,6 +101,27 @@ impl Api {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(CommandError::InDoubt),
         }
+    }
+}
+
+impl Api {
+    /// What those who run the ledger are about to change is recorded first, with where they are. Calls are not acts.
+    async fn record_attempt(&self, who: &Authenticated, command: &Command) -> Result<(), ApiError> {
+        let is_call = matches!(
+            command,
+            Command::PlaceHold { .. }
+                | Command::CaptureHold { .. }
+                | Command::ReleaseHold { .. }
+                | Command::RecordUsage { .. }
+        );
+        if who.caller.power().is_none() || is_call {
+            return Ok(());
+        }
+        let access = who.request_id.access(who.caller.actor(), AccessKind::Attempt);
+        self.access.record(&access).await.map_err(|error| {
+            tracing::error!(%error, "an act was refused");
+            ApiError::unavailable("audit_unavailable", "The act cannot be recorded at the moment; certainly no effect.")
+        })
     }
 }
 

@@ -616,7 +616,7 @@ impl Writer {
         if events.is_empty() {
             return;
         }
-        self.directory.take_in(events.iter().map(|recorded| &recorded.event));
+        self.directory.take_in(events.iter().map(AsRef::as_ref));
         series::count(self.shard, self.core.state(), events.iter().map(|recorded| &recorded.event));
         self.tail.push(TailBatch { after, head: self.core.head(), events: events.into() });
         self.show_head();
@@ -729,7 +729,7 @@ impl Writer {
                 Ok(page) if page.events.is_empty() => return self.check_not_behind().await,
                 Ok(page) => {
                     if self.core.take_in(&page).is_ok() {
-                        self.directory.take_in(page.events.iter().map(|recorded| &recorded.event));
+                        self.directory.take_in(page.events.iter());
                         self.show_head();
                     }
                 }

@@ -222,7 +222,12 @@ impl World {
 
     /// Tells both ledgers and compares.
     fn obey(&mut self, who: Who, order: Order) {
-        let (caller, command) = (translate::caller(who), translate::command(&order, &self.model));
+        let command = translate::command(&order, &self.model);
+        // Somebody else than who froze.
+        let caller = match order {
+            Order::Thaw(_) if who == Who::Operator => modelfaucet_command::domain::Caller::Admin,
+            _ => translate::caller(who),
+        };
         let verdict = decide(&self.state, caller, &command, self.at());
         assert_eq!(decide(&self.state, caller, &command, self.at()), verdict, "decide is deterministic");
         let expected = self.model.obey(who, &order, self.now);

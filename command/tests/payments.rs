@@ -251,7 +251,7 @@ impl World {
             15 | 16 => self.request_payout(a, cents),
             17 | 18 => self.step_payout(a, b),
             _ => {
-                let scopes: Vec<FreezeScope> = self.state.freezes.iter().map(|(scope, ())| *scope).collect();
+                let scopes: Vec<FreezeScope> = self.state.freezes.iter().map(|(scope, _)| *scope).collect();
                 for scope in scopes {
                     self.obey(CHECKER, &Command::Thaw { scope, reason: "over".into() }).unwrap();
                 }

@@ -17,11 +17,12 @@ use modelfaucet_gateway::Gateway;
 use modelfaucet_query::QueryState;
 use modelfaucet_schema::http::{not_found, observe};
 use serde_json::{Value, json};
+use utoipa::PartialSchema as _;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::edge::{Edge, guard};
+use crate::edge::{Edge, guard, introduce};
 use crate::exit::{Exit, Failure};
 use crate::trace;
 
@@ -65,6 +66,7 @@ pub(crate) fn build(
     metrics: PrometheusHandle,
 ) -> Router {
     let edge = Arc::new(edge);
+    let outer = Arc::clone(&edge);
     let shown = checks.clone();
     let (router, document) = routes.split_for_parts();
     let document: Arc<str> = describe(document).to_pretty_json().unwrap_or_default().into();
@@ -73,6 +75,7 @@ pub(crate) fn build(
             "/openapi.json",
             get(move || async move { ([(CONTENT_TYPE, "application/json")], document.to_string()) }),
         )
+        .merge(crate::docs::router())
         .route("/health", get(move || async move { Json(json!({ "ok": true, "service": service })) }))
         .route("/ready", get(move || ready(service, checks.clone())))
         .route(
@@ -85,7 +88,9 @@ pub(crate) fn build(
         .layer(from_fn(move |request: Request, next: Next| guard(Arc::clone(&edge), request, next)));
     // Inside of `observe`, which names the request. Where nothing is traced this layer does not exist.
     let router = if trace::is_on() { router.layer(from_fn(trace::request)) } else { router };
-    router.layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))
+    router
+        .layer(from_fn(move |request: Request, next: Next| observe(service, request, next)))
+        .layer(from_fn(move |request: Request, next: Next| introduce(Arc::clone(&outer), request, next)))
 }
 
 /// The document's head: what the product is, how to authenticate, every refusal.
@@ -107,6 +112,9 @@ pub(crate) fn describe(mut document: OpenApi) -> OpenApi {
     document.info.license = Some(utoipa::openapi::LicenseBuilder::new().name("Apache-2.0").build());
     let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     let components = document.components.get_or_insert_default();
+    // Ids that stand in paths only are named there, but described nowhere.
+    let hold_id = modelfaucet_schema::ids::HoldId::schema();
+    components.schemas.entry("HoldId".to_owned()).or_insert(hold_id);
     components.add_security_scheme("bearer", bearer);
     document.security = Some(vec![utoipa::openapi::SecurityRequirement::new("bearer", Vec::<String>::new())]);
     document

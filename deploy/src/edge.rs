@@ -42,6 +42,13 @@ pub(crate) struct Edge {
     pub(crate) gateway: Side,
 }
 
+/// Tells the layers within whose request it is.
+pub(crate) async fn introduce(edge: Arc<Edge>, mut request: Request, next: Next) -> Response {
+    let client = address::client(&request, &edge.trusted);
+    request.extensions_mut().insert(modelfaucet_schema::http::Peer(client));
+    next.run(request).await
+}
+
 /// Answers preflights, counts, and lets pass.
 pub(crate) async fn guard(edge: Arc<Edge>, request: Request, next: Next) -> Response {
     let gateway = is_own_path(request.uri().path());

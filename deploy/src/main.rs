@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod database;
 mod demo;
+mod docs;
 mod edge;
 mod exit;
 mod export;

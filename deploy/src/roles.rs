@@ -11,6 +11,7 @@ use modelfaucet_gateway::sandbox_provider::Book;
 use modelfaucet_projector::Projector;
 use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::{Position, ShardId};
+use modelfaucet_schema::log::AccessLog;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::token::TokenHash;
 use secrecy::SecretString;
@@ -38,6 +39,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let feed = Arc::new(gateway::Feed::default());
     let reports: Arc<gateway::Reports> = Arc::default();
     let serves_gateways = config.gateway_token()?.is_some();
+    let access = AccessLog::new(database.clone());
     let options = WriterOptions {
         queue: config.queue()?,
         snapshot_every: config.snapshot_every()?,
@@ -53,6 +55,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let api = Api {
         ledger: ledger.clone(),
         admin_token: TokenHash::of(&admin),
+        access,
         user_key: user_key.into(),
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),

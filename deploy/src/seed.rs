@@ -1,14 +1,17 @@
-//! What a first start creates, so that the first curl works: a developer with a token, the app `app_pub_demo`, a feature, and a
-//! rate card with real prices. All of it through commands, like everybody else's.
+//! What a first start creates, so that the first curl works: a developer with a token, the app `app_pub_demo`, a feature, a rate card
+//! with real prices, and the user `crm-demo-user` with 10 USD of test credit. All of it through commands, like everybody else's.
+
+use std::time::Duration;
 
 use modelfaucet_command::domain::{Caller, Command};
+use modelfaucet_command::writer::core::Outcome;
 use modelfaucet_command::writer::{CommandError, Ledger, Request};
 use modelfaucet_schema::account::{InvalidName, Name};
-use modelfaucet_schema::event::{AppSettings, ModelRates, Pricing, SessionOpening, Status};
-use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, TokenId};
-use modelfaucet_schema::money::BasisPoints;
+use modelfaucet_schema::event::{AppSettings, Event, KeyUse, ModelRates, Pricing, SessionOpening, Status};
+use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, SessionId, TokenId, UserId, WalletId};
+use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::{InvalidRate, Rate};
-use modelfaucet_schema::token::{Scope, TokenHash, TokenKind, generate_token};
+use modelfaucet_schema::token::{Scope, TokenHash, TokenKind, UserHash, generate_token, short_hash};
 use modelfaucet_schema::usage::Component;
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -19,6 +22,10 @@ use crate::secrets::Secrets;
 pub(crate) const DEMO_APP: &str = "app_pub_demo";
 /// The sandbox feature's key.
 pub(crate) const DEMO_FEATURE: &str = "customer_reply";
+/// The sandbox user, as the sandbox app calls it.
+pub(crate) const DEMO_USER: &str = "crm-demo-user";
+/// What the sandbox user begins with, in units of 1e-8 USD.
+const DEMO_CREDIT: Money = Money::from_units(1_000_000_000);
 /// The name that the sandbox developer's token is kept under.
 pub(crate) const DEVELOPER_TOKEN: &str = "developer_token";
 
@@ -67,7 +74,7 @@ pub(crate) fn rate_card() -> Result<Vec<ModelRates>, BadPrices> {
 }
 
 /// Creates what is missing of the sandbox. A start that was killed in the middle is finished by the next one.
-pub(crate) async fn seed(ledger: &Ledger, secrets: &Secrets) -> Result<SecretString, Failure> {
+pub(crate) async fn seed(ledger: &Ledger, secrets: &Secrets, user_key: &SecretString) -> Result<SecretString, Failure> {
     let token = if let Some(token) = secrets.get(DEVELOPER_TOKEN)? {
         token
     } else {
@@ -80,12 +87,14 @@ pub(crate) async fn seed(ledger: &Ledger, secrets: &Secrets) -> Result<SecretStr
             Some(app) => app.developer_id,
             None => register(ledger).await?,
         };
+        demo_user(ledger, user_key).await?;
+        // The token comes last: it says that everything else is there.
         let command = Command::IssueDeveloperToken {
             token_id: TokenId::generate(),
             developer_id,
             name: "sandbox".to_owned(),
             token_hash: TokenHash::of(&token),
-            token_prefix: token.expose_secret().chars().take(15).collect(),
+            token_prefix: token.expose_secret().chars().take(TokenKind::Developer.shown()).collect(),
             scopes: Scope::ALL.to_vec(),
             expires_at: None,
         };
@@ -123,11 +132,43 @@ async fn register(ledger: &Ledger) -> Result<DeveloperId, Failure> {
     Ok(developer_id)
 }
 
+/// The wallet of the sandbox user, opened by a session that ends at once, and its credit, once.
+async fn demo_user(ledger: &Ledger, user_key: &SecretString) -> Result<(), Failure> {
+    let Some(app) = ledger.directory().app(DEMO_APP) else { return Ok(()) };
+    let session_id = SessionId::generate();
+    let nobodys = generate_token(TokenKind::Session).map_err(|error| Failure::new(Exit::Temporary, error))?;
+    let open = Command::OpenSession {
+        session_id,
+        wallet_id: WalletId::generate(),
+        user_id: UserId::generate(),
+        app_id: app.app_id,
+        user_hash: UserHash::of(user_key, app.app_id, DEMO_USER),
+        feature_key: None,
+        token_hash: TokenHash::of(&nobodys),
+        ttl: Duration::from_secs(60),
+    };
+    let opened = submit(ledger, open, None).await?;
+    let Event::SessionOpened(opened) = &opened.recorded.event else {
+        return Err(Failure::new(Exit::Temporary, "a session was not opened by its command"));
+    };
+    run(ledger, Command::RevokeSession { session_id }).await?;
+    let key = KeyUse {
+        key: short_hash(&[b"setup", b"demo-user-credit"]),
+        fingerprint: short_hash(&[b"grant_test_credit", DEMO_USER.as_bytes()]),
+    };
+    let credit = Command::GrantTestCredit { wallet_id: opened.wallet_id, amount: DEMO_CREDIT };
+    submit(ledger, credit, Some(key)).await.map(drop)
+}
+
 async fn run(ledger: &Ledger, command: Command) -> Result<(), Failure> {
+    submit(ledger, command, None).await.map(drop)
+}
+
+async fn submit(ledger: &Ledger, command: Command, key: Option<KeyUse>) -> Result<Outcome, Failure> {
     let name = command.name();
-    let request = Request { caller: Caller::Operator, command, key: None };
+    let request = Request { caller: Caller::Operator, command, key };
     match ledger.submit("first-start", request).await {
-        Ok(_) => Ok(()),
+        Ok(outcome) => Ok(outcome),
         Err(CommandError::Rejected(rejection)) => Err(Failure::new(Exit::Refused, format!("{name}: {rejection}"))),
         Err(error) => Err(Failure::new(Exit::Temporary, format!("{name}: {error}"))),
     }

@@ -9,6 +9,7 @@ use modelfaucet_command::writer::{self, WriterOptions};
 use modelfaucet_projector::Projector;
 use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::ShardId;
+use modelfaucet_schema::log::AccessLog;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::token::{TokenHash, TokenKind};
 use modelfaucet_secrets::Keyring;
@@ -110,7 +111,7 @@ impl Process<'_> {
         let (stop, stopped) = watch::channel(false);
         let projector = Projector::connect(projector, vec![ShardId(0)]).await?.with_tail(ShardId(0), ledger.tail());
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
-        let developer = seed::seed(&ledger, self.secrets).await?;
+        let developer = seed::seed(&ledger, self.secrets, &user_key).await?;
         let gateway_base_url = config.gateway_base_url(self.listen)?;
         // It outlives the gateway's last call.
         let (stop_sandbox, sandbox_stopped) = watch::channel(false);
@@ -140,6 +141,7 @@ impl Process<'_> {
         let api = Api {
             ledger: ledger.clone(),
             admin_token: TokenHash::of(&admin),
+            access: AccessLog::new(command.clone()),
             user_key: user_key.into(),
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
@@ -217,7 +219,7 @@ impl Process<'_> {
         let shown = self.secrets.path(".shown");
         let first = !shown.exists();
         println!("\nModelFaucet Ledger {} is up: {base}", env!("CARGO_PKG_VERSION"));
-        println!("  API document  {base}/openapi.json");
+        println!("  API document  {base}/docs (for programs: {base}/openapi.json)");
         println!("  ready?        {base}/ready      metrics  {base}/metrics");
         let (admin_path, developer_path) = (self.secrets.path("admin_token"), self.secrets.path(seed::DEVELOPER_TOKEN));
         if first {

@@ -84,7 +84,7 @@ struct Undocumented;
 /// OpenAI's API with a session's token as the key, streamed or not; charged by what the provider counts.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "gateway", request_body(content = serde_json::Map<String, Value>),
     params(("Idempotency-Key" = Option<String>, Header, description = "Same key and body: one call, one charge, the same answer again.")),
-    responses(
+    security(("bearer" = ["session"])), responses(
     (status = 200, description = "The provider's answer with the member `modelfaucet`", body = serde_json::Map<String, Value>),
     (status = "4XX", description = "invalid_session, insufficient_balance, in_flight_holds, model_not_found, model_not_priced, unsupported_parameter, unbounded_cost, idempotency_in_progress, idempotency_key_reused, rate_limited, …", body = ErrorBody),
     (status = "5XX", description = "provider_error, provider_overloaded, provider_auth_failed, capture_pending, ledger_unavailable, overloaded, frozen", body = ErrorBody)))]
@@ -102,7 +102,7 @@ async fn chat_completions(
 /// OpenAI's Responses API, streamed or not, without stored state.
 #[utoipa::path(post, path = "/v1/responses", tag = "gateway", request_body(content = serde_json::Map<String, Value>),
     params(("Idempotency-Key" = Option<String>, Header, description = "Same key and body: one call, one charge, the same answer again.")),
-    responses(
+    security(("bearer" = ["session"])), responses(
     (status = 200, description = "The provider's answer with the member `modelfaucet`", body = serde_json::Map<String, Value>),
     (status = "4XX", description = "invalid_session, insufficient_balance, in_flight_holds, model_not_found, model_not_priced, unsupported_parameter, unbounded_cost, idempotency_in_progress, idempotency_key_reused, rate_limited, …", body = ErrorBody),
     (status = "5XX", description = "provider_error, provider_overloaded, provider_auth_failed, capture_pending, ledger_unavailable, overloaded, frozen", body = ErrorBody)))]
@@ -115,7 +115,7 @@ async fn responses(State(gateway): State<Gateway>, request_id: RequestId, header
 /// OpenAI's API; the body passes as it is.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "gateway", request_body(content = serde_json::Map<String, Value>),
     params(("Idempotency-Key" = Option<String>, Header, description = "Same key and body: one call, one charge, the same answer again.")),
-    responses(
+    security(("bearer" = ["session"])), responses(
     (status = 200, description = "The provider's answer with the member `modelfaucet`", body = serde_json::Map<String, Value>),
     (status = "4XX", description = "invalid_session, insufficient_balance, in_flight_holds, model_not_found, model_not_priced, unsupported_parameter, unbounded_cost, idempotency_in_progress, idempotency_key_reused, rate_limited, …", body = ErrorBody),
     (status = "5XX", description = "provider_error, provider_overloaded, provider_auth_failed, capture_pending, ledger_unavailable, overloaded, frozen", body = ErrorBody)))]
@@ -286,7 +286,7 @@ fn rate_limited(refused: &Allowance) -> CallError {
 ///
 /// What the session may call and the rate card has prices for, and `auto:<feature>` where a feature names models. One of them is at
 /// `/v1/models/{id}`.
-#[utoipa::path(get, path = "/v1/models", tag = "gateway", responses(
+#[utoipa::path(get, path = "/v1/models", tag = "gateway", security(("bearer" = ["session"])), responses(
     (status = 200, description = "`{\"object\":\"list\",\"data\":[{\"id\",\"object\",\"created\",\"owned_by\"}]}`", body = serde_json::Map<String, Value>),
     (status = "4XX", description = "invalid_session, expired_session", body = ErrorBody)))]
 async fn models(State(gateway): State<Gateway>, request_id: RequestId, headers: HeaderMap) -> Response {

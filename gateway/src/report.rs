@@ -64,7 +64,7 @@ pub(crate) struct UsageReported {
 /// Report local usage.
 ///
 /// Records a call of a model on the user's own machine, with a session's token. `request_id` is the idempotency key.
-#[utoipa::path(post, path = "/v1/usage/report", tag = "gateway", request_body = UsageReport, responses(
+#[utoipa::path(post, path = "/v1/usage/report", tag = "gateway", request_body = UsageReport, security(("bearer" = ["session"])), responses(
     (status = 201, description = "Recorded", body = UsageReported),
     (status = "4XX", description = "invalid_session, invalid_request, feature_not_found, insufficient_balance, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable", body = ErrorBody)))]

@@ -242,11 +242,60 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
             format!("/v1/admin/wallets/{unknown}/credit-test-balance"),
             r#"{"amount_usd":"1"}"#,
             404,
-            "wallet_not_found",
+            "invalid_request",
         ),
         case(Admin, "POST", adjust.clone(), r#"{"direction":"debit","amount_usd":"100"}"#, 402, "insufficient_balance"),
         case(Admin, "POST", adjust, r#"{"direction":"sideways","amount_usd":"1"}"#, 400, "invalid_request"),
         case(Admin, "POST", top_up, r#"{"amount_usd":"0.001"}"#, 400, "invalid_request"),
+        // Tokens, features, staff.
+        case(Developer, "POST", "/v1/developer/tokens", r#"{"name":"x","scopes":[]}"#, 400, "invalid_request"),
+        case(
+            Developer,
+            "POST",
+            "/v1/developer/tokens",
+            format!(r#"{{"name":"x","developer_id":"{unknown}"}}"#),
+            403,
+            "forbidden",
+        ),
+        case(
+            Developer,
+            "POST",
+            "/v1/developer/tokens",
+            r#"{"name":"x","developer_email":"stranger@example.com"}"#,
+            403,
+            "forbidden",
+        ),
+        case(
+            Admin,
+            "POST",
+            "/v1/developer/tokens",
+            r#"{"name":"x","developer_email":"no@body.test"}"#,
+            404,
+            "invalid_request",
+        ),
+        case(Admin, "DELETE", format!("/v1/developer/tokens/{unknown}"), "", 404, "invalid_request"),
+        case(
+            Developer,
+            "POST",
+            "/v1/developer/apps/app_pub_demo/features",
+            r#"{"feature_key":"x","display_name":"x","pricing":{"markup_percent":0.001}}"#,
+            400,
+            "invalid_request",
+        ),
+        case(
+            Developer,
+            "POST",
+            "/v1/developer/apps/app_pub_demo/features",
+            r#"{"feature_key":"x","display_name":"x","pricing":{"markup_percent":1,"markup_bps":1}}"#,
+            400,
+            "invalid_request",
+        ),
+        case(Developer, "PATCH", "/v1/developer/apps/app_pub_demo/features/none", "{}", 404, "invalid_request"),
+        case(Admin, "POST", "/v1/admin/tokens", r#"{"name":"x","role":"root"}"#, 400, "invalid_request"),
+        case(Developer, "POST", "/v1/admin/tokens", r#"{"name":"x","role":"admin"}"#, 401, "invalid_session"),
+        case(Admin, "DELETE", format!("/v1/admin/tokens/{unknown}"), "", 404, "token_not_found"),
+        // Who asks comes before what is asked.
+        case(Nobody, "POST", "/v1/admin/developers", "nonsense", 401, "invalid_session"),
         case(
             Admin,
             "POST",
@@ -260,7 +309,7 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
             Admin,
             "POST",
             "/v1/admin/freezes",
-            r#"{"scope":{"kind":"everything"},"reason":"x"}"#,
+            r#"{"scope":{"kind":"nonsense"},"reason":"x"}"#,
             400,
             "invalid_request",
         ),
@@ -415,7 +464,9 @@ async fn stranger(up: &Up) -> (String, String) {
     let body = json!({ "name": "Stranger", "email": "stranger@example.com" });
     let developer = up.as_admin("POST", "/v1/admin/developers", "", &body).await.json();
     let id = developer["developer_id"].as_str().unwrap().to_owned();
-    let issued = up.as_admin("POST", "/v1/developer/tokens", "", &json!({ "name": "all", "developer_id": id })).await;
+    let scopes: Vec<_> = modelfaucet_schema::token::Scope::ALL.iter().map(|scope| scope.text()).collect();
+    let body = json!({ "name": "all", "developer_id": id, "scopes": scopes });
+    let issued = up.as_admin("POST", "/v1/developer/tokens", "", &body).await;
     assert_eq!(issued.status, 201, "{issued:?}");
     (issued.json()["token"].as_str().unwrap().to_owned(), id)
 }
@@ -562,12 +613,19 @@ async fn a_revoked_token_a_disabled_app_and_a_freeze_stop_at_once() {
         (answer.status, answer.code())
     };
     assert_eq!(spend("1").await, (201, String::new()));
-    for scope in [json!({ "kind": "usage" }), json!({ "kind": "wallet", "id": wallet })] {
+    let second = json!({ "name": "second person", "role": "operator" });
+    let second =
+        up.as_admin("POST", "/v1/admin/tokens", "", &second).await.json()["token"].as_str().unwrap().to_owned();
+    for scope in
+        [json!({ "kind": "usage" }), json!({ "kind": "wallet", "id": wallet }), json!({ "kind": "everything" })]
+    {
         let freeze = json!({ "scope": scope, "reason": "test" });
         assert_eq!(up.as_admin("POST", "/v1/admin/freezes", "", &freeze).await.status, 201);
         assert_eq!(spend("2").await, (503, "frozen".to_owned()));
         assert_eq!(up.as_admin("POST", "/v1/admin/freezes", "", &freeze).await.code(), "already_frozen");
-        assert_eq!(up.as_admin("POST", "/v1/admin/freezes/thaw", "", &freeze).await.status, 200);
+        assert_eq!(up.as_admin("POST", "/v1/admin/freezes/thaw", "", &freeze).await.code(), "same_actor");
+        let mut other = up.connect(&second).await.unwrap();
+        assert_eq!(other.json("POST", "/v1/admin/freezes/thaw", "", &freeze).await.unwrap().status, 200);
     }
     assert_eq!(spend("2").await, (201, String::new()));
     assert_eq!(up.as_admin("DELETE", "/v1/developer/apps/app_pub_demo", "", &Value::Null).await.status, 200);
@@ -589,9 +647,15 @@ async fn a_revoked_token_a_disabled_app_and_a_freeze_stop_at_once() {
     let narrow = up.as_admin("POST", "/v1/developer/tokens", "", &narrow).await.json();
     let mut narrow_token = up.connect(narrow["token"].as_str().unwrap()).await.unwrap();
     assert_eq!(
-        narrow_token.json("POST", "/v1/developer/tokens", "", &json!({ "name": "wide" })).await.unwrap().code(),
+        narrow_token
+            .json("POST", "/v1/developer/tokens", "", &json!({ "name": "wide", "scopes": ["developer:apps:read"] }))
+            .await
+            .unwrap()
+            .code(),
         "forbidden"
     );
+    let same = narrow_token.json("POST", "/v1/developer/tokens", "", &json!({ "name": "as narrow" })).await.unwrap();
+    assert_eq!(same.json()["item"]["scopes"], json!(["developer:tokens:write"]));
     assert_eq!(narrow_token.json("POST", "/v1/sessions", "", &opening).await.unwrap().code(), "forbidden");
     let path = format!("/v1/developer/tokens/{}", narrow["item"]["id"].as_str().unwrap());
     assert_eq!(developer.json("DELETE", &path, "", &Value::Null).await.unwrap().status, 200);

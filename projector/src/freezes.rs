@@ -10,7 +10,9 @@ static TABLES: [Table; 1] = [Table {
     name: "freeze",
     columns: &[
         key("shard", Kind::I16),
-        key("kind", Kind::Text).comment("app, developer, session, wallet, top_ups, usage or payouts"),
+        key("kind", Kind::Text).comment(
+            "app, developer, session, wallet, provider_credential, top_ups, usage, payouts, refunds or everything",
+        ),
         key("id", Kind::Text).comment("whom it stops; empty where the kind says it all"),
         set("reason", Kind::Text),
         set("since", Kind::Time),
@@ -34,6 +36,9 @@ fn key_of(event: &Recorded, scope: FreezeScope) -> [Value; 3] {
         FreezeScope::Usage => ("usage", String::new()),
         FreezeScope::Payouts => ("payouts", String::new()),
         FreezeScope::Refunds => ("refunds", String::new()),
+        FreezeScope::Refunds => ("refunds", String::new()),
+        FreezeScope::ProviderCredential(credential) => ("provider_credential", credential.to_string()),
+        FreezeScope::Everything => ("everything", String::new()),
     };
     [event.shard.0.into(), kind.into(), id.into()]
 }

@@ -28,6 +28,7 @@ pub mod sql;
 pub mod staff;
 pub mod store;
 pub mod table;
+pub mod tenant;
 pub mod top_ups;
 pub mod usage;
 pub mod wallets;

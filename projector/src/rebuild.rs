@@ -123,10 +123,12 @@ impl Build<'_> {
 
     async fn finish(mut self) -> Result<Rebuilt, ProjectorError> {
         let indexes: String = self.projection.tables().iter().map(|table| index_ddl(&self.schema, table)).collect();
+        let projection = self.projection;
         let client = self.settle().await?;
         // Sorting for the indexes is worth some memory; it is given back with the transaction.
         client.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await?;
         client.batch_execute(&indexes).await?;
+        crate::tenant::secure(client, projection).await?;
         client.batch_execute("COMMIT").await?;
         Ok(Rebuilt { events: self.events, elapsed: self.begun.elapsed() })
     }

@@ -4,6 +4,7 @@ use tokio_postgres::{Client, GenericClient, Transaction};
 
 use crate::projection::{Projection, all};
 use crate::sql;
+use crate::tenant;
 
 /// Creates what is missing and brings the views up to date; run as `ledger_projector` (or a member of it that has set its role).
 /// A projection of which another version is live already is left alone: that is a rebuild and a switch.
@@ -26,6 +27,9 @@ pub async fn setup_projections(
     shared(&transaction).await?;
     for projection in projections {
         ensure(&transaction, projection.as_ref()).await?;
+    }
+    for projection in projections {
+        tenant::secure(&transaction, projection.as_ref()).await?;
     }
     transaction.batch_execute("GRANT SELECT ON ALL TABLES IN SCHEMA read TO ledger_query, ledger_audit").await?;
     transaction.commit().await

@@ -14,10 +14,11 @@ use crate::answer::Answer;
 use crate::auth::Admin;
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
-use crate::params::{AtParams, FromGiven, Given, Page, PageParams, PositionCursor, Query};
+use crate::params::{AtParams, FromGiven, Given, Page, PageParams, PositionCursor, Query, Range, RangeParams};
 use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 const PROJECTIONS: &[&str] = &["audit_log"];
 
@@ -74,17 +75,20 @@ pub(crate) struct AuditLog {
 /// Which acts to show.
 pub(crate) struct Wanted {
     page: Page<PositionCursor>,
+    range: Range,
     shard: ShardId,
 }
 
 impl FromGiven for Wanted {
     fn from_given(given: &mut Given) -> Result<Self, ApiError> {
-        Ok(Self { page: Page::take(given, 50)?, shard: given.shard()? })
+        Ok(Self { page: Page::take(given, 50)?, range: given.range()?, shard: given.shard()? })
     }
 }
 
 async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<AuditLog, QueryError> {
-    let rows = snapshot.rows(sql::AUDIT_LOG, &[&wanted.shard.0, &wanted.page.below(), &wanted.page.fetch()]).await?;
+    let [from, to] = wanted.range.bounds();
+    let (below, fetch) = (wanted.page.below(), wanted.page.fetch());
+    let rows = snapshot.rows(sql::AUDIT_LOG, &[&wanted.shard.0, &below, &fetch, &from, &to]).await?;
     let mut items = each(&rows, |row| Act::read(wanted.shard, row))?;
     let next_cursor = wanted.page.cut(&mut items, |act| PositionCursor(act.position)).map(|cursor| cursor.to_string());
     Ok(AuditLog { items, next_cursor })
@@ -92,15 +96,16 @@ async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<AuditLog, Q
 
 /// Every act of administration, of developers and of money from outside, newest first. Calls are not acts; see usage.
 #[utoipa::path(get, path = "/v1/admin/audit-log", tag = "operations", params(
-    ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."), PageParams, AtParams),
+    ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."), RangeParams, PageParams, AtParams),
     security(("bearer" = ["auditor"])), responses(
     (status = 200, body = AuditLog), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn audit_log(
     State(state): State<QueryState>,
-    _: Admin,
+    admin: Admin,
     query: Query<Wanted>,
 ) -> Result<Answer<AuditLog>, QueryError> {
+    admin.record_read(&state).await?;
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PROJECTIONS).await?;
     snapshot.answer(page_of(&snapshot, &query.own).await)
 }

@@ -5,9 +5,9 @@ use std::marker::PhantomData;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use modelfaucet_schema::event::Actor;
-use modelfaucet_schema::http::{ApiError, bearer};
+use modelfaucet_schema::http::{ApiError, RequestId, bearer};
 use modelfaucet_schema::ids::{DeveloperId, ShardId, TokenId, UserId, WalletId};
-use modelfaucet_schema::log::from_system_time;
+use modelfaucet_schema::log::{AccessKind, from_system_time};
 use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
@@ -15,20 +15,36 @@ use subtle::ConstantTimeEq as _;
 use tokio_postgres::Row;
 
 use crate::error::QueryError;
+use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 /// Somebody who runs the ledger: the holder of `ADMIN_TOKEN`, or of a staff token of any role, since all of them may read.
 pub(crate) struct Admin {
     /// Who exactly.
-    #[expect(dead_code, reason = "reads of exports will name it")]
-    pub(crate) actor: Actor,
+    actor: Actor,
+    request_id: RequestId,
+}
+
+impl Admin {
+    /// Puts on record that they read an export or audit data, before they see it.
+    ///
+    /// # Errors
+    /// 503 `audit_unavailable`: what cannot be recorded is not shown.
+    pub(crate) async fn record_read(&self, state: &QueryState) -> Result<(), QueryError> {
+        let access = self.request_id.access(self.actor, AccessKind::Read);
+        state.access().record(&access).await.map_err(|error| {
+            tracing::error!(%error, "a read was refused");
+            ApiError::unavailable("audit_unavailable", "The read cannot be recorded at the moment.").into()
+        })
+    }
 }
 
 /// A developer whose token has the scope `S`, or somebody who runs the ledger.
 pub(crate) struct Developer<S> {
-    /// Whose things may be seen; `None` for those who run the ledger, who see all.
-    pub(crate) tenant: Option<DeveloperId>,
+    /// Whose things may be seen.
+    pub(crate) tenant: Tenant,
     scope: PhantomData<S>,
 }
 
@@ -79,7 +95,9 @@ async fn staff(state: &QueryState, token: &str) -> Result<Option<Actor>, QueryEr
     }
     let role: StaffRole =
         row.try_get::<_, &str>("role")?.parse().map_err(|_| QueryError::Foreign("staff_token.role"))?;
-    Ok(Some(Actor::Staff(role, TokenId(row.try_get("token_id")?))))
+    let token_id = TokenId(row.try_get("token_id")?);
+    state.access().note_use(token_id);
+    Ok(Some(Actor::Staff(role, token_id)))
 }
 
 /// A token that was neither revoked nor has ended.
@@ -95,7 +113,9 @@ impl FromRequestParts<QueryState> for Admin {
     async fn from_request_parts(parts: &mut Parts, state: &QueryState) -> Result<Self, QueryError> {
         let invalid = || unauthorized("invalid_session", "Missing or invalid admin token.");
         let token = token(parts).ok_or_else(invalid)?;
-        Ok(Self { actor: staff(state, token).await?.ok_or_else(invalid)? })
+        let actor = staff(state, token).await?.ok_or_else(invalid)?;
+        let request_id = parts.extensions.get().cloned().ok_or_else(ApiError::internal)?;
+        Ok(Self { actor, request_id })
     }
 }
 
@@ -106,7 +126,7 @@ impl<S: Needs + Send> FromRequestParts<QueryState> for Developer<S> {
         let invalid = || unauthorized("invalid_session", "Missing or invalid developer token.");
         let token = token(parts).ok_or_else(invalid)?;
         if staff(state, token).await?.is_some() {
-            return Ok(Self { tenant: None, scope: PhantomData });
+            return Ok(Self { tenant: Tenant::House, scope: PhantomData });
         }
         let row = find(state, TokenKind::Developer, token, sql::DEVELOPER_TOKEN, &["catalogue"])
             .await?
@@ -114,13 +134,15 @@ impl<S: Needs + Send> FromRequestParts<QueryState> for Developer<S> {
         if !is_usable(&row)? {
             return Err(invalid().into());
         }
+        state.access().note_use(TokenId(row.try_get("token_id")?));
         let scopes: Vec<&str> =
             serde_json::from_str(row.try_get("scopes")?).map_err(|_| QueryError::Foreign("developer_token.scopes"))?;
         if !scopes.contains(&S::SCOPE.text()) {
             let message = format!("Developer token is missing required scope: {}.", S::SCOPE);
             return Err(ApiError::new(403, "forbidden", message).into());
         }
-        Ok(Self { tenant: Some(DeveloperId(row.try_get("developer_id")?)), scope: PhantomData })
+        let tenant = Tenant::Developer(DeveloperId(row.try_get("developer_id")?));
+        Ok(Self { tenant, scope: PhantomData })
     }
 }
 
@@ -168,9 +190,10 @@ async fn find(
 }
 
 async fn look_up(state: &QueryState, hash: &TokenHash, sql: &'static str) -> Result<Option<Row>, QueryError> {
-    let client = state.client().await?;
-    let statement = client.prepare_cached(sql).await?;
-    let rows = client.query(&statement, &[&hash.as_bytes().as_slice()]).await?;
+    let mut client = state.client().await?;
+    // Whose token it is is not known yet: the hash shows that the caller has it.
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, &[]).await?;
+    let rows = snapshot.rows(sql, &[&hash.as_bytes().as_slice()]).await?;
     let is_same =
         |row: &Row| row.try_get::<_, &[u8]>("token_hash").is_ok_and(|stored| stored.ct_eq(hash.as_bytes()).into());
     Ok(rows.into_iter().find(is_same))

@@ -6,7 +6,7 @@ use modelfaucet_schema::event::{ModelRates, Pricing, RateCardId};
 use modelfaucet_schema::http::ApiError;
 use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, Position, ShardId, TokenId};
 use modelfaucet_schema::money::BasisPoints;
-use modelfaucet_schema::time::{ApiTime, Timestamp};
+use modelfaucet_schema::time::ApiTime;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
@@ -17,10 +17,14 @@ use crate::answer::Answer;
 use crate::auth::{Admin, AppsRead, Developer, FeaturesRead, TokensRead};
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
-use crate::params::{AtParams, FromGiven, Given, Page, PageParams, Query, TimeCursor, public_app_id};
+use crate::params::{
+    AtParams, FromGiven, Given, KeyCursor, Page, PageOfRange, PageParams, Query, Range, RangeParams, TimeCursor,
+    public_app_id,
+};
 use crate::snapshot::{Snapshot, missing};
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 const PROJECTIONS: &[&str] = &["catalogue"];
 
@@ -88,6 +92,9 @@ impl App {
 pub(crate) struct Features {
     /// The features, by key.
     items: Vec<Feature>,
+    /// Where the next page begins; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 /// A feature: the unit that has a price.
@@ -114,26 +121,19 @@ pub(crate) struct Feature {
 
 impl Feature {
     fn read(row: &Row) -> Result<Self, QueryError> {
-        let id: Uuid = row.try_get("feature_id")?;
+        let id = FeatureId(row.try_get("feature_id")?);
         let updated_at = row.time("updated_at")?;
         Ok(Self {
-            id: FeatureId(id),
+            id,
             public_app_id: row.try_get("public_app_id")?,
             feature_key: row.try_get("feature_key")?,
             display_name: row.try_get("display_name")?,
             policy: row.json("policy")?,
             pricing: pricing(row)?,
-            created_at: ApiTime(made_at(id).unwrap_or(updated_at)),
+            created_at: ApiTime(id.made_at().unwrap_or(updated_at)),
             updated_at: ApiTime(updated_at),
         })
     }
-}
-
-/// When an id was made, if it tells: the read table keeps the last change only.
-fn made_at(id: Uuid) -> Option<Timestamp> {
-    let (seconds, nanos) = id.get_timestamp()?.to_unix();
-    let micros = i64::try_from(seconds).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1_000))?;
-    Some(Timestamp::from_micros(micros))
 }
 
 fn pricing(row: &Row) -> Result<Pricing, QueryError> {
@@ -176,6 +176,9 @@ pub(crate) struct Token {
     scopes: Box<RawValue>,
     /// `active` or `revoked`.
     status: String,
+    /// When it was last used, to the minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used_at: Option<ApiTime>,
     /// When it ends, if ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<ApiTime>,
@@ -200,6 +203,7 @@ impl Token {
             token_prefix: row.try_get("token_prefix")?,
             scopes: row.json("scopes")?,
             status: row.try_get("status")?,
+            last_used_at: row.time_or_none("last_used_at")?,
             expires_at: row.time_or_none("expires_at")?,
             revoked_at,
             created_at,
@@ -248,30 +252,46 @@ impl RateCard {
 pub(crate) struct AppPage {
     limit: Option<Page<TimeCursor>>,
     cursor: Option<TimeCursor>,
+    range: Range,
 }
 
 impl FromGiven for AppPage {
     fn from_given(given: &mut Given) -> Result<Self, ApiError> {
         let cursor = given.cursor()?;
         let limit = given.has("limit").then(|| Page::take(given, 200)).transpose()?;
-        Ok(Self { limit, cursor })
+        Ok(Self { limit, cursor, range: given.range()? })
     }
 }
 
 /// A page of tokens, 100 unless a limit is given.
-pub(crate) struct TokenPage(Page<TimeCursor>);
+pub(crate) struct TokenPage(PageOfRange<TimeCursor>);
 
 impl FromGiven for TokenPage {
     fn from_given(given: &mut Given) -> Result<Self, ApiError> {
-        Page::take(given, 100).map(Self)
+        PageOfRange::take(given, 100).map(Self)
     }
 }
 
-async fn apps_of(snapshot: &Snapshot<'_>, tenant: Option<DeveloperId>, page: &AppPage) -> Result<Apps, QueryError> {
-    let tenant = tenant.map(|developer| developer.0);
+/// A page of features; all of them, if no limit is given.
+pub(crate) struct FeaturePage {
+    limit: Option<Page<KeyCursor>>,
+    cursor: Option<KeyCursor>,
+    range: Range,
+}
+
+impl FromGiven for FeaturePage {
+    fn from_given(given: &mut Given) -> Result<Self, ApiError> {
+        let cursor = given.cursor()?;
+        let limit = given.has("limit").then(|| Page::take(given, 200)).transpose()?;
+        Ok(Self { limit, cursor, range: given.range()? })
+    }
+}
+
+async fn apps_of(snapshot: &Snapshot<'_>, tenant: Option<Uuid>, page: &AppPage) -> Result<Apps, QueryError> {
+    let [from, to] = page.range.bounds();
     let (time, id) = TimeCursor::parts(page.cursor);
     let fetch = page.limit.as_ref().map(Page::fetch);
-    let rows = snapshot.rows(sql::APPS, &[&tenant, &time, &id, &fetch]).await?;
+    let rows = snapshot.rows(sql::APPS, &[&tenant, &time, &id, &fetch, &from, &to]).await?;
     let mut items = each(&rows, App::read)?;
     let cursor = |app: &App| TimeCursor { time: app.created_at.0, id: app.app_id.0 };
     let next_cursor =
@@ -281,12 +301,12 @@ async fn apps_of(snapshot: &Snapshot<'_>, tenant: Option<DeveloperId>, page: &Ap
 
 async fn tokens_of(
     snapshot: &Snapshot<'_>,
-    tenant: Option<DeveloperId>,
-    page: &Page<TimeCursor>,
+    tenant: Option<Uuid>,
+    wanted: &PageOfRange<TimeCursor>,
 ) -> Result<Tokens, QueryError> {
-    let tenant = tenant.map(|developer| developer.0);
+    let (page, [from, to]) = (&wanted.page, wanted.range.bounds());
     let (time, id) = TimeCursor::parts(page.cursor);
-    let rows = snapshot.rows(sql::TOKENS, &[&tenant, &time, &id, &page.fetch()]).await?;
+    let rows = snapshot.rows(sql::TOKENS, &[&tenant, &time, &id, &page.fetch(), &from, &to]).await?;
     let mut items = each(&rows, Token::read)?;
     let cursor = |token: &Token| TimeCursor { time: token.created_at.0, id: token.id.0 };
     let next_cursor = page.cut(&mut items, cursor).map(|cursor| cursor.to_string());
@@ -294,7 +314,7 @@ async fn tokens_of(
 }
 
 /// The developer's apps, newest first; all of them, unless a limit is given.
-#[utoipa::path(get, path = "/v1/developer/apps", tag = "catalogue", params(PageParams, AtParams),
+#[utoipa::path(get, path = "/v1/developer/apps", tag = "catalogue", params(RangeParams, PageParams, AtParams),
     security(("bearer" = ["auditor"]), ("bearer" = ["developer:apps:read"])), responses(
     (status = 200, body = Apps), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn apps(
@@ -303,31 +323,38 @@ pub(crate) async fn apps(
     query: Query<AppPage>,
 ) -> Result<Answer<Apps>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
-    snapshot.answer(apps_of(&snapshot, developer.tenant, &query.own).await)
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, PROJECTIONS).await?;
+    snapshot.answer(apps_of(&snapshot, developer.tenant.developer(&state), &query.own).await)
 }
 
-/// The features of an app. An unknown app has none.
+/// The features of an app, by key; all of them, unless a limit is given. An unknown app has none.
 #[utoipa::path(get, path = "/v1/developer/apps/{public_app_id}/features", tag = "catalogue",
-    params(("public_app_id" = String, Path), AtParams),
+    params(("public_app_id" = String, Path), RangeParams, PageParams, AtParams),
     security(("bearer" = ["auditor"]), ("bearer" = ["developer:features:read"])), responses(
     (status = 200, body = Features), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn features(
     State(state): State<QueryState>,
     developer: Developer<FeaturesRead>,
     Path(id): Path<String>,
-    query: Query<()>,
+    query: Query<FeaturePage>,
 ) -> Result<Answer<Features>, QueryError> {
     let id = public_app_id(&id)?;
-    let tenant = developer.tenant.map(|developer| developer.0);
+    let page = &query.own;
+    let (tenant, [from, to]) = (developer.tenant.developer(&state), page.range.bounds());
+    let behind = page.cursor.as_ref().map(|cursor| cursor.0.as_str());
+    let fetch = page.limit.as_ref().map(Page::fetch);
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
-    let rows = snapshot.rows(sql::FEATURES, &[&id, &tenant]).await?;
-    snapshot.answer(each(&rows, Feature::read).map(|items| Features { items }))
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, PROJECTIONS).await?;
+    let rows = snapshot.rows(sql::FEATURES, &[&id, &tenant, &behind, &fetch, &from, &to]).await?;
+    snapshot.answer(each(&rows, Feature::read).map(|mut items| {
+        let cursor = |feature: &Feature| KeyCursor(feature.feature_key.clone());
+        let next_cursor = page.limit.as_ref().and_then(|page| page.cut(&mut items, cursor));
+        Features { items, next_cursor: next_cursor.map(|cursor| cursor.to_string()) }
+    }))
 }
 
 /// The developer's tokens, newest first.
-#[utoipa::path(get, path = "/v1/developer/tokens", tag = "catalogue", params(PageParams, AtParams),
+#[utoipa::path(get, path = "/v1/developer/tokens", tag = "catalogue", params(RangeParams, PageParams, AtParams),
     security(("bearer" = ["auditor"]), ("bearer" = ["developer:tokens:read"])), responses(
     (status = 200, body = Tokens), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn tokens(
@@ -336,8 +363,8 @@ pub(crate) async fn tokens(
     query: Query<TokenPage>,
 ) -> Result<Answer<Tokens>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
-    snapshot.answer(tokens_of(&snapshot, developer.tenant, &query.own.0).await)
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, PROJECTIONS).await?;
+    snapshot.answer(tokens_of(&snapshot, developer.tenant.developer(&state), &query.own.0).await)
 }
 
 /// A shard, 0 unless another one is named.
@@ -360,7 +387,7 @@ pub(crate) async fn rate_card(
     query: Query<OfShard>,
 ) -> Result<Answer<RateCard>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PROJECTIONS).await?;
     let card = match snapshot.row(sql::RATE_CARD, &[&query.own.0.0]).await? {
         Some(row) => RateCard::read(&row),
         None => Err(missing("rate_card_not_found", "No rate card is active.")),

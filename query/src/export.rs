@@ -24,6 +24,7 @@ use crate::error::QueryError;
 use crate::progress::{AsOf, At};
 use crate::snapshot::Snapshot;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 /// Rows per round trip.
 const ROWS: i32 = 1_000;
@@ -136,7 +137,7 @@ impl<F: Format> Export<F> {
         let mut client = state.client().await?;
         let deadline = Instant::now() + state.options().max_wait;
         let snapshot = loop {
-            let snapshot = Snapshot::begin(&mut client, self.projections).await?;
+            let snapshot = Snapshot::begin(&mut client, Tenant::House, self.projections).await?;
             if !self.level || snapshot.is_level() {
                 break snapshot;
             }

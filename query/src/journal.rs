@@ -23,6 +23,7 @@ use crate::progress::AsOf;
 use crate::snapshot::{Params, Snapshot};
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 const PROJECTIONS: &[&str] = &["journal"];
 
@@ -249,7 +250,7 @@ pub(crate) async fn journal(
     query: Query<Wanted>,
 ) -> Result<Answer<Journal>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PROJECTIONS).await?;
     snapshot.answer(entries(&snapshot, &query.own).await)
 }
 
@@ -262,7 +263,7 @@ pub(crate) async fn trial_balance(
     query: Query<()>,
 ) -> Result<Answer<TrialBalance>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PROJECTIONS).await?;
     let rows = snapshot.rows(sql::TRIAL_BALANCE, &[]).await?;
     snapshot.answer(each(&rows, TrialBalanceRow::read).map(|items| TrialBalance::new(snapshot.as_of(), items)))
 }

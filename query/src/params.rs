@@ -70,6 +70,11 @@ impl Given {
         Ok(Range { from: take("from")?, to: take("to")? })
     }
 
+    /// Takes `public_app_id`.
+    pub(crate) fn app(&mut self) -> Result<Option<PublicAppId>, ApiError> {
+        self.parse("public_app_id", "1 to 128 of a-z A-Z 0-9 _ : -")
+    }
+
     /// Refuses what nobody took.
     fn end(self) -> Result<(), ApiError> {
         match self.0.into_iter().next() {
@@ -151,6 +156,16 @@ pub(crate) struct RangeParams {
     to: Option<Timestamp>,
 }
 
+/// `public_app_id`, for the API document.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "only its description is used")]
+pub(crate) struct AppParam {
+    /// Only of this app.
+    #[param(pattern = "^[a-zA-Z0-9_:-]{1,128}$")]
+    public_app_id: Option<String>,
+}
+
 /// A page of a list that is ordered by `C`.
 pub(crate) struct Page<C> {
     pub(crate) limit: i64,
@@ -216,6 +231,24 @@ impl Range {
     }
 }
 
+/// A page of what was recorded in a range.
+pub(crate) struct PageOfRange<C> {
+    pub(crate) page: Page<C>,
+    pub(crate) range: Range,
+}
+
+impl<C: FromStr> PageOfRange<C> {
+    pub(crate) fn take(given: &mut Given, default: u8) -> Result<Self, ApiError> {
+        Ok(Self { page: Page::take(given, default)?, range: given.range()? })
+    }
+}
+
+impl<C: FromStr> FromGiven for PageOfRange<C> {
+    fn from_given(given: &mut Given) -> Result<Self, ApiError> {
+        Self::take(given, 50)
+    }
+}
+
 /// Text of digits alone; `u64::from_str` would take a plus sign.
 fn digits(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
@@ -245,6 +278,10 @@ from_text!(Shard, text => digits(text).and_then(|shard| i16::try_from(shard).ok(
 
 struct AtLeast(Position);
 from_text!(AtLeast, text => digits(text).and_then(|at| i64::try_from(at).ok()).map(|at| Self(Position(at))));
+
+/// A public app id: 1 to 128 of `a-z A-Z 0-9 _ : -`.
+pub(crate) struct PublicAppId(pub(crate) String);
+from_text!(PublicAppId, text => public_app_id(text).ok().map(|id| Self(id.to_owned())));
 
 struct Stale;
 from_text!(Stale, text => (text == "allow").then_some(Self));
@@ -302,6 +339,22 @@ fn time_cursor(text: &str) -> Option<TimeCursor> {
     (time.micros() == micros).then_some(TimeCursor { time, id: Uuid::from_slice(id).ok()? })
 }
 from_text!(TimeCursor, text => time_cursor(text));
+
+/// A place in a list that is ordered by a key of 1 to 128 characters: the key in base64url.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyCursor(pub(crate) String);
+
+impl fmt::Display for KeyCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0))
+    }
+}
+
+fn key_cursor(text: &str) -> Option<KeyCursor> {
+    let key = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
+    public_app_id(&key).is_ok().then_some(KeyCursor(key))
+}
+from_text!(KeyCursor, text => key_cursor(text));
 
 /// An id in a path: 36 characters, lower or upper case.
 ///

@@ -23,6 +23,7 @@ use crate::progress::AsOf;
 use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 const PAYMENTS: &[&str] = &["payments"];
 const CLEARING: &[&str] = &["payments", "journal"];
@@ -139,7 +140,7 @@ pub(crate) async fn refunds(
     query: Query<WantedRefunds>,
 ) -> Result<Answer<Refunds>, QueryError> {
     let mut client = state.client_at(&query.at, PAYMENTS).await?;
-    let snapshot = Snapshot::begin(&mut client, PAYMENTS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PAYMENTS).await?;
     snapshot.answer(refunds_of(&snapshot, &query.own).await)
 }
 
@@ -237,7 +238,7 @@ pub(crate) async fn disputes(
     query: Query<WantedDisputes>,
 ) -> Result<Answer<Disputes>, QueryError> {
     let mut client = state.client_at(&query.at, PAYMENTS).await?;
-    let snapshot = Snapshot::begin(&mut client, PAYMENTS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PAYMENTS).await?;
     snapshot.answer(disputes_of(&snapshot, &query.own).await)
 }
 
@@ -330,6 +331,6 @@ pub(crate) async fn clearing(
     query: Query<()>,
 ) -> Result<Answer<Clearing>, QueryError> {
     let mut client = state.client_at(&query.at, CLEARING).await?;
-    let snapshot = Snapshot::begin(&mut client, CLEARING).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, CLEARING).await?;
     snapshot.answer(clearing_of(&snapshot).await)
 }

@@ -20,6 +20,7 @@ use crate::params::{AtParams, FromGiven, Given, Invalid, Page, PageParams, Query
 use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 const PROJECTIONS: &[&str] = &["payouts", "catalogue"];
 const STATUSES: [&str; 6] = ["pending", "processing", "paid", "failed", "cancelled", "returned"];
@@ -139,6 +140,6 @@ pub(crate) async fn payouts(
     query: Query<Wanted>,
 ) -> Result<Answer<Payouts>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PROJECTIONS).await?;
     snapshot.answer(page_of(&snapshot, &query.own).await)
 }

@@ -22,6 +22,7 @@ use crate::progress::AsOf;
 use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 /// How long the readiness check may take.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
@@ -98,7 +99,7 @@ pub(crate) async fn projections(
     query: Query<()>,
 ) -> Result<Answer<Projections>, QueryError> {
     let mut client = state.client_at(&query.at, &[]).await?;
-    let snapshot = Snapshot::begin(&mut client, &[]).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, &[]).await?;
     let items = each(&snapshot.rows(sql::PROJECTIONS, &[]).await?, Projection::read)?;
     let live = items.iter().filter(|projection| projection.is_live());
     let as_of: AsOf = live.filter_map(|projection| Some((projection.shard?, projection.position))).collect();

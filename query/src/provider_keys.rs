@@ -20,6 +20,7 @@ use crate::params::{AtParams, FromGiven, Given, Page, PageParams, Query, TimeCur
 use crate::snapshot::{Snapshot, missing};
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 /// Provider keys, newest first.
 #[derive(Serialize, ToSchema)]
@@ -131,7 +132,7 @@ pub(crate) async fn user_keys(
     let page = &query.own;
     let (time, id) = TimeCursor::parts(page.cursor);
     let mut client = state.client_at(&query.at, projections).await?;
-    let snapshot = Snapshot::begin(&mut client, projections).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::User(session.user), projections).await?;
     let user = session.user.0;
     let rows = snapshot.rows(sql::USER_PROVIDER_KEYS, &[&session.shard.0, &user, &time, &id, &page.fetch()]).await?;
     snapshot.answer(page.show(&rows))
@@ -161,8 +162,8 @@ pub(crate) async fn developer_keys(
     query: Query<OfApp>,
 ) -> Result<Answer<ProviderKeys>, QueryError> {
     let projections = &["credentials", "catalogue"];
-    let tenant = developer.tenant.map(|developer| developer.0);
+    let tenant = developer.tenant.developer(&state);
     let mut client = state.client_at(&query.at, projections).await?;
-    let snapshot = Snapshot::begin(&mut client, projections).await?;
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, projections).await?;
     snapshot.answer(developers_keys(&snapshot, tenant, &query.own).await)
 }

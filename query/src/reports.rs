@@ -163,9 +163,10 @@ fn handover_line(row: &Row, sheet: &mut Sheet) -> Result<(), QueryError> {
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn usage(
     State(state): State<QueryState>,
-    _: Admin,
+    admin: Admin,
     query: Query<Range>,
 ) -> Result<Response, QueryError> {
+    admin.record_read(&state).await?;
     let [from, to] = query.own.bounds();
     let export = Export {
         projections: &["usage", "catalogue"],
@@ -183,9 +184,10 @@ pub(crate) async fn usage(
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn revenue(
     State(state): State<QueryState>,
-    _: Admin,
+    admin: Admin,
     query: Query<()>,
 ) -> Result<Response, QueryError> {
+    admin.record_read(&state).await?;
     let export = Export {
         projections: &["usage", "catalogue"],
         level: false,
@@ -202,9 +204,10 @@ pub(crate) async fn revenue(
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn journal(
     State(state): State<QueryState>,
-    _: Admin,
+    admin: Admin,
     query: Query<Range>,
 ) -> Result<Response, QueryError> {
+    admin.record_read(&state).await?;
     let [from, to] = query.own.bounds();
     let export = Export {
         projections: &["journal"],

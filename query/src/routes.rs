@@ -9,8 +9,8 @@ use utoipa_axum::routes;
 use crate::projections::{Readiness, readiness};
 use crate::state::QueryState;
 use crate::{
-    audit_log, catalogue, freezes, journal, payments, payouts, projections, provider_keys, reconciliation, reports,
-    staff, top_ups, usage, wallets,
+    audit, audit_log, catalogue, freezes, journal, operations, payments, payouts, projections, provider_keys,
+    reconciliation, reports, sessions, staff, top_ups, usage, wallets,
 };
 
 /// All routes of the read API. The request id and the error envelope come from `modelfaucet_schema::http::observe` around it.
@@ -27,6 +27,7 @@ fn routes() -> OpenApiRouter<QueryState> {
     OpenApiRouter::new()
         .routes(routes!(wallets::user_wallet))
         .routes(routes!(wallets::user_statement))
+        .routes(routes!(wallets::wallets))
         .routes(routes!(wallets::wallet))
         .routes(routes!(wallets::statement))
         .routes(routes!(usage::usage))
@@ -41,6 +42,11 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(payments::disputes))
         .routes(routes!(payments::clearing))
         .routes(routes!(payouts::payouts))
+        .routes(routes!(sessions::sessions))
+        .routes(routes!(operations::operations))
+        .routes(routes!(audit::audit))
+        .routes(routes!(audit::csv))
+        .routes(routes!(audit::lines))
         .routes(routes!(audit_log::audit_log))
         .routes(routes!(freezes::freezes))
         .routes(routes!(staff::staff_tokens))
@@ -76,7 +82,7 @@ mod tests {
     fn every_route_says_who_may_use_it_and_how_errors_look() {
         let document = serde_json::to_value(openapi()).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 28);
+        assert_eq!(paths.len(), 34);
         for (path, item) in paths {
             let operation = &item["get"];
             assert!(operation["summary"].is_string(), "{path}");

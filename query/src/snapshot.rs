@@ -1,6 +1,7 @@
 //! One consistent look at the read tables: a read-only transaction that sees one moment, and the position of that moment.
 
 use deadpool_postgres::{Object, Transaction};
+use futures_util::future::try_join;
 use modelfaucet_schema::http::ApiError;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Portal, Row};
@@ -9,6 +10,7 @@ use crate::answer::Answer;
 use crate::error::QueryError;
 use crate::progress::{AsOf, Checkpoint, Marks};
 use crate::sql;
+use crate::tenant::Tenant;
 
 /// Parameters of a statement.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -20,12 +22,19 @@ pub(crate) struct Snapshot<'a> {
 }
 
 impl<'a> Snapshot<'a> {
-    /// Begins, and reads how far `projections` are in this very moment.
-    pub(crate) async fn begin(client: &'a mut Object, projections: &[&str]) -> Result<Self, QueryError> {
+    /// Begins for a tenant, and reads how far `projections` are in this very moment.
+    pub(crate) async fn begin(
+        client: &'a mut Object,
+        tenant: Tenant,
+        projections: &[&str],
+    ) -> Result<Self, QueryError> {
         let transaction =
             client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
+        let set = transaction.prepare_cached(sql::TENANT).await?;
         let statement = transaction.prepare_cached(sql::CHECKPOINTS).await?;
-        let rows = transaction.query(&statement, &[]).await?;
+        let tenant = tenant.setting();
+        // Both at once: what follows sees the tenant's rows only.
+        let (_, rows) = try_join(transaction.query(&set, &[&tenant]), transaction.query(&statement, &[])).await?;
         let marks = Marks::of(projections, &Checkpoint::read(&rows)?);
         Ok(Self { transaction, marks })
     }

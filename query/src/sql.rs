@@ -11,6 +11,7 @@ macro_rules! statements {
 
 statements! {
     APPS = "apps";
+    AUDIT = "audit";
     AUDIT_LOG = "audit_log";
     CHECKPOINTS = "checkpoints";
     DEVELOPER_PROVIDER_KEYS = "developer_provider_keys";
@@ -27,15 +28,20 @@ statements! {
     PAYOUTS = "payouts";
     PAYOUTS_EXPORT = "payouts_export";
     PAYOUT_HANDOVER = "payout_handover";
+    OPERATIONS_ACTS = "operations_acts";
+    OPERATIONS_TOP_UPS = "operations_top_ups";
+    OPERATIONS_WALLETS = "operations_wallets";
     PROJECTIONS = "projections";
     RATE_CARD = "rate_card";
     RECONCILIATION = "reconciliation";
     REFUNDS = "refunds";
     REVENUE_EXPORT = "revenue_export";
     SESSION = "session";
+    SESSIONS = "sessions";
     STAFF_TOKEN = "staff_token";
     STAFF_TOKENS = "staff_tokens";
     STATEMENT = "statement";
+    TENANT = "tenant";
     TOKENS = "tokens";
     TOP_UPS = "top_ups";
     TRIAL_BALANCE = "trial_balance";
@@ -47,4 +53,5 @@ statements! {
     USER_PROVIDER_KEYS = "user_provider_keys";
     USER_WALLET = "user_wallet";
     WALLET = "wallet";
+    WALLETS = "wallets";
 }

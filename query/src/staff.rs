@@ -12,10 +12,11 @@ use crate::answer::Answer;
 use crate::auth::Admin;
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
-use crate::params::{AtParams, Page, PageParams, Query, TimeCursor};
+use crate::params::{AtParams, PageOfRange, PageParams, Query, RangeParams, TimeCursor};
 use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 const PROJECTIONS: &[&str] = &["staff"];
 
@@ -34,6 +35,9 @@ pub(crate) struct StaffToken {
     status: String,
     /// Who issued it.
     issued_by: String,
+    /// When it was last used, to the minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used_at: Option<ApiTime>,
     /// When it ends, if ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<ApiTime>,
@@ -53,6 +57,7 @@ impl StaffToken {
             token_prefix: row.try_get("token_prefix")?,
             status: row.try_get("status")?,
             issued_by: row.try_get("issued_by")?,
+            last_used_at: row.time_or_none("last_used_at")?,
             expires_at: row.time_or_none("expires_at")?,
             revoked_at: row.time_or_none("revoked_at")?,
             created_at: ApiTime(row.time("issued_at")?),
@@ -70,9 +75,10 @@ pub(crate) struct StaffTokens {
     next_cursor: Option<String>,
 }
 
-async fn page_of(snapshot: &Snapshot<'_>, page: &Page<TimeCursor>) -> Result<StaffTokens, QueryError> {
+async fn page_of(snapshot: &Snapshot<'_>, wanted: &PageOfRange<TimeCursor>) -> Result<StaffTokens, QueryError> {
+    let (page, [from, to]) = (&wanted.page, wanted.range.bounds());
     let (time, id) = TimeCursor::parts(page.cursor);
-    let rows = snapshot.rows(sql::STAFF_TOKENS, &[&time, &id, &page.fetch()]).await?;
+    let rows = snapshot.rows(sql::STAFF_TOKENS, &[&time, &id, &page.fetch(), &from, &to]).await?;
     let mut items = each(&rows, StaffToken::read)?;
     let cursor = |token: &StaffToken| TimeCursor { time: token.created_at.0, id: token.id.0 };
     let next_cursor = page.cut(&mut items, cursor).map(|cursor| cursor.to_string());
@@ -80,15 +86,15 @@ async fn page_of(snapshot: &Snapshot<'_>, page: &Page<TimeCursor>) -> Result<Sta
 }
 
 /// The tokens of the people who run the ledger, newest first.
-#[utoipa::path(get, path = "/v1/admin/tokens", tag = "staff", params(PageParams, AtParams),
+#[utoipa::path(get, path = "/v1/admin/tokens", tag = "staff", params(RangeParams, PageParams, AtParams),
     security(("bearer" = ["auditor"])), responses(
     (status = 200, body = StaffTokens), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn staff_tokens(
     State(state): State<QueryState>,
     _: Admin,
-    query: Query<Page<TimeCursor>>,
+    query: Query<PageOfRange<TimeCursor>>,
 ) -> Result<Answer<StaffTokens>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PROJECTIONS).await?;
     snapshot.answer(page_of(&snapshot, &query.own).await)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool, PoolError, Runtime};
 use modelfaucet_schema::http::ApiError;
+use modelfaucet_schema::log::AccessLog;
 use modelfaucet_schema::log::connection;
 use modelfaucet_schema::token::TokenHash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,6 +32,8 @@ pub struct QueryOptions {
     pub max_wait: Duration,
     /// Projections that are further behind, in time, make the service not ready.
     pub max_lag: Duration,
+    /// Leaves it to the database's row security to hide other tenants' rows. Only for the test that shows that it does.
+    pub without_own_filter: bool,
     /// Where the gateway is; shown by the readiness check.
     pub gateway_base_url: String,
 }
@@ -44,6 +47,7 @@ impl QueryOptions {
             pool_size: 8,
             max_wait: Duration::from_secs(2),
             max_lag: Duration::from_mins(1),
+            without_own_filter: false,
             gateway_base_url: gateway_base_url.into(),
         }
     }
@@ -57,6 +61,7 @@ struct Inner {
     options: QueryOptions,
     pool: Pool,
     exports: Arc<Semaphore>,
+    access: AccessLog,
     progress: Progress,
 }
 
@@ -82,7 +87,8 @@ impl QueryState {
         drop(pool.get().await?);
         metrics::counter!("modelfaucet_db_pool_timeouts_total").increment(0);
         let exports = Arc::new(Semaphore::new((size / 2).max(1)));
-        Ok(Self(Arc::new(Inner { options, pool, exports, progress: Progress::default() })))
+        let access = AccessLog::new(options.database.clone());
+        Ok(Self(Arc::new(Inner { options, pool, exports, access, progress: Progress::default() })))
     }
 
     pub(crate) fn options(&self) -> &QueryOptions {
@@ -116,6 +122,11 @@ impl QueryState {
     pub(crate) async fn client_at(&self, at: &At, projections: &[&str]) -> Result<Object, QueryError> {
         at.wait(self, projections).await?;
         self.client().await
+    }
+
+    /// Where reads of exports and uses of tokens are recorded.
+    pub(crate) fn access(&self) -> &AccessLog {
+        &self.0.access
     }
 
     pub(crate) fn progress(&self) -> &Progress {

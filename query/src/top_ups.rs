@@ -16,10 +16,11 @@ use crate::answer::Answer;
 use crate::auth::Admin;
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
-use crate::params::{AtParams, FromGiven, Given, Invalid, Page, PageParams, Query, TimeCursor};
+use crate::params::{AtParams, FromGiven, Given, Invalid, Page, PageParams, Query, Range, RangeParams, TimeCursor};
 use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 const PROJECTIONS: &[&str] = &["top_ups"];
 
@@ -94,19 +95,21 @@ impl FromStr for Status {
 /// Which top-ups to show.
 pub(crate) struct Wanted {
     page: Page<TimeCursor>,
+    range: Range,
     status: Option<Status>,
 }
 
 impl FromGiven for Wanted {
     fn from_given(given: &mut Given) -> Result<Self, ApiError> {
-        Ok(Self { page: Page::take(given, 50)?, status: given.parse("status", "pending, credited or failed")? })
+        let status = given.parse("status", "pending, credited or failed")?;
+        Ok(Self { page: Page::take(given, 50)?, range: given.range()?, status })
     }
 }
 
 async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<TopUps, QueryError> {
     let status = wanted.status.as_ref().map(|status| status.0);
-    let (time, id) = TimeCursor::parts(wanted.page.cursor);
-    let rows = snapshot.rows(sql::TOP_UPS, &[&status, &time, &id, &wanted.page.fetch()]).await?;
+    let ((time, id), [from, to]) = (TimeCursor::parts(wanted.page.cursor), wanted.range.bounds());
+    let rows = snapshot.rows(sql::TOP_UPS, &[&status, &time, &id, &wanted.page.fetch(), &from, &to]).await?;
     let mut items = each(&rows, TopUp::read)?;
     let cursor = |top_up: &TopUp| TimeCursor { time: top_up.created_at.0, id: top_up.id.0 };
     let next_cursor = wanted.page.cut(&mut items, cursor).map(|cursor| cursor.to_string());
@@ -116,7 +119,7 @@ async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<TopUps, Que
 /// Top-ups, newest first.
 #[utoipa::path(get, path = "/v1/admin/top-ups", tag = "top-ups", params(
     ("status" = Option<String>, Query, description = "`pending`, `credited` or `failed`; all unless given."),
-    PageParams, AtParams), security(("bearer" = ["auditor"])), responses(
+    RangeParams, PageParams, AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = TopUps), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn top_ups(
     State(state): State<QueryState>,
@@ -124,6 +127,6 @@ pub(crate) async fn top_ups(
     query: Query<Wanted>,
 ) -> Result<Answer<TopUps>, QueryError> {
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::House, PROJECTIONS).await?;
     snapshot.answer(page_of(&snapshot, &query.own).await)
 }

@@ -2,20 +2,20 @@
 
 use axum::extract::{Path, State};
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::ids::{DeveloperId, Position};
+use modelfaucet_schema::ids::Position;
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::ApiTime;
 use serde::Serialize;
 use tokio_postgres::Row;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use crate::amount::Total;
 use crate::answer::Answer;
 use crate::auth::{Developer, OperationsRead};
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
 use crate::params::{
-    AtParams, FromGiven, Given, Page, PageParams, PositionCursor, Query, Range, RangeParams, public_app_id,
+    AtParams, FromGiven, Given, PageOfRange, PageParams, PositionCursor, Query, RangeParams, public_app_id,
 };
 use crate::snapshot::{Snapshot, missing};
 use crate::sql;
@@ -36,10 +36,12 @@ pub(crate) struct AppUsage {
     total_input_tokens: i64,
     /// Output tokens in the range.
     total_output_tokens: i64,
-    /// What users were charged in the range.
-    total_retail_price_usd: Total,
-    /// The developer's share of it.
-    total_developer_revenue_usd: Total,
+    /// What users were charged in the range; `0` without a call.
+    #[schema(pattern = r"^(0|(0|[1-9]\d*)\.\d{8})$", example = "0.00030001")]
+    total_retail_price_usd: String,
+    /// The developer's share of it; `0` without a call.
+    #[schema(pattern = r"^(0|(0|[1-9]\d*)\.\d{8})$", example = "0.00002769")]
+    total_developer_revenue_usd: String,
     /// A page of calls.
     usage: Vec<UsageItem>,
     /// Where the next page begins; absent at the end.
@@ -93,25 +95,21 @@ impl UsageItem {
     }
 }
 
-/// Page and range of one answer.
-pub(crate) struct Wanted {
-    page: Page<PositionCursor>,
-    range: Range,
-}
+/// Page and range of one answer: 100 calls unless a limit is given.
+pub(crate) struct Wanted(PageOfRange<PositionCursor>);
 
 impl FromGiven for Wanted {
     fn from_given(given: &mut Given) -> Result<Self, modelfaucet_schema::http::ApiError> {
-        Ok(Self { page: Page::take(given, 100)?, range: given.range()? })
+        PageOfRange::take(given, 100).map(Self)
     }
 }
 
 async fn app_usage(
     snapshot: &Snapshot<'_>,
     public_app_id: &str,
-    tenant: Option<DeveloperId>,
-    wanted: &Wanted,
+    tenant: Option<Uuid>,
+    wanted: &PageOfRange<PositionCursor>,
 ) -> Result<AppUsage, QueryError> {
-    let tenant = tenant.map(|developer| developer.0);
     let app = snapshot.row(sql::USAGE_APP, &[&public_app_id, &tenant]).await?;
     let app = app.ok_or_else(|| missing("invalid_app", "The app could not be found."))?;
     let (shard, app_id): (i16, uuid::Uuid) = (app.try_get("shard")?, app.try_get("app_id")?);
@@ -128,14 +126,17 @@ async fn app_usage(
     let mut usage = each(&rows, UsageItem::read)?;
     let next_cursor =
         wanted.page.cut(&mut usage, |item| PositionCursor(item.position)).map(|cursor| cursor.to_string());
+    // ModelFaucet 1.2 prints a plain 0 where there is nothing to add up.
+    let is_empty = totals.try_get::<_, i64>("calls")? == 0;
+    let sum = |name| Ok::<_, QueryError>(if is_empty { "0".to_owned() } else { totals.total(name)?.to_string() });
     Ok(AppUsage {
         public_app_id: app.try_get("public_app_id")?,
         app_name: app.try_get("name")?,
         total_calls: totals.try_get("calls")?,
         total_input_tokens: totals.try_get("input_tokens")?,
         total_output_tokens: totals.try_get("output_tokens")?,
-        total_retail_price_usd: totals.total("charge")?,
-        total_developer_revenue_usd: totals.total("developer")?,
+        total_retail_price_usd: sum("charge")?,
+        total_developer_revenue_usd: sum("developer")?,
         usage,
         next_cursor,
     })
@@ -154,6 +155,6 @@ pub(crate) async fn usage(
 ) -> Result<Answer<AppUsage>, QueryError> {
     let id = public_app_id(&id)?;
     let mut client = state.client_at(&query.at, PROJECTIONS).await?;
-    let snapshot = Snapshot::begin(&mut client, PROJECTIONS).await?;
-    snapshot.answer(app_usage(&snapshot, id, developer.tenant, &query.own).await)
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, PROJECTIONS).await?;
+    snapshot.answer(app_usage(&snapshot, id, developer.tenant.developer(&state), &query.own.0).await)
 }

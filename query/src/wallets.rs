@@ -2,22 +2,28 @@
 
 use axum::extract::{Path, State};
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::ids::{DeveloperId, Position, ShardId, UserId, WalletId};
+use modelfaucet_schema::http::ApiError;
+use modelfaucet_schema::ids::{Position, ShardId, UserId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::ApiTime;
 use serde::Serialize;
 use tokio_postgres::Row;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::answer::Answer;
 use crate::auth::{Developer, OperationsRead, Session};
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
-use crate::params::{AtParams, Page, PageParams, PositionCursor, Query, path_id};
+use crate::params::{
+    AppParam, AtParams, FromGiven, Given, Page, PageOfRange, PageParams, PositionCursor, PublicAppId, Query, Range,
+    RangeParams, TimeCursor, path_id,
+};
 use crate::progress::behind;
 use crate::snapshot::{Snapshot, missing};
 use crate::sql;
 use crate::state::QueryState;
+use crate::tenant::Tenant;
 
 /// Projections behind a wallet and who may see it.
 const WALLET: &[&str] = &["wallets", "catalogue"];
@@ -146,8 +152,7 @@ fn not_found() -> QueryError {
     missing("wallet_not_found", "The wallet could not be found.")
 }
 
-async fn wallet_of(snapshot: &Snapshot<'_>, id: WalletId, tenant: Option<DeveloperId>) -> Result<Wallet, QueryError> {
-    let tenant = tenant.map(|developer| developer.0);
+async fn wallet_of(snapshot: &Snapshot<'_>, id: WalletId, tenant: Option<Uuid>) -> Result<Wallet, QueryError> {
     let row = snapshot.row(sql::WALLET, &[&id.0, &tenant]).await?.ok_or_else(not_found)?;
     Wallet::read(&row)
 }
@@ -156,9 +161,11 @@ async fn lines_of(
     snapshot: &Snapshot<'_>,
     shard: ShardId,
     wallet_id: WalletId,
-    page: &Page<PositionCursor>,
+    wanted: &PageOfRange<PositionCursor>,
 ) -> Result<Statement, QueryError> {
-    let rows = snapshot.rows(sql::STATEMENT, &[&shard.0, &wallet_id.0, &page.below(), &page.fetch()]).await?;
+    let (page, [from, to]) = (&wanted.page, wanted.range.bounds());
+    let rows =
+        snapshot.rows(sql::STATEMENT, &[&shard.0, &wallet_id.0, &page.below(), &page.fetch(), &from, &to]).await?;
     let mut items = each(&rows, StatementLine::read)?;
     let next_cursor = page.cut(&mut items, |line| PositionCursor(line.position)).map(|cursor| cursor.to_string());
     Ok(Statement { wallet_id, items, next_cursor })
@@ -173,7 +180,7 @@ pub(crate) async fn user_wallet(
     query: Query<()>,
 ) -> Result<Answer<UserWallet>, QueryError> {
     let mut client = state.client_at(&query.at, &["wallets"]).await?;
-    let snapshot = Snapshot::begin(&mut client, &["wallets"]).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::Wallet(session.wallet), &["wallets"]).await?;
     let wallet = match snapshot.row(sql::USER_WALLET, &[&session.shard.0, &session.wallet.0]).await? {
         Some(row) => UserWallet::read(&row),
         // The session is in the read tables, so its wallet will be.
@@ -183,17 +190,63 @@ pub(crate) async fn user_wallet(
 }
 
 /// What changed the balance of the session's user, newest first.
-#[utoipa::path(get, path = "/v1/user/wallet/statement", tag = "wallets", params(PageParams, AtParams),
+#[utoipa::path(get, path = "/v1/user/wallet/statement", tag = "wallets", params(RangeParams, PageParams, AtParams),
     security(("bearer" = ["session"])), responses(
     (status = 200, body = Statement), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn user_statement(
     State(state): State<QueryState>,
     session: Session,
-    query: Query<Page<PositionCursor>>,
+    query: Query<PageOfRange<PositionCursor>>,
 ) -> Result<Answer<Statement>, QueryError> {
     let mut client = state.client_at(&query.at, &["journal"]).await?;
-    let snapshot = Snapshot::begin(&mut client, &["journal"]).await?;
+    let snapshot = Snapshot::begin(&mut client, Tenant::Wallet(session.wallet), &["journal"]).await?;
     snapshot.answer(lines_of(&snapshot, session.shard, session.wallet, &query.own).await)
+}
+
+/// A page of wallets, newest first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Wallets {
+    /// The wallets.
+    items: Vec<Wallet>,
+    /// Where the next page begins; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// Which wallets to show.
+pub(crate) struct Wanted {
+    page: Page<TimeCursor>,
+    range: Range,
+    app: Option<PublicAppId>,
+}
+
+impl FromGiven for Wanted {
+    fn from_given(given: &mut Given) -> Result<Self, ApiError> {
+        Ok(Self { page: Page::take(given, 50)?, range: given.range()?, app: given.app()? })
+    }
+}
+
+/// Wallets of the developer's users, newest first. `from` and `to` are about their opening.
+#[utoipa::path(get, path = "/v1/wallets", tag = "wallets", params(AppParam, RangeParams, PageParams, AtParams),
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:operations:read"])), responses(
+    (status = 200, body = Wallets), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(crate) async fn wallets(
+    State(state): State<QueryState>,
+    developer: Developer<OperationsRead>,
+    query: Query<Wanted>,
+) -> Result<Answer<Wallets>, QueryError> {
+    let Wanted { page, range, app } = &query.own;
+    let (tenant, [from, to]) = (developer.tenant.developer(&state), range.bounds());
+    let app = app.as_ref().map(|app| app.0.as_str());
+    let (_, below) = TimeCursor::parts(page.cursor);
+    let mut client = state.client_at(&query.at, WALLET).await?;
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, WALLET).await?;
+    let rows = snapshot.rows(sql::WALLETS, &[&tenant, &app, &from, &to, &below, &page.fetch()]).await?;
+    snapshot.answer(each(&rows, Wallet::read).map(|mut items| {
+        let cursor = |wallet: &Wallet| TimeCursor { time: wallet.opened_at.0, id: wallet.wallet.id.0 };
+        let next_cursor = page.cut(&mut items, cursor).map(|cursor| cursor.to_string());
+        Wallets { items, next_cursor }
+    }))
 }
 
 /// A wallet.
@@ -208,25 +261,25 @@ pub(crate) async fn wallet(
 ) -> Result<Answer<Wallet>, QueryError> {
     let id = WalletId(path_id(&id, "wallet id")?);
     let mut client = state.client_at(&query.at, WALLET).await?;
-    let snapshot = Snapshot::begin(&mut client, WALLET).await?;
-    snapshot.answer(wallet_of(&snapshot, id, developer.tenant).await)
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, WALLET).await?;
+    snapshot.answer(wallet_of(&snapshot, id, developer.tenant.developer(&state)).await)
 }
 
 /// What changed a wallet's balance, newest first. Pages never skip or repeat a line, whatever is recorded meanwhile.
 #[utoipa::path(get, path = "/v1/wallets/{wallet_id}/statement", tag = "wallets",
-    params(("wallet_id" = WalletId, Path), PageParams, AtParams),
+    params(("wallet_id" = WalletId, Path), RangeParams, PageParams, AtParams),
     security(("bearer" = ["auditor"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = Statement), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn statement(
     State(state): State<QueryState>,
     developer: Developer<OperationsRead>,
     Path(id): Path<String>,
-    query: Query<Page<PositionCursor>>,
+    query: Query<PageOfRange<PositionCursor>>,
 ) -> Result<Answer<Statement>, QueryError> {
     let id = WalletId(path_id(&id, "wallet id")?);
     let mut client = state.client_at(&query.at, STATEMENT).await?;
-    let snapshot = Snapshot::begin(&mut client, STATEMENT).await?;
-    let statement = match wallet_of(&snapshot, id, developer.tenant).await {
+    let snapshot = Snapshot::begin(&mut client, developer.tenant, STATEMENT).await?;
+    let statement = match wallet_of(&snapshot, id, developer.tenant.developer(&state)).await {
         Ok(wallet) => lines_of(&snapshot, wallet.shard, id, &query.own).await,
         Err(error) => Err(error),
     };

@@ -4,9 +4,9 @@ mod body;
 mod error;
 mod layer;
 
-pub use body::{MAX_BODY, MAX_RATE_CARD, StrictJson, depth_within, parse_json, read as read_body};
+pub use body::{JsonBody, MAX_BODY, MAX_RATE_CARD, StrictJson, depth_within, parse_json, read as read_body};
 pub use error::{ApiError, not_found};
-pub use layer::{RequestId, observe};
+pub use layer::{Peer, RequestId, observe};
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
@@ -17,6 +17,8 @@ pub const REQUEST_ID: &str = "x-request-id";
 pub const LEDGER_POSITION: &str = "ledger-position";
 /// Header of answers that repeat an earlier answer to the same key.
 pub const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+/// Header in which those who run the ledger say why they look or act; recorded with what they do.
+pub const AUDIT_REASON: &str = "x-audit-reason";
 /// Header with the client's idempotency key.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::time::Timestamp;
+
 macro_rules! typed_ids {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {$(
         $(#[$doc])*
@@ -18,6 +20,14 @@ macro_rules! typed_ids {
             /// A new time-ordered id (UUID version 7): index pages of recent rows stay together.
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
+            }
+
+            /// When it was made, if it tells: the time inside an id of version 7.
+            pub fn made_at(self) -> Option<Timestamp> {
+                let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+                let micros =
+                    i64::try_from(seconds).ok()?.checked_mul(1_000_000)?.checked_add(i64::from(nanos / 1_000))?;
+                Some(Timestamp::from_micros(micros))
             }
 
             /// The UUID inside.

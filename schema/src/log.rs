@@ -1,8 +1,9 @@
 //! The log: append by one, read by many, changed by nobody.
 //!
 //! [`append`] writes a batch in one round trip, [`read`] reads whole batches in order and halts on a gap or a wrong hash,
-//! [`connection`] reaches the database, [`tail`] keeps the newest batches in memory for readers in the writer's process, [`migrate`] sets up the database, [`boot`] refuses a server or role that would not keep the promises.
+//! [`access`] records who looked, [`connection`] reaches the database, [`tail`] keeps the newest batches in memory for readers in the writer's process, [`migrate`] sets up the database, [`boot`] refuses a server or role that would not keep the promises.
 
+pub mod access;
 pub mod append;
 pub mod boot;
 pub mod connection;
@@ -12,6 +13,7 @@ pub mod tail;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use access::{Access, AccessError, AccessKind, AccessLog};
 pub use append::{AppendBatch, AppendError, Appended, LogAppender};
 pub use read::{LogReader, Page, ReadError};
 pub use tail::{Tail, TailBatch};

@@ -174,7 +174,7 @@ pub fn short_hash(parts: &[&[u8]]) -> Uuid {
 macro_rules! scopes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal),+ $(,)?) => {
         /// What a developer's token may do.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Scope {
             $($(#[$doc])* #[serde(rename = $text)] $variant,)+
         }
@@ -215,6 +215,18 @@ scopes! {
     /// Place, capture and release holds and record usage of own apps.
     UsageWrite = "developer:usage:write",
 }
+
+impl utoipa::PartialSchema for Scope {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|scope| scope.text())))
+            .description(Some("What a developer's token may do."))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Scope {}
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -215,6 +215,23 @@ fn additions() -> Vec<(&'static str, Event)> {
             .into(),
         ),
         (
+            "credential",
+            Frozen { scope: FreezeScope::ProviderCredential(CredentialId(id(14))), reason: "leaked".into() }.into(),
+        ),
+        ("everything", Frozen { scope: FreezeScope::Everything, reason: "stop".into() }.into()),
+        ("refunds", Thawed { scope: FreezeScope::Refunds, reason: "over".into() }.into()),
+        (
+            "owner",
+            TestCreditGranted {
+                wallet_id,
+                user_id: Some(UserId(id(10))),
+                amount: usd("10"),
+                entry: credit(Account::adjustments("test-credit".parse().unwrap()), "10"),
+                balance: balance("35", "0", "0"),
+            }
+            .into(),
+        ),
+        (
             "tiers",
             RateCardPublished {
                 rate_card_id: RateCardId(id(5)),
@@ -373,6 +390,7 @@ fn samples() -> Vec<Event> {
         TopUpFailed { top_up_id, wallet_id, reason: "expired".into() }.into(),
         TestCreditGranted {
             wallet_id,
+            user_id: None,
             amount: usd("10"),
             entry: credit(Account::adjustments("test-credit".parse().unwrap()), "10"),
             balance: balance("35", "0", "0"),

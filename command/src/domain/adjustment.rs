@@ -42,7 +42,8 @@ pub(super) fn grant_test_credit(
         .credit(Account::paid(wallet_id), amount)
         .build()
         .map_err(|_| Rejection::AmountOutOfRange)?;
-    Ok(vec![TestCreditGranted { wallet_id, amount, entry, balance: Balance { posted, ..wallet.balance } }.into()])
+    let (user_id, balance) = (Some(wallet.user_id), Balance { posted, ..wallet.balance });
+    Ok(vec![TestCreditGranted { wallet_id, user_id, amount, entry, balance }.into()])
 }
 
 /// Credits or debits paid credit. A debit takes at most what is available and never promotional credit.

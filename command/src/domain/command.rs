@@ -572,6 +572,25 @@ pub enum Command {
 }
 
 impl Command {
+    /// Does it go on while everything is frozen? What stops things, what lets them go on, and what ends open holds, whose calls were
+    /// made; and tokens of staff, since somebody else has to thaw.
+    pub const fn is_never_frozen(&self) -> bool {
+        matches!(
+            self,
+            Self::Freeze { .. }
+                | Self::Thaw { .. }
+                | Self::IssueStaffToken { .. }
+                | Self::RevokeStaffToken { .. }
+                | Self::RevokeDeveloperToken { .. }
+                | Self::RevokeSession { .. }
+                | Self::ExpireSession { .. }
+                | Self::CaptureHold { .. }
+                | Self::ReleaseHold { .. }
+                | Self::ExpireHold { .. }
+                | Self::EndCall(_)
+        )
+    }
+
     /// The name for metrics and logs.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -18,6 +18,9 @@ use super::{
 pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -> Result<Vec<Event>, Rejection> {
     let context = Context { state, caller, at };
     context.require_live_token()?;
+    if !command.is_never_frozen() {
+        context.require_not_frozen(&[Some(FreezeScope::Everything)])?;
+    }
     match command {
         Command::IssueStaffToken { .. } => staff::issue(context, command),
         Command::RevokeStaffToken { token_id } => staff::revoke(context, *token_id),

@@ -38,7 +38,15 @@ impl State {
             self.take_in_debts(entry);
         }
         match event {
-            Event::DeveloperRegistered(event) => self.developers.set(event.developer_id, Developer { tokens: 0 }),
+            Event::DeveloperRegistered(event) => {
+                let developer = Developer {
+                    name: event.name.clone(),
+                    email: event.email.clone(),
+                    registered_at: recorded.recorded_at,
+                    tokens: 0,
+                };
+                self.developers.set(event.developer_id, developer);
+            }
             Event::DeveloperTokenIssued(event) => {
                 self.developers
                     .change(&event.developer_id, |developer| developer.tokens = developer.tokens.saturating_add(1));
@@ -65,6 +73,7 @@ impl State {
                     developer_id: event.developer_id,
                     public_app_id: event.public_app_id.clone(),
                     settings: event.settings.clone(),
+                    registered_at: recorded.recorded_at,
                 };
                 self.apps.set(event.app_id, app);
                 self.app_names.set(event.public_app_id.clone(), event.app_id);
@@ -215,7 +224,7 @@ impl State {
                     self.key_counts.change(&owner, |count| *count = count.saturating_sub(1));
                 }
             }
-            Event::Frozen(event) => self.freezes.set(event.scope, ()),
+            Event::Frozen(event) => self.freezes.set(event.scope, recorded.actor),
             Event::Thawed(event) => {
                 self.freezes.remove(&event.scope);
             }

@@ -14,6 +14,8 @@ pub(super) fn freeze(context: Context<'_>, scope: FreezeScope, reason: &str) -> 
         FreezeScope::Developer(id) if !state.developers.contains(&id) => return Err(Rejection::DeveloperNotFound),
         FreezeScope::Session(id) if !state.sessions.contains(&id) => return Err(Rejection::SessionNotFound),
         FreezeScope::Wallet(id) if !state.wallets.contains(&id) => return Err(Rejection::WalletNotFound),
+        // No key can be used yet, so there is none to stop.
+        FreezeScope::ProviderCredential(_) => return Err(Rejection::CredentialNotFound),
         _ => {}
     }
     if state.freezes.contains(&scope) {
@@ -24,8 +26,10 @@ pub(super) fn freeze(context: Context<'_>, scope: FreezeScope, reason: &str) -> 
 
 pub(super) fn thaw(context: Context<'_>, scope: FreezeScope, reason: &str) -> Result<Vec<Event>, Rejection> {
     context.require(Power::Operate)?;
-    if !context.state.freezes.contains(&scope) {
-        return Err(Rejection::NotFrozen);
+    let frozen_by = context.state.freezes.get(&scope).ok_or(Rejection::NotFrozen)?;
+    // Whoever stopped something, in error or under pressure, does not alone decide that it goes on.
+    if *frozen_by == context.caller.actor() {
+        return Err(Rejection::SameActor);
     }
     Ok(vec![Thawed { scope, reason: reason.to_owned() }.into()])
 }

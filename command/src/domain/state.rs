@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{
-    AppSettings, Attempt, Balance, Call, CredentialAdded, CredentialOwner, DisconnectPolicy, Dispatch, Endpoint,
+    Actor, AppSettings, Attempt, Balance, Call, CredentialAdded, CredentialOwner, DisconnectPolicy, Dispatch, Endpoint,
     FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, Route, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
@@ -27,8 +27,14 @@ pub const FOLD_VERSION: i32 = 4;
 pub(super) const FIRST_POLICY_VERSION: u32 = 1;
 
 /// A developer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Developer {
+    /// Its name.
+    pub name: String,
+    /// Its business contact.
+    pub email: String,
+    /// When it was registered.
+    pub registered_at: Timestamp,
     /// How many tokens it has.
     pub tokens: u32,
 }
@@ -66,6 +72,8 @@ pub struct App {
     pub public_app_id: String,
     /// Its settings.
     pub settings: AppSettings,
+    /// When it was registered.
+    pub registered_at: Timestamp,
 }
 
 impl App {
@@ -410,8 +418,8 @@ pub struct State {
     pub key_counts: Table<CredentialOwner, u32>,
     /// What was used of budgets.
     pub spend: Table<BudgetOf, Spend>,
-    /// What is frozen.
-    pub freezes: Table<FreezeScope, ()>,
+    /// What is frozen, and by whom.
+    pub freezes: Table<FreezeScope, Actor>,
     /// What happens when clients leave, where that is not `drain`, by provider, endpoint and route.
     #[serde(default)]
     pub disconnect_policies: Table<(Name, Endpoint, Route), DisconnectPolicy>,

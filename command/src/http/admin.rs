@@ -6,8 +6,8 @@ use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{AdjustmentKind, Direction, DisconnectPolicy, Endpoint, Event, FreezeScope, Route};
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
-use modelfaucet_schema::ids::{AdjustmentId, Position, PromoId, WalletId};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::ids::{AdjustmentId, Position, PromoId, UserId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
 use modelfaucet_schema::staff::Power;
 use modelfaucet_schema::time::Timestamp;
@@ -27,10 +27,35 @@ pub(super) struct TestCredit {
     amount_usd: RequestMoney,
 }
 
+/// A wallet as its owner sees it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UserWalletReply {
+    /// The wallet.
+    id: WalletId,
+    /// Always `end_user`.
+    #[schema(example = "end_user")]
+    owner_scope: &'static str,
+    /// The user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner_id: Option<UserId>,
+    /// Posted: paid and promotional credit, open holds included.
+    balance_usd: Money,
+    /// What can still be spent.
+    available_usd: Money,
+    /// The sum of the open holds.
+    held_usd: Money,
+}
+
+/// In the words of ModelFaucet 1.2.
+fn wallet_not_found(error: ApiError) -> ApiError {
+    error.renamed("wallet_not_found", "invalid_request", "Wallet was not found.")
+}
+
 /// Put test credit into a wallet.
 #[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/credit-test-balance", tag = "wallets", request_body = TestCredit,
-    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = Option<String>, Header)), responses(
-    (status = 200, description = "The wallet", body = WalletFigures),
+    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = Option<String>, Header)), security(("bearer" = ["admin"])),
+    responses(
+    (status = 200, description = "The wallet", body = UserWalletReply),
     (status = "4XX", description = "wallet_not_found, invalid_request, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn credit_test_balance(
@@ -38,14 +63,25 @@ pub(super) async fn credit_test_balance(
     Path(wallet_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<TestCredit>,
+    body: JsonBody<TestCredit>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&wallet_id, "wallet id")?;
     // ModelFaucet 1.2 takes no key here, so none is demanded.
     let key = idempotency_key(&headers)?.map(|text| Key::new(text, "credit_test_balance", &wallet_id, &body));
-    let done = api.submit(&who, Command::GrantTestCredit { wallet_id: id, amount: body.amount_usd.0 }, key).await?;
-    wallet_answer(&done, StatusCode::OK)
+    let done = api.submit(&who, Command::GrantTestCredit { wallet_id: id, amount: body.amount_usd.0 }, key).await;
+    let done = done.map_err(wallet_not_found)?;
+    let Event::TestCreditGranted(event) = &done.recorded().event else { return Err(done.unexpected()) };
+    let reply = UserWalletReply {
+        id: event.wallet_id,
+        owner_scope: "end_user",
+        owner_id: event.user_id,
+        balance_usd: event.balance.posted,
+        available_usd: event.balance.available(),
+        held_usd: event.balance.held,
+    };
+    Ok(done.answer(StatusCode::OK, &reply))
 }
 
 /// Promotional credit.
@@ -65,7 +101,8 @@ pub(super) struct PromoCredit {
 ///
 /// It is spent before paid credit, what expires first first, and never paid out.
 #[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/promo-credits", tag = "wallets", request_body = PromoCredit,
-    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = String, Header)), responses(
+    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = String, Header)), security(("bearer" = ["admin"])),
+    responses(
     (status = 201, description = "The wallet", body = WalletFigures),
     (status = "4XX", description = "wallet_not_found, invalid_request, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -74,9 +111,10 @@ pub(super) async fn grant_promo(
     Path(wallet_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<PromoCredit>,
+    body: JsonBody<PromoCredit>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&wallet_id, "wallet id")?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "grant_promo", &wallet_id, &body);
     let command = Command::GrantPromo {
@@ -132,7 +170,7 @@ pub(super) struct AdjustmentReply {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// The key that the body named.
+    /// The key that it was sent under.
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<String>,
     /// The wallet's posted balance after it.
@@ -141,9 +179,10 @@ pub(super) struct AdjustmentReply {
 
 /// Adjust a wallet.
 ///
-/// A debit takes at most what is available and never promotional credit.
+/// A debit takes at most what is available and never promotional credit. Send a key: without one a repeat adjusts once more.
 #[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/adjustments", tag = "wallets", request_body = AdjustWallet,
-    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = Option<String>, Header)), responses(
+    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = Option<String>, Header)), security(("bearer" = ["admin"])),
+    responses(
     (status = 201, description = "The adjustment", body = AdjustmentReply),
     (status = "4XX", description = "wallet_not_found, insufficient_balance, in_flight_holds, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -152,13 +191,15 @@ pub(super) async fn adjust(
     Path(wallet_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<AdjustWallet>,
+    body: JsonBody<AdjustWallet>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&wallet_id, "wallet id")?;
     let own_key = body.idempotency_key.clone();
-    let text = idempotency_key(&headers)?.or(own_key.as_ref().map(|key| key.0.as_str())).ok_or_else(key_required)?;
-    let key = Key::new(text, "adjust_wallet", &wallet_id, &body);
+    // ModelFaucet 1.2 demands no key here, so without one every repeat is an adjustment of its own.
+    let text = idempotency_key(&headers)?.or(own_key.as_ref().map(|key| key.0.as_str()));
+    let key = text.map(|text| Key::new(text, "adjust_wallet", &wallet_id, &body));
     let command = Command::AdjustWallet {
         adjustment_id: AdjustmentId::generate(),
         wallet_id: id,
@@ -167,7 +208,7 @@ pub(super) async fn adjust(
         amount: body.amount_usd.0,
         reason: body.reason.as_ref().map(|reason| reason.0.clone()),
     };
-    let done = api.submit(&who, command, Some(key)).await?;
+    let done = api.submit(&who, command, key).await.map_err(wallet_not_found)?;
     let Event::WalletAdjusted(event) = &done.recorded().event else { return Err(done.unexpected()) };
     let reply = AdjustmentReply {
         id: event.adjustment_id,
@@ -177,7 +218,7 @@ pub(super) async fn adjust(
         amount_usd: event.amount,
         status: "applied",
         reason: event.reason.clone(),
-        idempotency_key: body.idempotency_key.map(|key| key.0),
+        idempotency_key: text.map(str::to_owned),
         wallet_balance_usd: event.balance.posted,
     };
     Ok(done.answer(StatusCode::CREATED, &reply))
@@ -187,7 +228,7 @@ pub(super) async fn adjust(
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FreezeRequest {
-    /// What it stops, for example `{"kind":"app","id":"…"}` or `{"kind":"usage"}`.
+    /// What it stops, for example `{"kind":"app","id":"…"}`, `{"kind":"usage"}` or `{"kind":"everything"}`.
     scope: FreezeScope,
     /// Why.
     reason: Text<1, 1000>,
@@ -205,7 +246,8 @@ pub(super) struct FreezeReply {
 }
 
 /// Freeze.
-#[utoipa::path(post, path = "/v1/admin/freezes", tag = "freezes", request_body = FreezeRequest, responses(
+#[utoipa::path(post, path = "/v1/admin/freezes", tag = "freezes", request_body = FreezeRequest, security(("bearer" = ["operator"])),
+    responses(
     (status = 201, description = "Frozen", body = FreezeReply),
     (status = "4XX", description = "already_frozen, wallet_not_found, …", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -213,26 +255,31 @@ pub(super) async fn freeze(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<FreezeRequest>,
+    body: JsonBody<FreezeRequest>,
 ) -> Result<Response, ApiError> {
     let who = api.require_staff(&headers, request_id, Power::Operate).await?;
+    let body = body.read().await?;
     let done = api.submit(&who, Command::Freeze { scope: body.scope, reason: body.reason.0 }, None).await?;
     let reply = FreezeReply { scope: body.scope, frozen: true, position: done.recorded().position };
     Ok(done.answer(StatusCode::CREATED, &reply))
 }
 
 /// Thaw.
-#[utoipa::path(post, path = "/v1/admin/freezes/thaw", tag = "freezes", request_body = FreezeRequest, responses(
+///
+/// Only by somebody else than who froze.
+#[utoipa::path(post, path = "/v1/admin/freezes/thaw", tag = "freezes", request_body = FreezeRequest, security(("bearer" = ["operator"])),
+    responses(
     (status = 200, description = "Thawed", body = FreezeReply),
-    (status = "4XX", description = "not_frozen", body = ErrorBody),
+    (status = "4XX", description = "not_frozen, same_actor", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn thaw(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<FreezeRequest>,
+    body: JsonBody<FreezeRequest>,
 ) -> Result<Response, ApiError> {
     let who = api.require_staff(&headers, request_id, Power::Operate).await?;
+    let body = body.read().await?;
     let done = api.submit(&who, Command::Thaw { scope: body.scope, reason: body.reason.0 }, None).await?;
     let reply = FreezeReply { scope: body.scope, frozen: false, position: done.recorded().position };
     Ok(done.answer(StatusCode::OK, &reply))

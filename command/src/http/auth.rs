@@ -3,13 +3,14 @@
 use http::HeaderMap;
 use modelfaucet_schema::event::CredentialOwner;
 use modelfaucet_schema::http::{ApiError, RequestId, bearer};
+use modelfaucet_schema::ids::DeveloperId;
 use modelfaucet_schema::ids::WalletId;
 use modelfaucet_schema::staff::{Power, StaffRole};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
 
 use super::Api;
-use crate::directory::{SessionFacts, StaffFacts, TokenFacts};
+use crate::directory::{DeveloperFacts, SessionFacts, StaffFacts, TokenFacts};
 use crate::domain::{Caller, Rejection};
 
 /// A caller whose token is good.
@@ -18,31 +19,39 @@ pub(super) struct Authenticated {
     /// What idempotency keys are unique in: the administration, a developer, a wallet.
     pub(super) scope: String,
     pub(super) request_id: RequestId,
+    /// Of a developer's token: what it may do.
+    scopes: Option<Vec<Scope>>,
 }
 
 impl Authenticated {
     fn admin(request_id: RequestId) -> Self {
-        Self { caller: Caller::Admin, scope: "admin".to_owned(), request_id }
+        Self { caller: Caller::Admin, scope: "admin".to_owned(), request_id, scopes: None }
     }
 
     fn staff(facts: StaffFacts, request_id: RequestId) -> Self {
         // One scope for all administrators: what one has begun under a key, another finishes.
-        Self { caller: Caller::Staff(facts.role, facts.token_id), scope: "admin".to_owned(), request_id }
+        Self { caller: Caller::Staff(facts.role, facts.token_id), scope: "admin".to_owned(), request_id, scopes: None }
     }
 
     fn developer(facts: &TokenFacts, request_id: RequestId) -> Self {
         let scope = format!("developer:{}", facts.developer_id);
-        Self { caller: Caller::Developer(facts.developer_id, facts.token_id), scope, request_id }
+        let scopes = Some(facts.scopes.clone());
+        Self { caller: Caller::Developer(facts.developer_id, facts.token_id), scope, request_id, scopes }
     }
 
     fn session(facts: &SessionFacts, request_id: RequestId) -> Self {
         let scope = format!("wallet:{}", facts.wallet_id);
-        Self { caller: Caller::Session(facts.session_id), scope, request_id }
+        Self { caller: Caller::Session(facts.session_id), scope, request_id, scopes: None }
+    }
+
+    /// May it hand out this scope? The decision asks again.
+    pub(super) fn may_hand_out(&self, scope: Scope) -> bool {
+        self.scopes.as_ref().is_none_or(|held| held.contains(&scope))
     }
 
     /// Nobody in particular.
     pub(super) fn public(request_id: RequestId) -> Self {
-        Self { caller: Caller::Public, scope: "public".to_owned(), request_id }
+        Self { caller: Caller::Public, scope: "public".to_owned(), request_id, scopes: None }
     }
 }
 
@@ -104,7 +113,10 @@ impl Api {
         }
         let hash = TokenHash::of_text(token);
         let facts = self.known(|| self.ledger.directory().staff(&hash)).await?;
-        facts.expires_at.is_none_or(|end| end > Timestamp::now()).then_some(facts)
+        facts.expires_at.is_none_or(|end| end > Timestamp::now()).then(|| {
+            self.access.note_use(facts.token_id);
+            facts
+        })
     }
 
     fn staff_with(facts: StaffFacts, request_id: RequestId, power: Power) -> Result<Authenticated, ApiError> {
@@ -145,6 +157,7 @@ impl Api {
         if facts.expires_at.is_some_and(|end| end <= Timestamp::now()) {
             return Err(invalid());
         }
+        self.access.note_use(facts.token_id);
         if !facts.scopes.contains(&scope) {
             let message = format!("Developer token is missing required scope: {scope}.");
             return Err(ApiError::new(403, "forbidden", message));
@@ -201,6 +214,38 @@ impl Api {
             return Err(ApiError::new(401, "expired_session", "The session token is expired."));
         }
         Ok((Authenticated::session(&facts, request_id), facts.wallet_id))
+    }
+
+    /// The developer that a caller acts for: a developer's token for its own, the house for the one that it names, else for the one
+    /// that was registered first.
+    ///
+    /// # Errors
+    /// 403 for another's, 404 for nobody's.
+    pub(super) fn developer_for(
+        &self,
+        who: &Authenticated,
+        id: Option<DeveloperId>,
+        email: Option<&str>,
+    ) -> Result<DeveloperId, ApiError> {
+        let directory = self.ledger.directory();
+        let by_email = email.map(|email| directory.first_developer(Some(email)));
+        if let Caller::Developer(own, _) = who.caller {
+            let is_own = id.is_none_or(|id| id == own) && by_email.is_none_or(|found| found == Some(own));
+            let other = || ApiError::new(403, "forbidden", "Developer token cannot manage another developer.");
+            return if is_own { Ok(own) } else { Err(other()) };
+        }
+        let found = match (id, by_email) {
+            (Some(id), None) => directory.developer(id).map(|facts| facts.developer_id),
+            (Some(id), Some(found)) => found.filter(|found| *found == id),
+            (None, Some(found)) => found,
+            (None, None) => directory.first_developer(None),
+        };
+        found.ok_or_else(|| ApiError::new(404, "invalid_request", "No matching active developer is configured."))
+    }
+
+    /// A developer that something belongs to.
+    pub(super) fn developer(&self, id: DeveloperId) -> Result<DeveloperFacts, ApiError> {
+        self.ledger.directory().developer(id).ok_or_else(ApiError::internal)
     }
 
     /// What the directory knows, or knows after the newest events: another instance may have written them a moment ago.

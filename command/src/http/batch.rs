@@ -65,7 +65,8 @@ pub(super) struct ItemReply {
 ///
 /// A JSON array, or one object per line with the content type `application/x-ndjson` (then the answer comes as lines too); at most
 /// 10,000 items. Every item needs a `request_id`, which is its idempotency key: send the whole request again after a failure.
-#[utoipa::path(post, path = "/v1/usage/batch", tag = "usage", request_body = Vec<RecordUsage>, responses(
+#[utoipa::path(post, path = "/v1/usage/batch", tag = "usage", request_body = Vec<RecordUsage>, security(("bearer" = ["admin"]), ("bearer" = ["developer:usage:write"]), ("bearer" = ["session"])),
+    responses(
     (status = 200, description = "A result per item", body = BatchReply),
     (status = "4XX", description = "invalid_session, invalid_request, request_too_large, unsupported_media_type", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable", body = ErrorBody)))]

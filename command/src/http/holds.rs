@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{ReleaseReason, Route, ServiceTier};
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::{HoldId, SessionId, WalletId};
 use modelfaucet_schema::money::RequestMoney;
 use modelfaucet_schema::time::Timestamp;
@@ -68,6 +68,7 @@ pub(super) struct PlaceHold {
 /// The funds are set aside durably before the answer: call the provider after it. Needs an `Idempotency-Key`.
 #[utoipa::path(post, path = "/v1/usage/holds", tag = "usage", request_body = PlaceHold,
     params(("Idempotency-Key" = String, Header, description = "Same key and body: the first answer again. Same key, other body: 422.")),
+    security(("bearer" = ["admin"]), ("bearer" = ["developer:usage:write"]), ("bearer" = ["session"])),
     responses(
     (status = 201, description = "The hold", body = HoldReply),
     (status = "4XX", description = "invalid_session, insufficient_balance, in_flight_holds, model_not_found, …", body = ErrorBody),
@@ -76,9 +77,10 @@ pub(super) async fn place(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<PlaceHold>,
+    body: JsonBody<PlaceHold>,
 ) -> Result<Response, ApiError> {
     let who = api.require_payer(&headers, request_id).await?;
+    let body = body.read().await?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "place_hold", "", &body);
     let amount = match (body.amount_usd, body.usage_bound) {
         (Some(amount), None) => HoldAmount::Fixed(amount.0),
@@ -126,7 +128,8 @@ pub(super) struct CaptureHold {
 /// Charges what was used, at most the hold, and gives the rest back, in one event. The hold's id is the idempotency key unless
 /// the request sends one.
 #[utoipa::path(post, path = "/v1/usage/holds/{hold_id}/capture", tag = "usage", request_body = CaptureHold,
-    params(("hold_id" = HoldId, Path), ("Idempotency-Key" = Option<String>, Header)), responses(
+    params(("hold_id" = HoldId, Path), ("Idempotency-Key" = Option<String>, Header)), security(("bearer" = ["admin"]), ("bearer" = ["developer:usage:write"]), ("bearer" = ["session"])),
+    responses(
     (status = 200, description = "The charge", body = UsageReply),
     (status = "4XX", description = "hold_not_found, model_not_priced, idempotency_key_reused, …", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -135,9 +138,10 @@ pub(super) async fn capture(
     Path(hold_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<CaptureHold>,
+    body: JsonBody<CaptureHold>,
 ) -> Result<Response, ApiError> {
     let who = api.require_payer(&headers, request_id).await?;
+    let body = body.read().await?;
     let id: HoldId = path_id(&hold_id, "hold id")?;
     let own_key = format!("end:{id}");
     let key = Key::new(idempotency_key(&headers)?.unwrap_or(&own_key), "capture_hold", &hold_id, &body);
@@ -166,7 +170,8 @@ pub(super) struct ReleaseHold {
 ///
 /// The funds are free again; nothing is charged. The hold's id is the idempotency key unless the request sends one.
 #[utoipa::path(post, path = "/v1/usage/holds/{hold_id}/release", tag = "usage", request_body = ReleaseHold,
-    params(("hold_id" = HoldId, Path), ("Idempotency-Key" = Option<String>, Header)), responses(
+    params(("hold_id" = HoldId, Path), ("Idempotency-Key" = Option<String>, Header)), security(("bearer" = ["admin"]), ("bearer" = ["developer:usage:write"]), ("bearer" = ["session"])),
+    responses(
     (status = 200, description = "The hold has ended", body = ReleaseReply),
     (status = "4XX", description = "hold_not_found, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -175,9 +180,10 @@ pub(super) async fn release(
     Path(hold_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<ReleaseHold>,
+    body: JsonBody<ReleaseHold>,
 ) -> Result<Response, ApiError> {
     let who = api.require_payer(&headers, request_id).await?;
+    let body = body.read().await?;
     let id: HoldId = path_id(&hold_id, "hold id")?;
     let own_key = format!("end:{id}");
     let key = Key::new(idempotency_key(&headers)?.unwrap_or(&own_key), "release_hold", &hold_id, &body);

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::Event;
-use modelfaucet_schema::http::{ApiError, LEDGER_POSITION, RequestId, StrictJson, bearer};
+use modelfaucet_schema::http::{ApiError, JsonBody, LEDGER_POSITION, RequestId, bearer};
 use modelfaucet_schema::ids::{SessionId, UserId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::staff::Power;
@@ -53,11 +53,17 @@ pub(super) struct SessionReply {
     wallet_balance_usd: Money,
 }
 
+/// Which member is wrong stands in `param` and `details`.
+fn in_words_of_1_2(error: ApiError) -> ApiError {
+    error.renamed("invalid_request", "invalid_request", "Invalid session request.")
+}
+
 /// Open a session.
 ///
 /// Anybody who knows the public app id may open one, unless the app takes sessions from its server only: then a developer token
 /// with the scope `developer:sessions:write` is needed. A repeat opens another session.
-#[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = OpenSession, responses(
+#[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = OpenSession, security((), ("bearer" = ["admin"]), ("bearer" = ["developer:sessions:write"])),
+    responses(
     (status = 200, description = "The session and its token", body = SessionReply),
     (status = "4XX", description = "invalid_request, invalid_app, feature_not_found, forbidden", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -65,12 +71,13 @@ pub(super) async fn open(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<OpenSession>,
+    body: JsonBody<OpenSession>,
 ) -> Result<Response, ApiError> {
     let who = match bearer(&headers) {
         None => Authenticated::public(request_id),
         Some(_) => api.require_developer(&headers, request_id, Scope::SessionsWrite).await?,
     };
+    let body = body.read().await.map_err(in_words_of_1_2)?;
     let app = api.known(|| api.ledger.directory().app(&body.public_app_id.0)).await;
     let app = app.filter(|app| app.active);
     let app = app.ok_or_else(|| ApiError::new(404, "invalid_app", "The public app id is invalid or inactive."))?;
@@ -102,7 +109,8 @@ pub(super) async fn open(
 /// End a session.
 ///
 /// By the app's developer (scope `developer:sessions:write`), an administrator, or with the session's own token.
-#[utoipa::path(delete, path = "/v1/sessions/{session_id}", tag = "sessions", params(("session_id" = SessionId, Path)), responses(
+#[utoipa::path(delete, path = "/v1/sessions/{session_id}", tag = "sessions", params(("session_id" = SessionId, Path)), security(("bearer" = ["operator"]), ("bearer" = ["developer:sessions:write"]), ("bearer" = ["session"])),
+    responses(
     (status = 200, description = "The session has ended", body = OkReply),
     (status = "4XX", description = "invalid_session, session_not_found", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]

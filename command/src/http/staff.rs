@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{Event, Status};
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId};
 use modelfaucet_schema::ids::TokenId;
 use modelfaucet_schema::staff::{Power, StaffRole};
 use modelfaucet_schema::time::{ApiTime, Timestamp};
@@ -73,9 +73,10 @@ pub(super) async fn issue(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<IssueStaffToken>,
+    body: JsonBody<IssueStaffToken>,
 ) -> Result<Response, ApiError> {
     let who = api.require_root(&headers, request_id).await?;
+    let body = body.read().await?;
     let token = generate_token(TokenKind::Staff).map_err(|_| ApiError::internal())?;
     let command = Command::IssueStaffToken {
         token_id: TokenId::generate(),

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::Event;
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::{TopUpId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
 use modelfaucet_schema::time::Timestamp;
@@ -100,7 +100,8 @@ fn reply(event: &Event) -> Option<TopUpReply> {
 
 /// Request a top-up.
 #[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/top-ups", tag = "top-ups", request_body = RequestTopUp,
-    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = String, Header)), responses(
+    params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = String, Header)), security(("bearer" = ["admin"])),
+    responses(
     (status = 201, description = "A pending top-up", body = TopUpReply),
     (status = "4XX", description = "wallet_not_found, invalid_request, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -109,9 +110,10 @@ pub(super) async fn request(
     Path(wallet_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<RequestTopUp>,
+    body: JsonBody<RequestTopUp>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "request_top_up", &wallet_id, &body);
     let provider = match body.provider {
         Some(provider) => provider,
@@ -133,7 +135,8 @@ pub(super) async fn request(
 ///
 /// The payment's id is the idempotency key: a payment is credited once, for ever.
 #[utoipa::path(post, path = "/v1/admin/top-ups/{top_up_id}/credit", tag = "top-ups", request_body = CreditTopUp,
-    params(("top_up_id" = TopUpId, Path)), responses(
+    params(("top_up_id" = TopUpId, Path)), security(("bearer" = ["admin"])),
+    responses(
     (status = 200, description = "The credited top-up", body = TopUpReply),
     (status = "4XX", description = "top_up_not_found, amount_mismatch, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -142,9 +145,10 @@ pub(super) async fn credit(
     Path(top_up_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<CreditTopUp>,
+    body: JsonBody<CreditTopUp>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let own_key = format!("payment:{}", body.payment.0);
     // What the caller says about the amount and the time is no other payment.
     let key = Key::new(&own_key, "credit_top_up", &top_up_id, &body.payment);
@@ -161,7 +165,8 @@ pub(super) async fn credit(
 
 /// Fail a top-up.
 #[utoipa::path(post, path = "/v1/admin/top-ups/{top_up_id}/fail", tag = "top-ups", request_body = FailTopUp,
-    params(("top_up_id" = TopUpId, Path)), responses(
+    params(("top_up_id" = TopUpId, Path)), security(("bearer" = ["admin"])),
+    responses(
     (status = 200, description = "The failed top-up", body = TopUpReply),
     (status = "4XX", description = "top_up_not_found", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -170,9 +175,10 @@ pub(super) async fn fail(
     Path(top_up_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<FailTopUp>,
+    body: JsonBody<FailTopUp>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let own_key = format!("fail:{top_up_id}");
     let key = Key::new(idempotency_key(&headers)?.unwrap_or(&own_key), "fail_top_up", &top_up_id, &body);
     let command = Command::FailTopUp { top_up_id: path_id(&top_up_id, "top-up id")?, reason: body.reason.0.clone() };

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{Route, ServiceTier};
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::{SessionId, UsageId, WalletId};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::usage::{MAX_COUNT, Usage};
@@ -109,7 +109,8 @@ pub(super) fn check_counts(usage: Usage, param: &str) -> Result<Usage, ApiError>
 ///
 /// Charges a call that has happened without a hold. The key is the `Idempotency-Key` header or the body's `request_id`.
 #[utoipa::path(post, path = "/v1/usage", tag = "usage", request_body = RecordUsage,
-    params(("Idempotency-Key" = Option<String>, Header)), responses(
+    params(("Idempotency-Key" = Option<String>, Header)), security(("bearer" = ["admin"]), ("bearer" = ["developer:usage:write"]), ("bearer" = ["session"])),
+    responses(
     (status = 201, description = "The charge", body = UsageReply),
     (status = "4XX", description = "insufficient_balance, model_not_found, model_not_priced, idempotency_key_reused, …", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -117,9 +118,10 @@ pub(super) async fn record(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<RecordUsage>,
+    body: JsonBody<RecordUsage>,
 ) -> Result<Response, ApiError> {
     let who = api.require_payer(&headers, request_id).await?;
+    let body = body.read().await?;
     let own_key = body.request_id.clone();
     let text = idempotency_key(&headers)?.or(own_key.as_ref().map(|id| id.0.as_str())).ok_or_else(key_required)?;
     let key = Key::new(text, "record_usage", "", &body);

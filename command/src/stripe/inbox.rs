@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use modelfaucet_schema::log::connection;
 use modelfaucet_schema::log::to_system_time;
 use modelfaucet_schema::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::{Client, Config, Error};
 
 use super::PROVIDER;
 
@@ -102,7 +103,7 @@ impl Inbox {
         }
         let mut config = self.database.clone();
         config.connect_timeout(Duration::from_secs(2)).application_name("modelfaucet-inbox");
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = connection::connect(&config).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::warn!(%error, "the inbox's connection ended");

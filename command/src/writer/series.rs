@@ -10,7 +10,18 @@ use super::CommandError;
 use crate::domain::State;
 
 /// Kinds of freezes, in the order of [`kind`].
-const KINDS: [&str; 8] = ["app", "developer", "session", "wallet", "top_ups", "usage", "payouts", "refunds"];
+const KINDS: [&str; 10] = [
+    "app",
+    "developer",
+    "session",
+    "wallet",
+    "top_ups",
+    "usage",
+    "payouts",
+    "refunds",
+    "provider_credential",
+    "everything",
+];
 
 const fn kind(scope: &FreezeScope) -> usize {
     match scope {
@@ -22,6 +33,8 @@ const fn kind(scope: &FreezeScope) -> usize {
         FreezeScope::Usage => 5,
         FreezeScope::Payouts => 6,
         FreezeScope::Refunds => 7,
+        FreezeScope::ProviderCredential(_) => 8,
+        FreezeScope::Everything => 9,
     }
 }
 
@@ -35,7 +48,7 @@ pub(super) fn show(shard: ShardId, state: &State, next_expiry: Option<Timestamp>
     metrics::gauge!("modelfaucet_next_expiry_timestamp_seconds", "shard" => shard.clone()).set(at);
     // Freezes are few.
     let mut frozen = [0_u32; KINDS.len()];
-    for (scope, ()) in state.freezes.iter() {
+    for (scope, _) in state.freezes.iter() {
         frozen[kind(scope)] += 1;
     }
     for (name, count) in KINDS.iter().zip(frozen) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use modelfaucet_command::domain::{Caller, Rejection};
+use modelfaucet_command::domain::{Caller, Command, Rejection};
 use modelfaucet_command::writer::core::{Submission, Verdict};
 use modelfaucet_schema::event::{Event, FreezeScope, KeyUse};
 use modelfaucet_schema::ids::{HoldId, Position, TopUpId, WalletId};
@@ -96,14 +96,10 @@ impl World {
         let (writer, key) = (attempt.writer, attempt.wish.key_use());
         let command = attempt.wish.body.command(&mut self.random);
         let give_up_at = self.clock(self.writers[writer].clock_offset).plus(Duration::from_secs(2));
-        let submission = Submission {
-            caller: Caller::Operator,
-            command,
-            request_id: id.to_string().into(),
-            key,
-            give_up_at,
-            reply: Some(id),
-        };
+        // Somebody else than who froze.
+        let caller = if matches!(command, Command::Thaw { .. }) { Caller::Admin } else { Caller::Operator };
+        let submission =
+            Submission { caller, command, request_id: id.to_string().into(), key, give_up_at, reply: Some(id) };
         self.accept(writer, submission);
     }
 

@@ -122,7 +122,9 @@ impl Business {
     pub async fn submit(&mut self, ledger: &Ledger, commands: Vec<Command>) {
         let request = |(at, command): (usize, Command)| {
             let key = (at % 3 > 0).then(|| KeyUse { key: Uuid::new_v4(), fingerprint: Uuid::new_v4() });
-            Request { caller: Caller::Admin, command, key }
+            // Somebody else than who froze.
+            let caller = if matches!(command, Command::Thaw { .. }) { Caller::Operator } else { Caller::Admin };
+            Request { caller, command, key }
         };
         let requests = commands.into_iter().enumerate().map(request).collect();
         for answer in ledger.submit_all("test-request", requests).await.unwrap() {

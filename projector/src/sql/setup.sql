@@ -47,3 +47,33 @@ $$;
 
 REVOKE ALL ON FUNCTION projection.advance(text[], integer[], smallint, uuid, bigint, bytea, bigint, bytea),
                        projection.expect_rows(text, bigint, bigint) FROM PUBLIC;
+
+-- What the policies of the read tables ask (projector/src/tenant.rs). In functions, whose bodies depend on nothing: a view may be
+-- dropped and made anew without taking the policies along, and while it is missing there is an error, not an empty answer. They run as
+-- their caller, so the views inside are filtered for the tenant as well.
+CREATE OR REPLACE FUNCTION projection.own_apps() RETURNS uuid[]
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS
+$$
+BEGIN
+    RETURN ARRAY(SELECT a.app_id FROM read.app a);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION projection.own_actors() RETURNS text[]
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS
+$$
+BEGIN
+    RETURN ARRAY(SELECT 'token:' || t.token_id FROM read.developer_token t);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION projection.sees_wallet(p_shard smallint, p_wallet_id uuid) RETURNS boolean
+    LANGUAGE plpgsql STABLE AS
+$$
+BEGIN
+    RETURN EXISTS (SELECT FROM read.wallet w WHERE w.shard = p_shard AND w.wallet_id = p_wallet_id);
+END
+$$;
+
+REVOKE ALL ON FUNCTION projection.own_apps(), projection.own_actors(), projection.sees_wallet(smallint, uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION projection.own_apps(), projection.own_actors(), projection.sees_wallet(smallint, uuid) TO ledger_query;

@@ -532,7 +532,7 @@ impl Generator {
             1 => {
                 let entry = booked(adjustments(), Account::paid(wallet_id));
                 let balance = self.change(wallet, amount.units(), 0, 0);
-                self.say(Actor::Admin, TestCreditGranted { wallet_id, amount, entry, balance });
+                self.say(Actor::Admin, TestCreditGranted { wallet_id, user_id: None, amount, entry, balance });
             }
             _ => {
                 let balance = self.wallets[wallet].balance;

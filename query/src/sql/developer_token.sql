@@ -1,4 +1,4 @@
 -- Developer tokens of a hash: one, or none. $1 SHA-256 of the token, bytea
-SELECT developer_id, token_hash, scopes, status, expires_at
+SELECT token_id, developer_id, token_hash, scopes, status, expires_at
 FROM read.developer_token
 WHERE token_hash = $1

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{AppId, DeveloperId, SessionId, WalletId};
+use crate::ids::{AppId, CredentialId, DeveloperId, SessionId, WalletId};
 
 /// What a freeze stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -24,6 +24,10 @@ pub enum FreezeScope {
     Payouts,
     /// Refunds to cards.
     Refunds,
+    /// New calls with a provider key of a developer or user.
+    ProviderCredential(CredentialId),
+    /// Everything but freezes, thaws and revocations, and what ends open holds.
+    Everything,
 }
 
 /// A kill switch went on.

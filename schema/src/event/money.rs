@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{CallOutcome, Dispatch, RateCardId, ServiceTier};
 use crate::account::Name;
 use crate::entry::JournalEntry;
-use crate::ids::{AdjustmentId, AppId, HoldId, PromoId, SessionId, TopUpId, UsageId, WalletId};
+use crate::ids::{AdjustmentId, AppId, HoldId, PromoId, SessionId, TopUpId, UsageId, UserId, WalletId};
 use crate::money::{BasisPoints, Money};
 use crate::rate::ExactCost;
 use crate::time::Timestamp;
@@ -203,6 +203,9 @@ pub struct TopUpFailed {
 pub struct TestCreditGranted {
     /// The wallet.
     pub wallet_id: WalletId,
+    /// The user whose wallet it is; part of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
     /// How much.
     pub amount: Money,
     /// The postings.

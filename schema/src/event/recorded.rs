@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{DecodeError, Event};
 use crate::ids::{Position, SessionId, ShardId, StreamId, TokenId};
 use crate::staff::StaffRole;
+use crate::text;
 use crate::time::Timestamp;
 
 /// An event, its place, and who caused it.
@@ -75,6 +76,18 @@ impl fmt::Display for Actor {
             Self::Operator => f.write_str("operator"),
             Self::Stripe => f.write_str("stripe"),
         }
+    }
+}
+
+impl Serialize for Actor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        text::write(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Actor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        text::parse(deserializer, "")
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use std::convert::Infallible;
+use std::marker::PhantomData;
+
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -9,6 +12,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
+use serde_path_to_error::Segment;
 
 use super::ApiError;
 
@@ -36,6 +41,34 @@ impl<S: Sync, T: DeserializeOwned, const LIMIT: usize> FromRequest<S> for Strict
         };
         let bytes = bytes?;
         parse_json(if bytes.is_empty() { b"{}" } else { &bytes }).map(Self)
+    }
+}
+
+/// A JSON body that is read when it is asked for: behind the question who sends it.
+#[derive(Debug)]
+pub struct JsonBody<T, const LIMIT: usize = MAX_BODY> {
+    headers: HeaderMap,
+    body: axum::body::Body,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<S: Sync, T, const LIMIT: usize> FromRequest<S> for JsonBody<T, LIMIT> {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
+        let (parts, body) = request.into_parts();
+        Ok(Self { headers: parts.headers, body, kind: PhantomData })
+    }
+}
+
+impl<T: DeserializeOwned, const LIMIT: usize> JsonBody<T, LIMIT> {
+    /// The body; one that is absent reads as `{}`.
+    ///
+    /// # Errors
+    /// As [`StrictJson`].
+    pub async fn read(self) -> Result<T, ApiError> {
+        let bytes = read(&self.headers, self.body, LIMIT, "application/json").await?;
+        parse_json(if bytes.is_empty() { b"{}" } else { &bytes })
     }
 }
 
@@ -70,13 +103,38 @@ pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError
         return Err(ApiError::invalid(format!("The JSON nests deeper than {MAX_DEPTH} levels.")));
     }
     serde_json::from_slice(bytes).map_err(|error| {
-        let message = error.to_string();
-        let invalid = ApiError::invalid(format!("The request body is not valid: {}", bounded(&message)));
-        match named_member(&message) {
-            Some(member) => invalid.param(member),
-            None => invalid,
+        // Once more, to see where: what is right need not keep track of that.
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+            Ok(_) => invalid_body(None, &error),
+            Err(placed) => invalid_body(placed.path().iter().next(), placed.inner()),
         }
     })
+}
+
+/// 400 with the member that is wrong. The details are what clients of ModelFaucet 1.2 show: texts by top-level member, and texts
+/// about the whole.
+fn invalid_body(place: Option<&Segment>, error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
+    let message = bounded(&text);
+    let invalid = ApiError::invalid(format!("The request body is not valid: {message}"));
+    let unknown = message.starts_with("unknown field `");
+    let top = match place {
+        Some(Segment::Map { key }) => Some(key.clone()),
+        _ => None,
+    };
+    let named = named_member(&text);
+    // serde's path stops above a member that is missing.
+    let field = if unknown { None } else { top.clone().or_else(|| named.clone()) };
+    let details = match (&field, unknown.then_some(named.as_ref()).flatten()) {
+        (Some(field), _) => json!({ "formErrors": [], "fieldErrors": { field: [message] } }),
+        (None, Some(key)) => json!({ "formErrors": [format!("Unrecognized key: \"{key}\"")], "fieldErrors": {} }),
+        (None, None) => json!({ "formErrors": [message], "fieldErrors": {} }),
+    };
+    match named.or(top).filter(|member| member.len() <= 64) {
+        Some(member) => invalid.param(member).details(details),
+        None => invalid.details(details),
+    }
 }
 
 /// Error texts may quote what was sent; nobody needs a megabyte of it.
@@ -150,9 +208,19 @@ mod tests {
             #[expect(dead_code, reason = "only its presence matters")]
             amount: u8,
         }
-        for (text, param) in [("{}", Some("amount")), (r#"{"amount":1,"x":2}"#, Some("x")), ("nonsense", None)] {
-            let error = parse_json::<Body>(text.as_bytes()).unwrap_err();
-            assert_eq!(error.body("r").error.param.as_deref(), param, "{text}");
+        let missing =
+            json!({ "formErrors": [], "fieldErrors": { "amount": ["missing field `amount` at line 1 column 2"] } });
+        let unknown = json!({ "formErrors": ["Unrecognized key: \"x\""], "fieldErrors": {} });
+        for (text, param, details) in [
+            ("{}", Some("amount"), Some(missing)),
+            (r#"{"amount":1,"x":2}"#, Some("x"), Some(unknown)),
+            (r#"{"amount":"much"}"#, Some("amount"), None),
+            (r#"{"amount":1} {}"#, None, None),
+            ("nonsense", None, None),
+        ] {
+            let error = parse_json::<Body>(text.as_bytes()).unwrap_err().body("r").error;
+            assert_eq!(error.param.as_deref(), param, "{text}");
+            assert!(details.is_none_or(|details| error.details == Some(details)), "{text}");
         }
     }
 }

@@ -53,6 +53,23 @@ impl ApiError {
         self
     }
 
+    /// Other words for people; the rest stays.
+    #[must_use]
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
+    /// As `code` and `message`, if it is the error `known`: where a route promises other words than the rule that refuses.
+    #[must_use]
+    pub fn renamed(mut self, known: &str, code: &'static str, message: &str) -> Self {
+        if self.code == known {
+            self.code = code;
+            message.clone_into(&mut self.message);
+        }
+        self
+    }
+
     /// Says after how many seconds to try again.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {

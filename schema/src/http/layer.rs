@@ -1,7 +1,8 @@
 //! What happens around every request: its id, the error envelope, metrics.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
@@ -11,17 +12,36 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::HeaderValue;
 use http::request::Parts;
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, StatusCode, Uri};
 use metrics::{Counter, Histogram};
 use parking_lot::RwLock;
 use uuid::Uuid;
 
-use super::{ApiError, REQUEST_ID};
+use super::{AUDIT_REASON, ApiError, REQUEST_ID};
+use crate::event::Actor;
+use crate::log::{Access, AccessKind};
+
+/// Who is at the other end of the connection; put beside the request by the accept loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
 
 /// The id of a request: the client's `x-request-id` if it is 1 to 128 visible ASCII characters, else made here. A label, never a
-/// key.
+/// key. It knows what it names, for the record.
 #[derive(Clone, Debug)]
-pub struct RequestId(HeaderValue);
+pub struct RequestId {
+    text: HeaderValue,
+    origin: Arc<Origin>,
+}
+
+/// Where a request comes from and what it asks for.
+#[derive(Debug)]
+struct Origin {
+    peer: Option<Peer>,
+    method: Method,
+    route: Option<MatchedPath>,
+    uri: Uri,
+    reason: Option<HeaderValue>,
+}
 
 impl RequestId {
     fn of(request: &Request) -> Self {
@@ -29,12 +49,42 @@ impl RequestId {
         let usable = given.filter(|id| (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic()));
         let own = || format!("req_{}", URL_SAFE_NO_PAD.encode(Uuid::now_v7().as_bytes()));
         let text = usable.map_or_else(own, str::to_owned);
-        Self(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("req_unknown")))
+        let origin = Origin {
+            peer: request.extensions().get().copied(),
+            method: request.method().clone(),
+            route: request.extensions().get().cloned(),
+            uri: request.uri().clone(),
+            reason: request.headers().get(AUDIT_REASON).cloned(),
+        };
+        Self {
+            text: HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("req_unknown")),
+            origin: Arc::new(origin),
+        }
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+        self.text.to_str().unwrap_or_default()
+    }
+
+    /// The template of the path; empty where there is none.
+    pub fn route(&self) -> &str {
+        self.origin.route.as_ref().map_or("", MatchedPath::as_str)
+    }
+
+    /// The request as an access of somebody, for the record.
+    pub fn access(&self, actor: Actor, kind: AccessKind) -> Access {
+        let origin = &self.origin;
+        let reason = origin.reason.as_ref().and_then(|value| value.to_str().ok()).map(str::trim);
+        Access {
+            actor,
+            address: origin.peer.map(|peer| peer.0),
+            kind,
+            operation: format!("{} {}", origin.method, self.route()),
+            target: origin.uri.path_and_query().map_or_else(String::new, ToString::to_string),
+            request_id: self.as_str().to_owned(),
+            reason: reason.filter(|reason| !reason.is_empty()).map(str::to_owned),
+        }
     }
 }
 
@@ -69,13 +119,17 @@ pub async fn observe(service: &'static str, mut request: Request, next: Next) ->
         // Answers that the framework made by itself, such as 405.
         response = bare_error(response.status()).answer(id.as_str());
     }
+    let headers = response.headers_mut();
+    if headers.get(http::header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"application/json") {
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    }
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     if response.status().is_server_error() && route.starts_with("/v1/") {
         let milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (request_id, status) = (id.as_str(), response.status().as_u16());
         tracing::warn!(request_id, %method, route, status, milliseconds, "a request failed");
     }
-    response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.0);
+    response.headers_mut().insert(HeaderName::from_static(REQUEST_ID), id.text);
     let series = series(service, &method, route, response.status());
     series.requests.increment(1);
     series.duration.record(began.elapsed());

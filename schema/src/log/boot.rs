@@ -39,6 +39,11 @@ impl ServiceRole {
             .iter()
             .flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege)))
             .collect();
+        forbidden.extend(
+            ["ledger.access", "ledger.token_use"]
+                .iter()
+                .flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege))),
+        );
         if matches!(self, Self::Query | Self::Secrets) {
             forbidden.extend([
                 ("ledger.event", "SELECT"),

@@ -29,6 +29,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { number: 8, name: "answers", sql: include_str!("../../migrations/0008_answers.sql") },
     Migration { number: 9, name: "secrets", sql: include_str!("../../migrations/0009_secrets.sql") },
     Migration { number: 10, name: "payment", sql: include_str!("../../migrations/0010_payment.sql") },
+    Migration { number: 11, name: "access", sql: include_str!("../../migrations/0011_access.sql") },
 ];
 
 /// Why the database could not be set up.

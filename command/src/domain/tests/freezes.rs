@@ -9,8 +9,9 @@ fn frozen(scope: FreezeScope) -> Step {
     Command::Freeze { scope, reason: "incident".into() }.into()
 }
 
+/// By somebody else than who froze.
 fn thawed(scope: FreezeScope) -> Step {
-    Command::Thaw { scope, reason: "over".into() }.into()
+    by(Caller::Admin, Command::Thaw { scope, reason: "over".into() })
 }
 
 fn adjust(direction: Direction) -> Command {
@@ -77,6 +78,40 @@ fn each_scope_stops_its_own_and_open_holds_still_end() {
     check(FreezeScope::TopUps, &["top-up", "credit", "grant", "promo"]);
     check(FreezeScope::Usage, &["hold", "usage"]);
     check(FreezeScope::Payouts, &[]);
+    let all_but_ends = ["session", "hold", "usage", "top-up", "credit", "grant", "promo", "debit", "refund"];
+    check(FreezeScope::Everything, &all_but_ends);
+}
+
+#[test]
+fn while_everything_is_frozen_things_are_ended_and_people_let_in() {
+    let frozen = || given([granted("10"), hold_of(HOLD, "1").into(), frozen(FreezeScope::Everything)]);
+    let refused = |command: Command| {
+        frozen().when(command).then_refused_as(&Rejection::Frozen);
+    };
+    refused(register_developer(DeveloperId(Uuid::from_u128(0xd7))));
+    refused(issue_token(TokenId(Uuid::from_u128(0x79)), DEVELOPER, &[]));
+    refused(Command::ChangeApp { public_app_id: "shop".into(), patch: super::super::AppPatch::default() });
+    refused(activate(vec![model("openai", "new", "1", "1", "1")]));
+    for (goes_on, event) in [
+        (capture(HOLD, first_example()), "HoldCaptured"),
+        (release(HOLD), "HoldReleased"),
+        (Command::RevokeSession { session_id: SESSION }, "SessionRevoked"),
+        (Command::RevokeDeveloperToken { token_id: TOKEN }, "DeveloperTokenRevoked"),
+        (Command::Freeze { scope: FreezeScope::Usage, reason: "too".into() }, "Frozen"),
+    ] {
+        frozen().when(goes_on).then([event]);
+    }
+    frozen().and([after_seconds(600)]).when(expire(HOLD)).then(["HoldExpired"]);
+}
+
+#[test]
+fn who_froze_does_not_thaw() {
+    let thaw = || Command::Thaw { scope: FreezeScope::Usage, reason: "over".into() };
+    given([frozen(FreezeScope::Usage)]).when(thaw()).then_refused_as(&Rejection::SameActor);
+    given([frozen(FreezeScope::Usage)]).when(by(Caller::Admin, thaw())).then(["Thawed"]);
+    // The next freeze is the next person's.
+    let again = by(Caller::Admin, Command::Freeze { scope: FreezeScope::Usage, reason: "again".into() });
+    given([frozen(FreezeScope::Usage), by(Caller::Admin, thaw()), again]).when(thaw()).then(["Thawed"]);
 }
 
 #[test]

@@ -69,6 +69,15 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         min_amount: None,
         expires_in: Duration::ZERO,
     };
+    let nobody = Caller::Staff(StaffRole::Operator, OTHER_TOKEN);
+    let staff_token = Command::IssueStaffToken {
+        token_id: OTHER_TOKEN,
+        name: "Grace".into(),
+        role: StaffRole::Admin,
+        token_hash: TokenHash::of_text("staff"),
+        token_prefix: "mf_staff_".into(),
+        expires_at: None,
+    };
     let public = open_session(SessionId(Uuid::from_u128(2)));
     vec![
         ("invalid_session", vec![disabled.clone()], by(Caller::Session(SESSION), hold_of(HOLD, "0"))),
@@ -85,6 +94,7 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         ),
         ("invalid_app", vec![disabled], public.into()),
         ("invalid_app", vec![], freeze(FreezeScope::App(AppId(unknown))).into()),
+        ("invalid_request", vec![], freeze(FreezeScope::ProviderCredential(CredentialId(unknown))).into()),
         ("feature_not_found", vec![], feature("nothing").into()),
         ("developer_not_found", vec![], issue_token(OTHER_TOKEN, OTHER_DEVELOPER, &[]).into()),
         ("token_not_found", vec![], Command::RevokeDeveloperToken { token_id: OTHER_TOKEN }.into()),
@@ -102,6 +112,13 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
         ("already_exists", vec![], register_app().into()),
         ("already_frozen", vec![freeze(FreezeScope::Usage).into()], freeze(FreezeScope::Usage).into()),
         ("not_frozen", vec![], Command::Thaw { scope: FreezeScope::Usage, reason: String::new() }.into()),
+        (
+            "same_actor",
+            vec![freeze(FreezeScope::Usage).into()],
+            Command::Thaw { scope: FreezeScope::Usage, reason: String::new() }.into(),
+        ),
+        ("invalid_session", vec![], by(nobody, freeze(FreezeScope::Usage))),
+        ("forbidden", vec![], by(developer, staff_token)),
         ("amount_mismatch", vec![top_up("1").into()], credit("2").into()),
         ("invalid_request", vec![], top_up("0.001").into()),
         ("invalid_request", vec![], granted("0")),
