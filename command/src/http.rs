@@ -86,7 +86,8 @@ impl Api {
         let access = who.request_id.access(who.caller.actor(), AccessKind::Attempt);
         self.access.record(&access).await.map_err(|error| {
             tracing::error!(%error, "an act was refused");
-            ApiError::unavailable("audit_unavailable", "The act cannot be recorded at the moment; certainly no effect.")
+            // To the caller it is the same database, and the command was not handed in.
+            reply::error(&CommandError::Unavailable)
         })
     }
 }

@@ -92,7 +92,7 @@ pub fn rejection_table() -> Vec<(u16, &'static str, &'static str)> {
     let mut rows: Vec<_> = Rejection::ALL.iter().map(|(_, status, code, message)| (*status, *code, *message)).collect();
     rows.extend([
         (400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect."),
-        (503, "audit_unavailable", "The act or the look cannot be recorded at the moment; certainly no effect."),
+        (503, "audit_unavailable", "The read cannot be recorded at the moment."),
         (503, "overloaded", "Too much is waiting; certainly no effect."),
         (503, "ledger_unavailable", "The log cannot be reached; certainly no effect."),
         (503, "in_doubt", "The result is not known yet; send the same request with the same key again."),
