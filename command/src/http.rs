@@ -78,8 +78,7 @@ impl FromRef<Api> for Ledger {
 impl Api {
     /// Submits a command for a caller and waits for what becomes of it.
     async fn submit(&self, who: &Authenticated, command: Command, key: Option<Key<'_>>) -> Result<Done, ApiError> {
-        self.record_attempt(who, &command).await?;
-        self.send(who, command, key).await.map_err(|error| reply::error(&error))
+        self.try_submit(who, command, key).await.map_err(|error| reply::error(&error))
     }
 
     /// The same for handlers that have to do something about a refusal.
@@ -89,11 +88,7 @@ impl Api {
         command: Command,
         key: Option<Key<'_>>,
     ) -> Result<Done, CommandError> {
-        self.record_attempt(who, &command).await.map_err(|_| CommandError::Unavailable)?;
-        self.send(who, command, key).await
-    }
-
-    async fn send(&self, who: &Authenticated, command: Command, key: Option<Key<'_>>) -> Result<Done, CommandError> {
+        self.record_attempt(who, &command).await?;
         let key = key.map(|key| key.hash(&who.scope));
         let request = Request { caller: who.caller, command, key };
         match tokio::time::timeout(REQUEST_LIMIT, self.ledger.submit(who.request_id.as_str(), request)).await {
@@ -102,11 +97,9 @@ impl Api {
             Err(_) => Err(CommandError::InDoubt),
         }
     }
-}
 
-impl Api {
     /// What those who run the ledger are about to change is recorded first, with where they are. Calls are not acts.
-    async fn record_attempt(&self, who: &Authenticated, command: &Command) -> Result<(), ApiError> {
+    async fn record_attempt(&self, who: &Authenticated, command: &Command) -> Result<(), CommandError> {
         let is_call = matches!(
             command,
             Command::PlaceHold { .. }
@@ -120,7 +113,8 @@ impl Api {
         let access = who.request_id.access(who.caller.actor(), AccessKind::Attempt);
         self.access.record(&access).await.map_err(|error| {
             tracing::error!(%error, "an act was refused");
-            ApiError::unavailable("audit_unavailable", "The act cannot be recorded at the moment; certainly no effect.")
+            // To the caller it is the same database, and the command was not handed in.
+            CommandError::Unavailable
         })
     }
 }

@@ -36,7 +36,6 @@ fn key_of(event: &Recorded, scope: FreezeScope) -> [Value; 3] {
         FreezeScope::Usage => ("usage", String::new()),
         FreezeScope::Payouts => ("payouts", String::new()),
         FreezeScope::Refunds => ("refunds", String::new()),
-        FreezeScope::Refunds => ("refunds", String::new()),
         FreezeScope::ProviderCredential(credential) => ("provider_credential", credential.to_string()),
         FreezeScope::Everything => ("everything", String::new()),
     };

@@ -141,5 +141,8 @@ pub(super) fn of_call<'a>(
     let id = id.ok_or(Rejection::NoAvailableRoute)?;
     let credential = context.state.credentials.get(&id).ok_or(Rejection::NoAvailableRoute)?;
     let usable = credential.status == Status::Active && credential.added.owner == owner;
+    if usable {
+        context.require_not_frozen(&[Some(FreezeScope::ProviderCredential(id))])?;
+    }
     if usable { Ok(Some((id, &credential.added))) } else { Err(Rejection::NoAvailableRoute) }
 }

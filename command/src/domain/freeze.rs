@@ -14,8 +14,9 @@ pub(super) fn freeze(context: Context<'_>, scope: FreezeScope, reason: &str) -> 
         FreezeScope::Developer(id) if !state.developers.contains(&id) => return Err(Rejection::DeveloperNotFound),
         FreezeScope::Session(id) if !state.sessions.contains(&id) => return Err(Rejection::SessionNotFound),
         FreezeScope::Wallet(id) if !state.wallets.contains(&id) => return Err(Rejection::WalletNotFound),
-        // No key can be used yet, so there is none to stop.
-        FreezeScope::ProviderCredential(_) => return Err(Rejection::CredentialNotFound),
+        FreezeScope::ProviderCredential(id) if !state.credentials.contains(&id) => {
+            return Err(Rejection::CredentialNotFound);
+        }
         _ => {}
     }
     if state.freezes.contains(&scope) {

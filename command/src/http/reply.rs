@@ -104,7 +104,7 @@ pub fn rejection_table() -> Vec<(u16, &'static str, &'static str)> {
         (409, "payments_not_configured", "No payment provider is configured (STRIPE_SECRET_KEY)."),
         (502, "payment_provider_error", "The payment provider refused; certainly no effect."),
         (503, "payment_provider_unavailable", "Stripe does not answer; try again with the same key."),
-        (503, "audit_unavailable", "The act or the look cannot be recorded at the moment; certainly no effect."),
+        (503, "audit_unavailable", "The read cannot be recorded at the moment."),
         (503, "overloaded", "Too much is waiting; certainly no effect."),
         (503, "ledger_unavailable", "The log cannot be reached; certainly no effect."),
         (503, "in_doubt", "The result is not known yet; send the same request with the same key again."),
