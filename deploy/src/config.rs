@@ -593,7 +593,6 @@ impl Config {
             ),
             _ => None,
         };
-        let patience = self.window("REDIS_TIMEOUT_MS")?;
         Ok(Some(RedisOptions { url: SecretString::from(text), service, patience, authorities }))
     }
 
