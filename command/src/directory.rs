@@ -1,17 +1,22 @@
 //! Who is who, for the edge: tokens and public app ids, as of the last committed event. It may refuse early; every decision is
 //! made again by the writer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::{Event, SessionOpening, Status};
-use modelfaucet_schema::ids::{AppId, CredentialId, DeveloperId, SessionId, TokenId, UserId, WalletId};
+use modelfaucet_schema::ids::{
+    AppId, CredentialId, DeveloperId, PayoutId, RefundId, SessionId, TokenId, UserId, WalletId,
+};
+use modelfaucet_schema::money::Money;
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash};
 use parking_lot::RwLock;
 
-use crate::domain::State;
+use crate::domain::{PayoutState, State};
 
 /// Somebody else in the process who follows the log: what is committed is shown to it before any command of its batch is answered.
 pub trait Follower: Debug + Send + Sync {
@@ -49,6 +54,17 @@ pub struct TokenFacts {
     pub expires_at: Option<Timestamp>,
 }
 
+/// What a staff token stands for.
+#[derive(Clone, Copy, Debug)]
+pub struct StaffFacts {
+    /// The token.
+    pub token_id: TokenId,
+    /// What it may do.
+    pub role: StaffRole,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
 /// What a public app id stands for.
 #[derive(Clone, Copy, Debug)]
 pub struct AppFacts {
@@ -62,12 +78,39 @@ pub struct AppFacts {
     pub public_sessions: bool,
 }
 
+/// What is known of a payout that is not over.
+#[derive(Clone, Debug)]
+pub struct PayoutFacts {
+    /// The developer.
+    pub developer_id: DeveloperId,
+    /// Whole cents.
+    pub amount: Money,
+    /// Who pays it out.
+    pub provider: Name,
+    /// Has somebody approved it?
+    pub approved: bool,
+}
+
+/// What is known of a refund that the payment provider has not taken on yet.
+#[derive(Clone, Debug)]
+pub struct RefundFacts {
+    /// The provider's id of the payment.
+    pub payment: String,
+    /// Whole cents.
+    pub amount: Money,
+}
+
 #[derive(Debug, Default)]
 struct Maps {
+    developers: BTreeSet<DeveloperId>,
+    payouts: HashMap<PayoutId, PayoutFacts>,
+    refunds: BTreeMap<RefundId, RefundFacts>,
     sessions: HashMap<TokenHash, SessionFacts>,
     session_hashes: HashMap<SessionId, TokenHash>,
     tokens: HashMap<TokenHash, TokenFacts>,
     token_hashes: HashMap<TokenId, TokenHash>,
+    staff: HashMap<TokenHash, StaffFacts>,
+    staff_hashes: HashMap<TokenId, TokenHash>,
     apps: HashMap<String, AppFacts>,
     app_names: HashMap<AppId, String>,
     keys_in_use: HashSet<CredentialId>,
@@ -108,6 +151,10 @@ impl Directory {
             };
             maps.issue_token(token.token_hash, facts);
         }
+        for (id, token) in state.staff.iter() {
+            let facts = StaffFacts { token_id: *id, role: token.role, expires_at: token.expires_at };
+            maps.issue_staff_token(token.token_hash, facts);
+        }
         for (id, app) in state.apps.iter() {
             let facts = AppFacts {
                 app_id: *id,
@@ -120,6 +167,21 @@ impl Directory {
         }
         let in_use = state.credentials.iter().filter(|(_, credential)| credential.status == Status::Active);
         maps.keys_in_use = in_use.map(|(id, _)| *id).collect();
+        maps.developers = state.developers.iter().map(|(id, _)| *id).collect();
+        for (id, payout) in state.payouts.iter() {
+            if matches!(payout.state, PayoutState::Pending | PayoutState::Processing) {
+                let facts = PayoutFacts {
+                    developer_id: payout.developer_id,
+                    amount: payout.amount,
+                    provider: payout.provider.clone(),
+                    approved: payout.state == PayoutState::Processing,
+                };
+                maps.payouts.insert(*id, facts);
+            }
+        }
+        for (id, refund) in state.refunds.iter().filter(|(_, refund)| !refund.sent && !refund.failed) {
+            maps.refunds.insert(*id, RefundFacts { payment: refund.payment.as_ref().into(), amount: refund.amount });
+        }
         *self.maps.write() = maps;
         self.followers.iter().for_each(|follower| follower.reset(state));
     }
@@ -148,6 +210,31 @@ impl Directory {
         self.maps.read().keys_in_use.contains(&credential)
     }
 
+    /// The staff token of a token.
+    pub fn staff(&self, token: &TokenHash) -> Option<StaffFacts> {
+        self.maps.read().staff.get(token).copied()
+    }
+
+    /// Every developer.
+    pub fn developers(&self) -> Vec<DeveloperId> {
+        self.maps.read().developers.iter().copied().collect()
+    }
+
+    /// A payout that is pending or processing.
+    pub fn payout(&self, id: PayoutId) -> Option<PayoutFacts> {
+        self.maps.read().payouts.get(&id).cloned()
+    }
+
+    /// A refund that the payment provider has not taken on yet.
+    pub fn unsent_refund(&self, id: RefundId) -> Option<RefundFacts> {
+        self.maps.read().refunds.get(&id).cloned()
+    }
+
+    /// All refunds that the payment provider has not taken on yet, oldest first.
+    pub fn unsent_refunds(&self) -> Vec<(RefundId, RefundFacts)> {
+        self.maps.read().refunds.iter().map(|(id, facts)| (*id, facts.clone())).collect()
+    }
+
     /// The app of a public id.
     pub fn app(&self, public_app_id: &str) -> Option<AppFacts> {
         self.maps.read().apps.get(public_app_id).copied()
@@ -162,10 +249,21 @@ fn matters(event: &Event) -> bool {
             | Event::SessionExpired(_)
             | Event::DeveloperTokenIssued(_)
             | Event::DeveloperTokenRevoked(_)
+            | Event::StaffTokenIssued(_)
+            | Event::StaffTokenRevoked(_)
             | Event::AppRegistered(_)
             | Event::AppChanged(_)
             | Event::CredentialAdded(_)
             | Event::CredentialDisabled(_)
+            | Event::DeveloperRegistered(_)
+            | Event::RefundRequested(_)
+            | Event::RefundSent(_)
+            | Event::RefundFailed(_)
+            | Event::PayoutRequested(_)
+            | Event::PayoutApproved(_)
+            | Event::PayoutPaid(_)
+            | Event::PayoutFailed(_)
+            | Event::PayoutCancelled(_)
     )
 }
 
@@ -178,6 +276,11 @@ impl Maps {
     fn issue_token(&mut self, hash: TokenHash, facts: TokenFacts) {
         self.token_hashes.insert(facts.token_id, hash);
         self.tokens.insert(hash, facts);
+    }
+
+    fn issue_staff_token(&mut self, hash: TokenHash, facts: StaffFacts) {
+        self.staff_hashes.insert(facts.token_id, hash);
+        self.staff.insert(hash, facts);
     }
 
     fn end_session(&mut self, id: SessionId) {
@@ -214,6 +317,15 @@ impl Maps {
                     self.tokens.remove(&hash);
                 }
             }
+            Event::StaffTokenIssued(event) => {
+                let facts = StaffFacts { token_id: event.token_id, role: event.role, expires_at: event.expires_at };
+                self.issue_staff_token(event.token_hash, facts);
+            }
+            Event::StaffTokenRevoked(event) => {
+                if let Some(hash) = self.staff_hashes.remove(&event.token_id) {
+                    self.staff.remove(&hash);
+                }
+            }
             Event::AppRegistered(event) => {
                 let facts = AppFacts {
                     app_id: event.app_id,
@@ -223,6 +335,42 @@ impl Maps {
                 };
                 self.app_names.insert(event.app_id, event.public_app_id.clone());
                 self.apps.insert(event.public_app_id.clone(), facts);
+            }
+            Event::DeveloperRegistered(event) => {
+                self.developers.insert(event.developer_id);
+            }
+            Event::RefundRequested(event) if event.reference.is_none() => {
+                let facts = RefundFacts { payment: event.payment.clone(), amount: event.amount };
+                self.refunds.insert(event.refund_id, facts);
+            }
+            Event::RefundSent(event) => {
+                self.refunds.remove(&event.refund_id);
+            }
+            Event::RefundFailed(event) => {
+                self.refunds.remove(&event.refund_id);
+            }
+            Event::PayoutRequested(event) => {
+                let facts = PayoutFacts {
+                    developer_id: event.developer_id,
+                    amount: event.amount,
+                    provider: event.provider.clone(),
+                    approved: false,
+                };
+                self.payouts.insert(event.payout_id, facts);
+            }
+            Event::PayoutApproved(event) => {
+                if let Some(facts) = self.payouts.get_mut(&event.payout_id) {
+                    facts.approved = true;
+                }
+            }
+            Event::PayoutPaid(event) => {
+                self.payouts.remove(&event.payout_id);
+            }
+            Event::PayoutFailed(event) => {
+                self.payouts.remove(&event.payout_id);
+            }
+            Event::PayoutCancelled(event) => {
+                self.payouts.remove(&event.payout_id);
             }
             Event::AppChanged(event) => {
                 if let Some(facts) = self.app_names.get(&event.app_id).and_then(|name| self.apps.get_mut(name)) {

@@ -10,16 +10,23 @@ mod catalogue;
 mod command;
 pub mod credential;
 mod decide;
+mod dispute;
 mod evolve;
 mod freeze;
 mod hold;
+mod payout;
+mod promo;
 pub mod rating;
+mod refund;
 mod rejection;
 mod session;
+mod staff;
 mod state;
 mod table;
 mod top_up;
+mod transaction;
 mod usage;
+mod write_off;
 
 #[cfg(test)]
 mod tests;

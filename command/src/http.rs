@@ -4,27 +4,37 @@ mod admin;
 mod auth;
 mod batch;
 mod catalogue;
+mod checkout;
 mod holds;
+mod payouts;
 mod provider_keys;
+mod refunds;
 mod reply;
 mod sessions;
+mod staff;
+mod stripe;
 mod top_ups;
 mod usage;
 mod values;
+mod write_offs;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRef;
 use modelfaucet_schema::http::ApiError;
+use modelfaucet_schema::money::Money;
 use modelfaucet_schema::token::TokenHash;
 use secrecy::SecretString;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(crate) use reply::error as command_error;
 pub use reply::rejection_table;
 
 use crate::domain::Command;
+use crate::payout::PayoutProvider;
+use crate::stripe::Stripe;
 use crate::vault::Vault;
 use crate::writer::{CommandError, Ledger, Request};
 use auth::Authenticated;
@@ -48,6 +58,12 @@ pub struct Api {
     pub gateway_base_url: Arc<str>,
     /// Where provider keys are kept; absent: none are taken.
     pub vault: Option<Arc<dyn Vault>>,
+    /// The payment provider.
+    pub stripe: Arc<Stripe>,
+    /// Who pays developers out; the first one unless a request names another.
+    pub payout_providers: Arc<[Arc<dyn PayoutProvider>]>,
+    /// What a developer must be owed for a payout by threshold.
+    pub payout_threshold: Money,
 }
 
 impl FromRef<Api> for Ledger {
@@ -115,6 +131,9 @@ fn key_required() -> ApiError {
 
 /// All routes of the write API.
 pub fn router(api: Api) -> OpenApiRouter {
+    // There from the start, so that an alert sees the first ones.
+    metrics::counter!("modelfaucet_stripe_refused_total").increment(0);
+    metrics::counter!("modelfaucet_stripe_unsigned_total").increment(0);
     routes().with_state(api)
 }
 
@@ -130,6 +149,22 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(top_ups::request))
         .routes(routes!(top_ups::credit))
         .routes(routes!(top_ups::fail))
+        .routes(routes!(checkout::open))
+        .routes(routes!(stripe::webhook))
+        .routes(routes!(stripe::take))
+        .routes(routes!(stripe::unfinished))
+        .routes(routes!(stripe::rework))
+        .routes(routes!(stripe::swept, stripe::sweep))
+        .routes(routes!(refunds::request))
+        .routes(routes!(write_offs::propose))
+        .routes(routes!(write_offs::approve))
+        .routes(routes!(payouts::run))
+        .routes(routes!(payouts::request))
+        .routes(routes!(payouts::approve))
+        .routes(routes!(payouts::mark_paid))
+        .routes(routes!(payouts::fail))
+        .routes(routes!(payouts::cancel))
+        .routes(routes!(payouts::give_back))
         .routes(routes!(admin::credit_test_balance))
         .routes(routes!(admin::grant_promo))
         .routes(routes!(admin::adjust))
@@ -140,6 +175,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(provider_keys::add_developer_key))
         .routes(routes!(provider_keys::disable_developer_key))
         .routes(routes!(admin::set_disconnect_policy))
+        .routes(routes!(staff::issue))
+        .routes(routes!(staff::revoke))
         .routes(routes!(catalogue::register_developer))
         .routes(routes!(catalogue::issue_token))
         .routes(routes!(catalogue::revoke_token))

@@ -117,24 +117,29 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(method: Method, path: impl Into<String>, kind: &'static str, body: Bytes) -> Self {
+    fn with_body(method: Method, path: impl Into<String>, kind: &'static str, body: Bytes) -> Self {
         Self { method, path: path.into(), token: None, key: None, kind, body }
+    }
+
+    /// Has no body.
+    pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
+        Self::with_body(method, path, "application/json", Bytes::new())
     }
 
     /// Reads.
     pub(crate) fn get(path: impl Into<String>) -> Self {
-        Self::new(Method::GET, path, "application/json", Bytes::new())
+        Self::new(Method::GET, path)
     }
 
     /// Writes one thing. A body that cannot be serialised is sent empty, and refused.
     pub(crate) fn post(path: impl Into<String>, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).unwrap_or_default();
-        Self::new(Method::POST, path, "application/json", body.into())
+        Self::with_body(Method::POST, path, "application/json", body.into())
     }
 
     /// Writes many things, one JSON object per line.
     pub(crate) fn post_lines(path: impl Into<String>, lines: Bytes) -> Self {
-        Self::new(Method::POST, path, "application/x-ndjson", lines)
+        Self::with_body(Method::POST, path, "application/x-ndjson", lines)
     }
 
     /// As whom.

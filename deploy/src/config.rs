@@ -13,6 +13,7 @@ use modelfaucet_gateway::limit::{Quota, Rate, RateLimits, Rates, RedisOptions};
 use modelfaucet_gateway::options::{Limits as GatewayLimits, LostCalls, Platform, Timeouts};
 use modelfaucet_schema::event::Route;
 use modelfaucet_schema::log::connection;
+use modelfaucet_schema::money::Money;
 use modelfaucet_secrets::Keyring;
 use secrecy::SecretString;
 use tokio_postgres::config::{Host, SslMode};
@@ -237,6 +238,44 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Whose pages may call the gateway from a browser, such as https://app.example.com,http://localhost:3000. * is everybody, for `up` on loopback only.",
     ),
     setting("API_CORS_ORIGINS", "origins", "", "Whose pages may call the API from a browser; as GATEWAY_CORS_ORIGINS."),
+    secret(
+        "STRIPE_SECRET_KEY",
+        "Stripe's secret key, for checkouts, refunds and sweeps. Absent: checkouts and refunds are refused.",
+    ),
+    secret(
+        "STRIPE_WEBHOOK_SECRET",
+        "What Stripe signs its webhooks with (whsec_…). Absent: the endpoint /v1/stripe/webhook does not exist.",
+    ),
+    setting(
+        "STRIPE_API_BASE_URL",
+        "URL",
+        "https://api.stripe.com",
+        "Where Stripe's API is; plain HTTP on loopback only.",
+    ),
+    setting(
+        "STRIPE_LIVEMODE",
+        "",
+        "",
+        "true or false: the mode whose events are taken. Absent: true if the secret key is a live one.",
+    ),
+    setting(
+        "STRIPE_ACCOUNT_ID",
+        "",
+        "",
+        "The connected account (acct_…) whose events are taken; absent: only events of the own account.",
+    ),
+    setting(
+        "PAYOUT_THRESHOLD_USD",
+        "USD",
+        "1.00000000",
+        "What a developer must be owed for a payout run to request a payout.",
+    ),
+    setting(
+        "PAYOUT_PROVIDER",
+        "",
+        "mock",
+        "Who pays developers out unless a request names another: mock (pays nothing), or bank (a file that a person carries to the bank).",
+    ),
     setting("SESSION_TOKEN_TTL_SECONDS", "seconds", "3600", "Life of a session, 1 to 2592000."),
     setting(
         "QUEUE_COMMANDS",
@@ -469,6 +508,74 @@ impl Config {
             Ok(Some(Platform { base_url, key }))
         } else {
             Err(wrong("LITELLM_BASE_URL", "must be http:// or https:// with a host and without user or query"))
+        }
+    }
+
+    /// Where Stripe's API is.
+    pub(crate) fn stripe_base(&self) -> Result<url::Url, ConfigError> {
+        let name = "STRIPE_API_BASE_URL";
+        let text = self.text(name).unwrap_or("https://api.stripe.com");
+        let base: url::Url = text.parse().map_err(|_| wrong(name, "is not a URL"))?;
+        let is_near = match base.host() {
+            Some(url::Host::Domain(domain)) => domain == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        let plain = base.username().is_empty() && base.password().is_none() && base.query().is_none();
+        match base.scheme() {
+            "https" if plain && base.host().is_some() => Ok(base),
+            "http" if plain && is_near => Ok(base),
+            _ => Err(wrong(name, "must be https://, or http:// on loopback, without user or query")),
+        }
+    }
+
+    pub(crate) fn stripe_secret_key(&self) -> Result<Option<SecretString>, ConfigError> {
+        self.visible_secret("STRIPE_SECRET_KEY")
+    }
+
+    pub(crate) fn stripe_webhook_secret(&self) -> Result<Option<SecretString>, ConfigError> {
+        self.visible_secret("STRIPE_WEBHOOK_SECRET")
+    }
+
+    /// A secret whose length somebody else has chosen, but not one that anybody could guess.
+    fn visible_secret(&self, name: &'static str) -> Result<Option<SecretString>, ConfigError> {
+        let Some(value) = self.text(name) else { return Ok(None) };
+        if value.len() < 16 || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong(name, "needs at least 16 visible ASCII characters"));
+        }
+        Ok(Some(SecretString::from(value)))
+    }
+
+    /// Is it about real money?
+    pub(crate) fn stripe_livemode(&self) -> Result<bool, ConfigError> {
+        match self.text("STRIPE_LIVEMODE") {
+            Some("true") => Ok(true),
+            Some("false") => Ok(false),
+            Some(_) => Err(wrong("STRIPE_LIVEMODE", "is neither true nor false")),
+            None => Ok(self.text("STRIPE_SECRET_KEY").is_some_and(|key| key.contains("_live_"))),
+        }
+    }
+
+    pub(crate) fn stripe_account(&self) -> Option<String> {
+        self.text("STRIPE_ACCOUNT_ID").map(str::to_owned)
+    }
+
+    pub(crate) fn payout_threshold(&self) -> Result<Money, ConfigError> {
+        let name = "PAYOUT_THRESHOLD_USD";
+        let amount = Money::parse_request(self.text(name).unwrap_or("1.00000000"));
+        match amount {
+            Ok(amount) if amount.is_positive() => Ok(amount),
+            _ => Err(wrong(name, "is not an amount above zero such as 1.00")),
+        }
+    }
+
+    /// The provider that pays developers out unless a request names another.
+    pub(crate) fn payout_provider(&self) -> Result<&str, ConfigError> {
+        match self.text("PAYOUT_PROVIDER") {
+            None => Ok("mock"),
+            Some(name @ ("mock" | "bank")) => Ok(name),
+            Some(other) => Err(wrong("PAYOUT_PROVIDER", format!("{other:?} is neither mock nor bank"))),
         }
     }
 
@@ -728,6 +835,12 @@ impl Config {
         self.answers_life()?;
         self.redis("")?;
         self.edge(RateLimits::default(), true)?;
+        self.stripe_base()?;
+        self.stripe_secret_key()?;
+        self.stripe_webhook_secret()?;
+        self.stripe_livemode()?;
+        self.payout_threshold()?;
+        self.payout_provider()?;
         self.session_ttl()?;
         self.queue()?;
         self.snapshot_every()?;
@@ -842,6 +955,14 @@ mod tests {
             ("TRUSTED_PROXIES", "127.0.0.1"),
             ("GATEWAY_CORS_ORIGINS", "app.example.com"),
             ("API_CORS_ORIGINS", "https://app.example.com/path"),
+            ("STRIPE_SECRET_KEY", "sk_test_short"),
+            ("STRIPE_WEBHOOK_SECRET", "whsec_with a blank in it"),
+            ("STRIPE_API_BASE_URL", "http://api.stripe.com"),
+            ("STRIPE_API_BASE_URL", "https://key@api.stripe.com"),
+            ("STRIPE_LIVEMODE", "yes"),
+            ("PAYOUT_THRESHOLD_USD", "0"),
+            ("PAYOUT_THRESHOLD_USD", "-1"),
+            ("PAYOUT_PROVIDER", "cheque"),
             ("SESSION_TOKEN_TTL_SECONDS", "0"),
             ("SESSION_TOKEN_TTL_SECONDS", "an hour"),
             ("QUEUE_COMMANDS", "-1"),
@@ -859,7 +980,7 @@ mod tests {
             }
             let error = config(&[(name, value)]).check().unwrap_err().to_string();
             assert!(error.starts_with(name) && !error.contains('\n'), "{error}");
-            let secret = ["ADMIN_TOKEN", "REDIS_URL", "SECRET_ENCRYPTION_KEY"].contains(&name);
+            let secret = SETTINGS.iter().any(|setting| setting.name == name && setting.secret);
             assert!(!secret || !error.contains(value), "a secret is not quoted: {error}");
         }
     }

@@ -12,6 +12,7 @@ mod gateway;
 mod import;
 mod keys;
 mod log_feed;
+mod payments;
 mod postgres;
 mod progress;
 mod rates;
@@ -19,6 +20,7 @@ mod roles;
 mod secrets;
 mod seed;
 mod serve;
+mod staff;
 mod trace;
 mod up;
 mod verify;
@@ -105,6 +107,16 @@ enum Verb {
     Keys {
         #[command(subcommand)]
         verb: keys::KeysVerb,
+    },
+    /// Tokens for the people who run the ledger: auditors, operators, administrators
+    Staff {
+        #[command(subcommand)]
+        verb: staff::StaffVerb,
+    },
+    /// Payments: what Stripe knows and we may have missed
+    Stripe {
+        #[command(subcommand)]
+        verb: payments::StripeVerb,
     },
     /// Write the books to a file or standard output
     Export {
@@ -234,6 +246,8 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
         Verb::Keys { verb } => keys::run(&verb),
+        Verb::Stripe { verb } => payments::run(&verb),
+        Verb::Staff { verb } => staff::run(&verb),
         Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Openapi => {

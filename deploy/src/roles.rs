@@ -23,7 +23,7 @@ use crate::exit::{Exit, Failure};
 use crate::keys::Keeper;
 use crate::log_feed::{self, LogFeed};
 use crate::serve::{Limits, serve};
-use crate::{app, database, gateway};
+use crate::{app, database, gateway, payments};
 
 /// The write side alone.
 pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
@@ -57,6 +57,9 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
         vault: keeper.clone().map(|keeper| Arc::new(keeper) as Arc<dyn Vault>),
+        stripe: payments::stripe(config, &database)?,
+        payout_providers: payments::payout_providers(config)?,
+        payout_threshold: config.payout_threshold()?,
     };
     if let Some(keeper) = keeper {
         tokio::spawn(keeper.sweep(ledger.clone()));

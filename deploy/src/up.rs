@@ -23,7 +23,7 @@ use crate::keys::{KEK_FILE, Keeper};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
-use crate::{app, database, demo, gateway, roles, seed};
+use crate::{app, database, demo, gateway, payments, roles, seed};
 
 /// Runs until Ctrl-C (or, with `demo`, until the demo has ended).
 pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
@@ -144,6 +144,9 @@ impl Process<'_> {
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
             vault: Some(Arc::new(keeper.clone())),
+            stripe: payments::stripe(config, &command)?,
+            payout_providers: payments::payout_providers(config)?,
+            payout_threshold: config.payout_threshold()?,
         };
         let sweeping = tokio::spawn(keeper.sweep(ledger.clone()));
         let mut routes = roles::log_routes(config, &ledger, &command, &admin)?;

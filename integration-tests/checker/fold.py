@@ -1,4 +1,4 @@
-"""A fold of one shard's events, written from docs/ACCOUNTING.md and the rules alone (I2, I4, I5, I10, I12, I13).
+"""A fold of one shard's events, written from docs/ACCOUNTING.md and the rules alone (I2, I4, I5, I10-I13).
 
 Business amounts move the wallet here; the balance and the postings that the event carries are only compared with it.
 """
@@ -12,6 +12,12 @@ from values import decode, micros, units, usd
 ZERO = "0.00000000"
 NEEDS_USAGE = ("HoldPlaced", "UsageRecorded", "AttemptStarted")
 NEEDS_TOP_UPS = ("TopUpRequested", "TopUpCredited", "TestCreditGranted", "PromoGranted")
+# The account on the other side of a movement of the payment provider's balance, and that of its fee.
+MOVEMENTS = {
+    "charge": ("1110", "5110"), "fee": ("5110", "5110"), "network_cost": ("5110", "5110"), "refund": ("2030", "5110"),
+    "refund_failure": ("2030", "5110"), "dispute": ("1130", "5120"), "dispute_reversal": ("1130", "5120"),
+    "payout": ("1120", "5110"), "payout_reversal": ("1120", "5110"),
+}
 OTHER_SIDE = {"adjustment": "5220:correction", "refund": "2030", "chargeback": "1130"}
 
 
@@ -48,12 +54,21 @@ class Fold:
         self.report = report
         self.shard = shard
         self.position = 0
+        self.actor = ""
         self.at = 0
         self.wallets = {}
         self.holds = {}
         self.ended = set()
         self.top_ups = {}
         self.payments = set()
+        self.paid = {}
+        self.refunds = {}
+        self.disputes = {}
+        self.movements = set()
+        self.payouts = {}
+        self.write_offs = {}
+        self.owed = {}
+        self.payable = {}
         self.apps = {}
         self.features = {}
         self.cards = {}
@@ -68,7 +83,7 @@ class Fold:
     def take(self, row, payload):
         """Takes in the next event and returns what it says."""
         name, event = row["type"], decode(payload.decode())
-        self.position, self.at = row["position"], row["recorded_at"]
+        self.position, self.at, self.actor = row["position"], row["recorded_at"], row["actor"]
         if self.frozen:
             self._frozen(name, event)
         handler = self.handlers.get(name)
@@ -101,6 +116,12 @@ class Fold:
             amount = units(amount)
             total += amount
             found[account] = found.get(account, 0) + amount
+            if account.startswith("2210:"):
+                self.payable[account] = self.payable.get(account, 0) - amount
+                if self.payable[account] < 0:
+                    self.fail("I11", f"{account} is owed {usd(self.payable[account])}")
+            elif account.startswith("1200:"):
+                self.owed[account[5:]] = self.owed.get(account[5:], 0) + amount
         self.report.count("I4")
         if total:
             self.fail("I4", f"the postings of {name} sum to {usd(total)}")
@@ -176,6 +197,7 @@ class Fold:
         if payment in self.payments:
             self.fail("I2", f"payment {payment[1]} is credited twice")
         self.payments.add(payment)
+        self.paid[event["payment"]] = [event["wallet_id"], amount, 0]
         requested = self.top_ups.pop(event["top_up_id"], None)
         if requested != (event["wallet_id"], amount, event["provider"]):
             self.fail("I2", f"payment {payment[1]} of {usd(amount)} does not credit what was requested: {requested}")
@@ -201,6 +223,141 @@ class Fold:
             amount = -amount
         wallet.posted += amount
         return {OTHER_SIDE[event["kind"]]: amount, "2010:" + event["wallet_id"]: -amount}
+
+    # Money that goes back, and the payment provider's own record.
+
+    def on_CreditExpired(self, event, wallet):
+        amount = units(event["amount"])
+        if amount > wallet.spendable():
+            self.fail("I5", f"{usd(amount)} expire of {usd(wallet.spendable())} available")
+        wallet.posted -= amount
+        wallet.promo -= amount
+        return self._postings(("2020:" + event["wallet_id"], amount), ("1400", -amount))
+
+    def on_RefundRequested(self, event, wallet):
+        amount, owed = units(event["amount"]), units(event.get("receivable", ZERO))
+        if event["refund_id"] in self.refunds:
+            self.fail("I11", f"refund {event['refund_id']} is requested twice")
+        if owed and amount - owed != min(amount, wallet.spendable(), wallet.posted - wallet.promo):
+            self.fail("I5", f"{usd(owed)} are owed of a refund of {usd(amount)}, the wallet has more or less")
+        # Its failure may be all that was told of it: then it takes nothing of the payment in the end.
+        self._take_of(event, amount)
+        self.refunds[event["refund_id"]] = [event["wallet_id"], event["payment"], amount]
+        wallet.posted -= amount - owed
+        return self._postings(("2010:" + event["wallet_id"], amount - owed), ("1200:" + event["wallet_id"], owed), ("2030", -amount))
+
+    def on_RefundFailed(self, event, wallet):
+        amount, owed = units(event["amount"]), units(event.get("receivable", ZERO))
+        if self.refunds.pop(event["refund_id"], None) != [event["wallet_id"], event["payment"], amount]:
+            self.fail("I11", f"refund {event['refund_id']} fails and was not on its way")
+        self._take_of(event, -amount)
+        wallet.posted += amount - owed
+        return self._postings(("2010:" + event["wallet_id"], owed - amount), ("1200:" + event["wallet_id"], -owed), ("2030", amount))
+
+    def on_DisputeOpened(self, event, wallet):
+        held = units(event["held"])
+        if event["dispute"] in self.disputes:
+            self.fail("I10", f"dispute {event['dispute']} is opened twice")
+        if held != min(units(event["amount"]), wallet.spendable()):
+            self.fail("I10", f"a dispute of {event['amount']} holds {usd(held)} of {usd(wallet.spendable())} available")
+        self.disputes[event["dispute"]] = held
+        wallet.held += held
+
+    def on_DisputeWon(self, event, wallet):
+        self._close(event, wallet)
+
+    def on_DisputeLost(self, event, wallet):
+        self._close(event, wallet)
+        amount, owed = units(event["amount"]), units(event.get("receivable", ZERO))
+        if amount - owed != min(amount, wallet.spendable(), wallet.posted - wallet.promo):
+            self.fail("I5", f"{usd(owed)} are owed of a lost dispute over {usd(amount)}, the wallet has more or less")
+        self._take_of(event, amount)
+        wallet.posted -= amount - owed
+        return self._postings(("2010:" + event["wallet_id"], amount - owed), ("1200:" + event["wallet_id"], owed), ("1130", -amount))
+
+    def _close(self, event, wallet):
+        held = self.disputes.get(event["dispute"])
+        if held is None or held != units(event["released"]):
+            self.fail("I10", f"dispute {event['dispute']} ends and holds {held}")
+        # None: it has ended and may not end again.
+        self.disputes[event["dispute"]] = None
+        wallet.held -= units(event["released"])
+
+    def _take_of(self, event, amount):
+        self.report.count("I11")
+        paid = self.paid.get(event["payment"])
+        if paid is None or paid[0] != event["wallet_id"]:
+            self.fail("I11", f"{event['payment']} was not paid into this wallet")
+            return
+        paid[2] += amount
+        if paid[2] > paid[1] and "reference" not in event:
+            self.fail("I11", f"{usd(paid[2])} go back of {event['payment']}, which was over {usd(paid[1])}")
+
+    def on_WriteOffProposed(self, event, _):
+        self.write_offs[event["write_off_id"]] = (event["wallet_id"], event["amount"], self.actor)
+
+    def on_ReceivableWrittenOff(self, event, _):
+        proposed = self.write_offs.pop(event["write_off_id"], None)
+        if proposed is None or proposed[:2] != (event["wallet_id"], event["amount"]) or proposed[2] == self.actor:
+            self.fail("I11", f"write-off {event['write_off_id']} was not proposed by somebody else")
+        amount = units(event["amount"])
+        if amount > self.owed.get(event["wallet_id"], 0):
+            self.fail("I11", f"{usd(amount)} are written off, less is owed")
+        return self._postings(("5210", amount), ("1200:" + event["wallet_id"], -amount))
+
+    def on_StripeTransactionRecorded(self, event, _):
+        if event["transaction"] in self.movements:
+            self.fail("I2", f"movement {event['transaction']} is recorded twice")
+        self.movements.add(event["transaction"])
+        amount, fee = units(event["amount"]), units(event["fee"])
+        other, fees = MOVEMENTS[event["category"]]
+        return self._postings(("1010", amount - fee), (fees, fee), (other, -amount))
+
+    # Payouts.
+
+    def on_PayoutRequested(self, event, _):
+        amount = units(event["amount"])
+        self.report.count("I11")
+        if event["payout_id"] in self.payouts or amount <= 0 or amount % 1_000_000:
+            self.fail("I11", f"payout {event['payout_id']} of {usd(amount)} is requested")
+        self.payouts[event["payout_id"]] = ["pending", event["developer_id"], amount, self.actor]
+        return self._postings(("2210:" + event["developer_id"], amount), ("2220", -amount))
+
+    def on_PayoutApproved(self, event, _):
+        if self._payout(event, "pending", "processing")[3] == self.actor:
+            self.fail("I11", f"payout {event['payout_id']} is approved by who requested it")
+
+    def on_PayoutPaid(self, event, _):
+        amount, fee = self._payout(event, "processing", "paid")[2], units(event.get("fee", ZERO))
+        return self._postings(("2220", amount), ("5130", fee), ("1020", -amount - fee))
+
+    def on_PayoutFailed(self, event, _):
+        amount = self._payout(event, "processing", "over")[2]
+        return self._postings(("2220", amount), ("2210:" + event["developer_id"], -amount))
+
+    def on_PayoutCancelled(self, event, _):
+        amount = self._payout(event, "pending", "over")[2]
+        return self._postings(("2220", amount), ("2210:" + event["developer_id"], -amount))
+
+    def on_PayoutReturned(self, event, _):
+        amount = self._payout(event, "paid", "over")[2]
+        return self._postings(("1020", amount), ("2210:" + event["developer_id"], -amount))
+
+    def _payout(self, event, before, after):
+        self.report.count("I11")
+        payout = self.payouts.get(event["payout_id"], ["unknown", event["developer_id"], units(event["amount"]), ""])
+        if payout[:3] != [before, event["developer_id"], units(event["amount"])]:
+            self.fail("I11", f"payout {event['payout_id']} becomes {after} and is {payout[0]}")
+        payout[0] = after
+        return payout
+
+    @staticmethod
+    def _postings(*lines):
+        found = {}
+        for account, amount in lines:
+            if amount:
+                found[account] = found.get(account, 0) + amount
+        return {account: amount for account, amount in found.items() if amount}
 
     # Holds and usage.
 
@@ -381,6 +538,10 @@ class Fold:
             scopes += [("app", app), ("developer", developer)]
         if name == "WalletAdjusted" and event["direction"] == "debit":
             scopes.append(("wallet", wallet))
+        if name == "RefundRequested" and "reference" not in event:
+            scopes += [("refunds", None), ("wallet", wallet)]
+        if name in ("PayoutRequested", "PayoutApproved", "PayoutPaid"):
+            scopes += [("payouts", None), ("developer", event["developer_id"])]
         for scope in scopes:
             if scope in self.frozen:
                 self.fail("I13", f"{name} behind the freeze of {scope[0]} at position {self.frozen[scope]}")

@@ -10,6 +10,7 @@ INVARIANTS = {
     "I8": "positions 1..N and versions 1..n without a gap, in batches that follow each other",
     "I9": "answered before sent means a lower position; what was returned with p is the fold at p",
     "I10": "open holds add up to what is held; each ends once; captured <= held",
+    "I11": "no developer is paid more than was earned, each payout ends once; refunds and lost disputes never pass their payment",
     "I12": "a charge is the documented rounding, done once, of the exact cost; the split loses nothing",
     "I13": "nothing of a frozen class behind a freeze until the thaw",
 }

@@ -240,6 +240,55 @@ class Checker(unittest.TestCase):
         batches = [*honest_batches(), [(stream, name, "admin", None, payload) for stream, name, payload in more]]
         self.assertEqual(self.verdicts(export(batches), honest_history()), {})
 
+    def money_back(self):
+        """A refund, a lost dispute, a write-off and a payout, by the rules."""
+        wallet = "wallet:" + WALLET
+        refund = {"refund_id": uid(0x50), "wallet_id": WALLET, "payment": "pi_1", "amount": "4.00000000",
+                  "entry": [["2010:" + WALLET, "4.00000000"], ["2030", "-4.00000000"]], "balance": balance("5.99909997")}
+        opened = {"dispute": "dp_1", "wallet_id": WALLET, "payment": "pi_1", "amount": "6.00000000", "held": "5.99909997", "freezes": False,
+                  "reason": "fraudulent", "balance": balance("5.99909997", "5.99909997")}
+        lost = {"dispute": "dp_1", "wallet_id": WALLET, "payment": "pi_1", "amount": "6.00000000", "released": "5.99909997",
+                "receivable": "0.00090003", "balance": balance("0.00000000"),
+                "entry": [["2010:" + WALLET, "5.99909997"], ["1200:" + WALLET, "0.00090003"], ["1130", "-6.00000000"]]}
+        proposed = {"write_off_id": uid(0x60), "wallet_id": WALLET, "amount": "0.00090003", "reason": "gone"}
+        written = {"write_off_id": uid(0x60), "wallet_id": WALLET, "amount": "0.00090003", "balance": balance("0.00000000"),
+                   "entry": [["5210", "0.00090003"], ["1200:" + WALLET, "-0.00090003"]]}
+        moved = {"transaction": "txn_1", "category": "charge", "amount": "10.00000000", "fee": "0.59000000", "occurred_at": "2026-11-23T10:00:00Z",
+                 "entry": [["1010", "9.41000000"], ["5110", "0.59000000"], ["1110", "-10.00000000"]]}
+        return [[(wallet, "RefundRequested", "admin", None, refund)], [(wallet, "DisputeOpened", "stripe", None, opened)],
+                [(wallet, "DisputeLost", "stripe", None, lost)], [(wallet, "WriteOffProposed", "admin", None, proposed)],
+                [(wallet, "ReceivableWrittenOff", "operator", None, written)],
+                [("transaction:" + uid(0x70), "StripeTransactionRecorded", "stripe", None, moved)]]
+
+    def test_money_goes_back_by_the_rules(self):
+        self.assertEqual(self.verdicts(export([*honest_batches(), *self.money_back()]), honest_history()), {})
+
+    # I11
+
+    def test_a_refund_that_passes_its_payment(self):
+        def spoil(batches):
+            for batch in self.money_back()[:1]:
+                batches.append(batch)
+            stream, name, actor, _, payload = batches[-1][0]
+            batches.append([(stream, name, actor, None, {**payload, "refund_id": uid(0x51), "amount": "6.50000000", "receivable": "0.50090003",
+                             "entry": [["2010:" + WALLET, "5.99909997"], ["1200:" + WALLET, "0.50090003"], ["2030", "-6.50000000"]],
+                             "balance": balance("0.00000000")})])
+        self.caught("I11", spoil_batches=spoil, says="go back of pi_1")
+
+    def test_a_write_off_by_one_person(self):
+        def spoil(batches):
+            batches.extend(self.money_back())
+            stream, name, _, used, payload = batches[-2][0]
+            batches[-2][0] = (stream, name, "admin", used, payload)
+        self.caught("I11", spoil_batches=spoil, says="by somebody else")
+
+    def test_a_payout_of_what_was_not_earned(self):
+        def spoil(batches):
+            entry = [["2210:" + DEVELOPER, "1.00000000"], ["2220", "-1.00000000"]]
+            payout = {"payout_id": uid(0x90), "developer_id": DEVELOPER, "amount": "1.00000000", "provider": "mock", "trigger": "hand", "entry": entry}
+            batches.append([("payout:" + uid(0x90), "PayoutRequested", "admin", None, payout)])
+        self.caught("I11", spoil_batches=spoil, says="is owed -")
+
     def test_hashes_of_keys_are_the_ledgers(self):
         # printf '\0\0\0\0\0\0\0\5admin\0\0\0\0\0\0\0\1k' | sha256sum
         self.assertEqual(key_hash("admin", "k").hex(), "b6b09b4de97f9e3bf38aa0a55f6a5482")

@@ -3,6 +3,7 @@
 pub mod calls;
 pub mod connection;
 pub mod database;
+pub mod fake_stripe;
 pub mod history;
 pub mod judge;
 pub mod process;

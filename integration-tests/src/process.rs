@@ -227,10 +227,19 @@ impl Up {
     /// # Panics
     /// If it cannot be started.
     pub fn run(&self, arguments: &[&str]) -> std::process::Output {
+        self.run_with(arguments, &[])
+    }
+
+    /// The same with variables of its environment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn run_with(&self, arguments: &[&str], variables: &[(&'static str, String)]) -> std::process::Output {
         Command::new(binary())
             .args(arguments)
             .current_dir(self.dir.path())
             .env_clear()
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .output()
             .expect("the binary runs")
     }

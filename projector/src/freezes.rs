@@ -33,6 +33,7 @@ fn key_of(event: &Recorded, scope: FreezeScope) -> [Value; 3] {
         FreezeScope::TopUps => ("top_ups", String::new()),
         FreezeScope::Usage => ("usage", String::new()),
         FreezeScope::Payouts => ("payouts", String::new()),
+        FreezeScope::Refunds => ("refunds", String::new()),
     };
     [event.shard.0.into(), kind.into(), id.into()]
 }

@@ -6,7 +6,7 @@ use std::mem;
 
 use modelfaucet_schema::account::Account;
 use modelfaucet_schema::entry::JournalEntry;
-use modelfaucet_schema::event::{Event, Recorded};
+use modelfaucet_schema::event::{Balance, Event, Recorded};
 use modelfaucet_schema::ids::{AppId, WalletId};
 
 use crate::changes::{Changes, KeyHasher};
@@ -122,6 +122,9 @@ fn app_of(event: &Event) -> Option<AppId> {
     }
 }
 
+/// Stands for the wallet in entries that concern none, such as payouts.
+const NO_WALLET: WalletId = WalletId(uuid::Uuid::nil());
+
 /// What the wallet gains by an entry: its accounts are liabilities, so credits are gains.
 fn wallet_amount(entry: &JournalEntry, wallet: WalletId) -> Result<i64, ApplyError> {
     let debit = entry.amount_of(&Account::paid(wallet)) + entry.amount_of(&Account::promo(wallet));
@@ -147,9 +150,8 @@ impl Projection for Journal {
 
     fn apply(&mut self, event: &Recorded, changes: &mut Changes) -> Result<(), ApplyError> {
         self.shard = event.shard.0;
-        let (Some(entry), Some((wallet, balance))) = (event.event.entry(), event.event.balance()) else {
-            return Ok(());
-        };
+        let Some(entry) = event.event.entry() else { return Ok(()) };
+        let (wallet, balance) = event.event.balance().unwrap_or((NO_WALLET, Balance::default()));
         let postings = entry.postings();
         let mut ids = Vec::with_capacity(postings.len());
         let mut amounts = Vec::with_capacity(postings.len());

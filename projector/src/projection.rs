@@ -93,5 +93,8 @@ pub fn all() -> Vec<Box<dyn Projection>> {
         Box::new(crate::credentials::Credentials),
         Box::new(crate::reconciliation::Reconciliation),
         Box::new(crate::attempts::Attempts),
+        Box::new(crate::staff::Staff),
+        Box::new(crate::payments::Payments),
+        Box::new(crate::payouts::Payouts),
     ]
 }

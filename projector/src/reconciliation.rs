@@ -56,6 +56,11 @@ impl Delta {
         Some(Self { adjusted: adjusted.units(), ..Self::default() })
     }
 
+    /// An amount that leaves for the card, without what became a receivable.
+    fn taken(amount: Money, receivable: Money) -> Option<Self> {
+        Self::adjusted(Direction::Debit, amount.checked_sub(receivable)?)
+    }
+
     fn held(units: i64) -> Self {
         Self { held: units, ..Self::default() }
     }
@@ -86,6 +91,22 @@ impl Delta {
             }
             Event::LateUsageCaptured(event) => (event.wallet_id, Self::charged(&event.rating, Money::ZERO)),
             Event::UsageRecorded(event) => (event.wallet_id, Self::charged(&event.rating, Money::ZERO)),
+            Event::CreditExpired(event) => (event.wallet_id, Self::adjusted(Direction::Debit, event.amount)),
+            Event::RefundRequested(event) => (event.wallet_id, Self::taken(event.amount, event.receivable)),
+            Event::RefundFailed(event) => {
+                let back = event.amount.checked_sub(event.receivable);
+                (event.wallet_id, back.and_then(|back| Self::adjusted(Direction::Credit, back)))
+            }
+            Event::DisputeOpened(event) => (event.wallet_id, Some(Self::held(event.held.units()))),
+            Event::DisputeWon(event) => {
+                (event.wallet_id, event.released.checked_neg().map(|ended| Self::held(ended.units())))
+            }
+            Event::DisputeLost(event) => {
+                let taken = Self::taken(event.amount, event.receivable);
+                let lost = taken.zip(event.released.checked_neg());
+                (event.wallet_id, lost.map(|(taken, ended)| Self { held: ended.units(), ..taken }))
+            }
+            Event::ReceivableWrittenOff(event) => (event.wallet_id, Some(Self::default())),
             _ => return None,
         })
     }

@@ -79,6 +79,11 @@ impl Projection for TopUps {
                     ("position", position),
                 ],
             ),
+            Event::TopUpCheckoutOpened(opened) => changes.patch(
+                0,
+                [shard, opened.top_up_id.0.into()],
+                [("reference", Value::from(&opened.reference)), ("updated_at", at), ("position", position)],
+            ),
             Event::TopUpFailed(failed) => changes.patch(
                 0,
                 [shard, failed.top_up_id.0.into()],

@@ -93,7 +93,7 @@ async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<AuditLog, Q
 /// Every act of administration, of developers and of money from outside, newest first. Calls are not acts; see usage.
 #[utoipa::path(get, path = "/v1/admin/audit-log", tag = "operations", params(
     ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."), PageParams, AtParams),
-    security(("bearer" = ["admin"])), responses(
+    security(("bearer" = ["auditor"])), responses(
     (status = 200, body = AuditLog), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn audit_log(
     State(state): State<QueryState>,

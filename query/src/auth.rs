@@ -4,9 +4,11 @@ use std::marker::PhantomData;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::http::{ApiError, bearer};
-use modelfaucet_schema::ids::{DeveloperId, ShardId, UserId, WalletId};
+use modelfaucet_schema::ids::{DeveloperId, ShardId, TokenId, UserId, WalletId};
 use modelfaucet_schema::log::from_system_time;
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
 use subtle::ConstantTimeEq as _;
@@ -16,12 +18,16 @@ use crate::error::QueryError;
 use crate::sql;
 use crate::state::QueryState;
 
-/// The holder of the operator's token.
-pub(crate) struct Admin;
+/// Somebody who runs the ledger: the holder of `ADMIN_TOKEN`, or of a staff token of any role, since all of them may read.
+pub(crate) struct Admin {
+    /// Who exactly.
+    #[expect(dead_code, reason = "reads of exports will name it")]
+    pub(crate) actor: Actor,
+}
 
-/// A developer whose token has the scope `S`, or the operator.
+/// A developer whose token has the scope `S`, or somebody who runs the ledger.
 pub(crate) struct Developer<S> {
-    /// Whose things may be seen; `None` for the operator, who sees all.
+    /// Whose things may be seen; `None` for those who run the ledger, who see all.
     pub(crate) tenant: Option<DeveloperId>,
     scope: PhantomData<S>,
 }
@@ -62,15 +68,34 @@ fn is_admin(state: &QueryState, token: &str) -> bool {
     state.options().admin_token.matches(&TokenHash::of_text(token))
 }
 
+/// Who of the house this is: the holder of `ADMIN_TOKEN`, or of a staff token that may be used.
+async fn staff(state: &QueryState, token: &str) -> Result<Option<Actor>, QueryError> {
+    if is_admin(state, token) {
+        return Ok(Some(Actor::Admin));
+    }
+    let Some(row) = find(state, TokenKind::Staff, token, sql::STAFF_TOKEN, &["staff"]).await? else { return Ok(None) };
+    if !is_usable(&row)? {
+        return Ok(None);
+    }
+    let role: StaffRole =
+        row.try_get::<_, &str>("role")?.parse().map_err(|_| QueryError::Foreign("staff_token.role"))?;
+    Ok(Some(Actor::Staff(role, TokenId(row.try_get("token_id")?))))
+}
+
+/// A token that was neither revoked nor has ended.
+fn is_usable(row: &Row) -> Result<bool, QueryError> {
+    let expires_at: Option<std::time::SystemTime> = row.try_get("expires_at")?;
+    let has_ended = expires_at.is_some_and(|end| from_system_time(end) <= Timestamp::now());
+    Ok(!has_ended && row.try_get::<_, &str>("status")? == "active")
+}
+
 impl FromRequestParts<QueryState> for Admin {
     type Rejection = QueryError;
 
     async fn from_request_parts(parts: &mut Parts, state: &QueryState) -> Result<Self, QueryError> {
-        if token(parts).is_some_and(|token| is_admin(state, token)) {
-            Ok(Self)
-        } else {
-            Err(unauthorized("invalid_session", "Missing or invalid admin token.").into())
-        }
+        let invalid = || unauthorized("invalid_session", "Missing or invalid admin token.");
+        let token = token(parts).ok_or_else(invalid)?;
+        Ok(Self { actor: staff(state, token).await?.ok_or_else(invalid)? })
     }
 }
 
@@ -80,15 +105,13 @@ impl<S: Needs + Send> FromRequestParts<QueryState> for Developer<S> {
     async fn from_request_parts(parts: &mut Parts, state: &QueryState) -> Result<Self, QueryError> {
         let invalid = || unauthorized("invalid_session", "Missing or invalid developer token.");
         let token = token(parts).ok_or_else(invalid)?;
-        if is_admin(state, token) {
+        if staff(state, token).await?.is_some() {
             return Ok(Self { tenant: None, scope: PhantomData });
         }
         let row = find(state, TokenKind::Developer, token, sql::DEVELOPER_TOKEN, &["catalogue"])
             .await?
             .ok_or_else(invalid)?;
-        let expires_at: Option<std::time::SystemTime> = row.try_get("expires_at")?;
-        let has_ended = expires_at.is_some_and(|end| from_system_time(end) <= Timestamp::now());
-        if has_ended || row.try_get::<_, &str>("status")? != "active" {
+        if !is_usable(&row)? {
             return Err(invalid().into());
         }
         let scopes: Vec<&str> =

@@ -295,7 +295,7 @@ async fn tokens_of(
 
 /// The developer's apps, newest first; all of them, unless a limit is given.
 #[utoipa::path(get, path = "/v1/developer/apps", tag = "catalogue", params(PageParams, AtParams),
-    security(("bearer" = ["admin"]), ("bearer" = ["developer:apps:read"])), responses(
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:apps:read"])), responses(
     (status = 200, body = Apps), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn apps(
     State(state): State<QueryState>,
@@ -310,7 +310,7 @@ pub(crate) async fn apps(
 /// The features of an app. An unknown app has none.
 #[utoipa::path(get, path = "/v1/developer/apps/{public_app_id}/features", tag = "catalogue",
     params(("public_app_id" = String, Path), AtParams),
-    security(("bearer" = ["admin"]), ("bearer" = ["developer:features:read"])), responses(
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:features:read"])), responses(
     (status = 200, body = Features), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn features(
     State(state): State<QueryState>,
@@ -328,7 +328,7 @@ pub(crate) async fn features(
 
 /// The developer's tokens, newest first.
 #[utoipa::path(get, path = "/v1/developer/tokens", tag = "catalogue", params(PageParams, AtParams),
-    security(("bearer" = ["admin"]), ("bearer" = ["developer:tokens:read"])), responses(
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:tokens:read"])), responses(
     (status = 200, body = Tokens), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn tokens(
     State(state): State<QueryState>,
@@ -352,7 +352,7 @@ impl FromGiven for OfShard {
 /// The active rate card.
 #[utoipa::path(get, path = "/v1/admin/rate-card", tag = "catalogue",
     params(("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."), AtParams),
-    security(("bearer" = ["admin"])), responses(
+    security(("bearer" = ["auditor"])), responses(
     (status = 200, body = RateCard), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn rate_card(
     State(state): State<QueryState>,

@@ -24,7 +24,7 @@ const PROJECTIONS: &[&str] = &["freezes"];
 pub(crate) struct Freeze {
     /// The log.
     shard: ShardId,
-    /// What it stops: `app`, `developer`, `session`, `wallet`, `top_ups`, `usage` or `payouts`.
+    /// What it stops: `app`, `developer`, `session`, `wallet`, `top_ups`, `usage`, `payouts` or `refunds`.
     kind: String,
     /// Whom it stops, where the kind does not say it all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,7 +61,7 @@ pub(crate) struct Freezes {
 }
 
 /// The kill switches that are on.
-#[utoipa::path(get, path = "/v1/admin/freezes", tag = "freezes", params(AtParams), security(("bearer" = ["admin"])), responses(
+#[utoipa::path(get, path = "/v1/admin/freezes", tag = "freezes", params(AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = Freezes), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn freezes(
     State(state): State<QueryState>,

@@ -78,8 +78,9 @@ pub(crate) struct Entry {
     /// The event's name.
     #[schema(example = "HoldCaptured")]
     r#type: String,
-    /// The wallet that it concerns.
-    wallet_id: WalletId,
+    /// The wallet that it concerns, if it concerns one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wallet_id: Option<WalletId>,
     /// The app, for usage.
     #[serde(skip_serializing_if = "Option::is_none")]
     app_id: Option<AppId>,
@@ -100,7 +101,7 @@ impl Entry {
             shard,
             position: Position(row.try_get("position")?),
             r#type: row.try_get("type")?,
-            wallet_id: WalletId(row.try_get("wallet_id")?),
+            wallet_id: Some(row.try_get("wallet_id")?).filter(|id: &uuid::Uuid| !id.is_nil()).map(WalletId),
             app_id: row.try_get::<_, Option<_>>("app_id")?.map(AppId),
             recorded_at: ApiTime(row.time("recorded_at")?),
             occurred_at: row.time_or_none("occurred_at")?,
@@ -240,7 +241,7 @@ impl TrialBalance {
 #[utoipa::path(get, path = "/v1/admin/journal", tag = "books", params(
     ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."),
     ("account" = Option<String>, Query, description = "Only entries that post to this account, such as 4010 or 2110:openai."),
-    PageParams, AtParams), security(("bearer" = ["admin"])), responses(
+    PageParams, AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = Journal), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn journal(
     State(state): State<QueryState>,
@@ -253,7 +254,7 @@ pub(crate) async fn journal(
 }
 
 /// Debits and credits per code of the chart; all balances together are zero.
-#[utoipa::path(get, path = "/v1/admin/trial-balance", tag = "books", params(AtParams), security(("bearer" = ["admin"])), responses(
+#[utoipa::path(get, path = "/v1/admin/trial-balance", tag = "books", params(AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = TrialBalance), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn trial_balance(
     State(state): State<QueryState>,

@@ -90,7 +90,7 @@ pub(crate) struct Projections {
 }
 
 /// How far every version of every projection is.
-#[utoipa::path(get, path = "/v1/admin/projections", tag = "operations", params(AtParams), security(("bearer" = ["admin"])), responses(
+#[utoipa::path(get, path = "/v1/admin/projections", tag = "operations", params(AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = Projections), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn projections(
     State(state): State<QueryState>,

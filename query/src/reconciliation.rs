@@ -231,7 +231,7 @@ impl FromGiven for Wanted {
 /// Compares every wallet's projected balance with the sum of its postings and with an independent fold, at one position.
 #[utoipa::path(get, path = "/v1/admin/reconciliation/ledger", tag = "books", params(
     ("mismatches_only" = Option<bool>, Query, description = "Show only wallets on which the opinions differ."), AtParams),
-    security(("bearer" = ["admin"])), responses(
+    security(("bearer" = ["auditor"])), responses(
     (status = 200, body = Reconciliation), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn ledger(
     State(state): State<QueryState>,

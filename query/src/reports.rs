@@ -104,7 +104,7 @@ fn journal_lines(row: &Row, sheet: &mut Sheet) -> Result<(), QueryError> {
             Cell::time(row.time("recorded_at")?),
             occurred_at.map_or(Cell::own(""), |time| Cell::time(time.0)),
             Cell::text(row.try_get("type")?),
-            Cell::number(row.try_get::<_, Uuid>("wallet_id")?),
+            Some(row.try_get::<_, Uuid>("wallet_id")?).filter(|id| !id.is_nil()).map_or(Cell::own(""), Cell::number),
             Cell::text(code),
             Cell::text(&posting.name),
             side(posting.debit_usd),
@@ -116,9 +116,50 @@ fn journal_lines(row: &Row, sheet: &mut Sheet) -> Result<(), QueryError> {
     Ok(())
 }
 
+const PAYOUTS: Csv = Csv {
+    heading: "created_at,updated_at,payout_id,developer_id,developer_email,amount_usd,status,provider,provider_payout_id",
+    lines: payout_line,
+};
+
+fn payout_line(row: &Row, sheet: &mut Sheet) -> Result<(), QueryError> {
+    sheet.row(&[
+        Cell::time(row.time("requested_at")?),
+        Cell::time(row.time("updated_at")?),
+        Cell::number(row.try_get::<_, Uuid>("payout_id")?),
+        Cell::number(row.try_get::<_, Uuid>("developer_id")?),
+        Cell::optional(row.try_get("email")?),
+        Cell::number(row.money("amount")?),
+        Cell::text(row.try_get("status")?),
+        Cell::text(row.try_get("provider")?),
+        Cell::optional(row.try_get("reference")?),
+    ])
+}
+
+const HANDOVER: Csv = Csv {
+    heading: "payout_id,developer_id,developer_name,developer_email,amount,currency,approved_by,approved_at",
+    lines: handover_line,
+};
+
+fn handover_line(row: &Row, sheet: &mut Sheet) -> Result<(), QueryError> {
+    let amount = row.money("amount")?;
+    // Whole cents: banks take two decimals.
+    let text = amount.to_string();
+    let cents = text.strip_suffix("000000").ok_or(QueryError::Foreign("payout.amount"))?;
+    sheet.row(&[
+        Cell::number(row.try_get::<_, Uuid>("payout_id")?),
+        Cell::number(row.try_get::<_, Uuid>("developer_id")?),
+        Cell::optional(row.try_get("name")?),
+        Cell::optional(row.try_get("email")?),
+        Cell::number(cents),
+        Cell::own("USD"),
+        Cell::optional(row.try_get("approved_by")?),
+        Cell::time(row.time("updated_at")?),
+    ])
+}
+
 /// Every charged call, newest first, as CSV; texts that a spreadsheet would run as formulas are escaped with a leading `'`.
 #[utoipa::path(get, path = "/v1/admin/reports/usage.csv", tag = "reports", params(RangeParams, AtParams),
-    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn usage(
     State(state): State<QueryState>,
@@ -138,7 +179,7 @@ pub(crate) async fn usage(
 
 /// Totals of every app as CSV, by public id.
 #[utoipa::path(get, path = "/v1/admin/reports/revenue.csv", tag = "reports", params(AtParams),
-    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn revenue(
     State(state): State<QueryState>,
@@ -157,7 +198,7 @@ pub(crate) async fn revenue(
 
 /// The journal as CSV, one line per posting, in order, with each account's running balance.
 #[utoipa::path(get, path = "/v1/admin/reports/journal.csv", tag = "reports", params(RangeParams, AtParams),
-    security(("bearer" = ["admin"])), responses((status = 200, content_type = "text/csv", body = String),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
     (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn journal(
     State(state): State<QueryState>,
@@ -171,6 +212,45 @@ pub(crate) async fn journal(
         sql: sql::JOURNAL_EXPORT,
         params: vec![Box::new(from), Box::new(to)],
         format: JOURNAL,
+    };
+    export.answer(&state, &query.at).await
+}
+
+/// Every payout, newest first, as CSV.
+#[utoipa::path(get, path = "/v1/admin/reports/payouts.csv", tag = "reports", params(RangeParams, AtParams),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
+    (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(crate) async fn payouts(
+    State(state): State<QueryState>,
+    _: Admin,
+    query: Query<Range>,
+) -> Result<Response, QueryError> {
+    let [from, to] = query.own.bounds();
+    let export = Export {
+        projections: &["payouts", "catalogue"],
+        level: false,
+        sql: sql::PAYOUTS_EXPORT,
+        params: vec![Box::new(from), Box::new(to)],
+        format: PAYOUTS,
+    };
+    export.answer(&state, &query.at).await
+}
+
+/// Approved payouts of the provider `bank`, as the CSV that a person carries to the bank.
+#[utoipa::path(get, path = "/v1/admin/reports/payout-handover.csv", tag = "reports", params(AtParams),
+    security(("bearer" = ["auditor"])), responses((status = 200, content_type = "text/csv", body = String),
+    (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
+pub(crate) async fn payout_handover(
+    State(state): State<QueryState>,
+    _: Admin,
+    query: Query<()>,
+) -> Result<Response, QueryError> {
+    let export = Export {
+        projections: &["payouts", "catalogue"],
+        level: false,
+        sql: sql::PAYOUT_HANDOVER,
+        params: Vec::new(),
+        format: HANDOVER,
     };
     export.answer(&state, &query.at).await
 }

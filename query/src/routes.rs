@@ -9,8 +9,8 @@ use utoipa_axum::routes;
 use crate::projections::{Readiness, readiness};
 use crate::state::QueryState;
 use crate::{
-    audit_log, catalogue, freezes, journal, projections, provider_keys, reconciliation, reports, top_ups, usage,
-    wallets,
+    audit_log, catalogue, freezes, journal, payments, payouts, projections, provider_keys, reconciliation, reports,
+    staff, top_ups, usage, wallets,
 };
 
 /// All routes of the read API. The request id and the error envelope come from `modelfaucet_schema::http::observe` around it.
@@ -37,8 +37,13 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(top_ups::top_ups))
         .routes(routes!(provider_keys::user_keys))
         .routes(routes!(provider_keys::developer_keys))
+        .routes(routes!(payments::refunds))
+        .routes(routes!(payments::disputes))
+        .routes(routes!(payments::clearing))
+        .routes(routes!(payouts::payouts))
         .routes(routes!(audit_log::audit_log))
         .routes(routes!(freezes::freezes))
+        .routes(routes!(staff::staff_tokens))
         .routes(routes!(projections::projections))
         .routes(routes!(journal::journal))
         .routes(routes!(journal::trial_balance))
@@ -46,6 +51,8 @@ fn routes() -> OpenApiRouter<QueryState> {
         .routes(routes!(reports::usage))
         .routes(routes!(reports::revenue))
         .routes(routes!(reports::journal))
+        .routes(routes!(reports::payouts))
+        .routes(routes!(reports::payout_handover))
 }
 
 /// `/health` and `/ready` for a process that has no other role: it runs, and it can answer.
@@ -69,7 +76,7 @@ mod tests {
     fn every_route_says_who_may_use_it_and_how_errors_look() {
         let document = serde_json::to_value(openapi()).unwrap();
         let paths = document["paths"].as_object().unwrap();
-        assert_eq!(paths.len(), 21);
+        assert_eq!(paths.len(), 28);
         for (path, item) in paths {
             let operation = &item["get"];
             assert!(operation["summary"].is_string(), "{path}");

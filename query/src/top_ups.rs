@@ -116,7 +116,7 @@ async fn page_of(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<TopUps, Que
 /// Top-ups, newest first.
 #[utoipa::path(get, path = "/v1/admin/top-ups", tag = "top-ups", params(
     ("status" = Option<String>, Query, description = "`pending`, `credited` or `failed`; all unless given."),
-    PageParams, AtParams), security(("bearer" = ["admin"])), responses(
+    PageParams, AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = TopUps), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn top_ups(
     State(state): State<QueryState>,

@@ -144,7 +144,7 @@ async fn app_usage(
 /// Usage of an app: totals over the range of recording times, and its calls, newest first.
 #[utoipa::path(get, path = "/v1/apps/{public_app_id}/usage", tag = "usage",
     params(("public_app_id" = String, Path), PageParams, RangeParams, AtParams),
-    security(("bearer" = ["admin"]), ("bearer" = ["developer:operations:read"])), responses(
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = AppUsage), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn usage(
     State(state): State<QueryState>,

@@ -198,7 +198,7 @@ pub(crate) async fn user_statement(
 
 /// A wallet.
 #[utoipa::path(get, path = "/v1/wallets/{wallet_id}", tag = "wallets", params(("wallet_id" = WalletId, Path), AtParams),
-    security(("bearer" = ["admin"]), ("bearer" = ["developer:operations:read"])), responses(
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = Wallet), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn wallet(
     State(state): State<QueryState>,
@@ -215,7 +215,7 @@ pub(crate) async fn wallet(
 /// What changed a wallet's balance, newest first. Pages never skip or repeat a line, whatever is recorded meanwhile.
 #[utoipa::path(get, path = "/v1/wallets/{wallet_id}/statement", tag = "wallets",
     params(("wallet_id" = WalletId, Path), PageParams, AtParams),
-    security(("bearer" = ["admin"]), ("bearer" = ["developer:operations:read"])), responses(
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = Statement), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn statement(
     State(state): State<QueryState>,

@@ -70,8 +70,12 @@ macro_rules! chart {
 chart! {
     /// Must equal Stripe's balance, available plus pending.
     StripeBalance = "1010", "Assets:Stripe:Balance", Debit, House;
+    /// Must equal the bank statement.
+    BankOperating = "1020", "Assets:Bank:Operating", Debit, House;
     /// Webhook against balance transaction: zero two days after the charge.
     StripeCharges = "1110", "Assets:Clearing:StripeCharges", Debit, House;
+    /// Money on its way from Stripe to the bank.
+    StripePayouts = "1120", "Assets:Clearing:StripePayouts", Debit, House;
     /// Money that Stripe holds back for open disputes.
     DisputesWithheld = "1130", "Assets:Disputes:Withheld", Debit, House;
     /// What a customer owes because the wallet could not pay.
@@ -112,6 +116,12 @@ chart! {
     ChannelShare = "5020", "Expenses:COGS:ChannelShare", Debit, House;
     /// Provider cost that no customer bears.
     Unrecovered = "5030", "Expenses:COGS:Unrecovered", Debit, House;
+    /// What the payment provider keeps of charges, and its further fees.
+    ProcessorFees = "5110", "Expenses:ProcessorFees", Debit, House;
+    /// What the payment provider asks for a dispute.
+    DisputeFees = "5120", "Expenses:DisputeFees", Debit, House;
+    /// What a payout to a developer costs.
+    PayoutFees = "5130", "Expenses:PayoutFees", Debit, House;
     /// Receivables written off.
     BadDebt = "5210", "Expenses:BadDebt", Debit, House;
     /// Goodwill and corrections, by reason.

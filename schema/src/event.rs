@@ -9,8 +9,11 @@ mod disconnect;
 mod freeze;
 mod model_rates;
 mod money;
+mod payment;
+mod payout;
 mod recorded;
 mod session;
+mod staff;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +25,11 @@ pub use disconnect::*;
 pub use freeze::*;
 pub use model_rates::*;
 pub use money::*;
+pub use payment::*;
+pub use payout::*;
 pub use recorded::*;
 pub use session::*;
+pub use staff::*;
 
 use crate::entry::JournalEntry;
 use crate::ids::{StreamId, StreamKind, WalletId};
@@ -116,6 +122,25 @@ events! {
     Thawed = 1,
     CredentialAdded = 1,
     CredentialDisabled = 1,
+    StaffTokenIssued = 1,
+    StaffTokenRevoked = 1,
+    TopUpCheckoutOpened = 1,
+    RefundRequested = 1,
+    RefundSent = 1,
+    RefundFailed = 1,
+    DisputeOpened = 1,
+    DisputeWon = 1,
+    DisputeLost = 1,
+    WriteOffProposed = 1,
+    ReceivableWrittenOff = 1,
+    CreditExpired = 1,
+    StripeTransactionRecorded = 1,
+    PayoutRequested = 1,
+    PayoutApproved = 1,
+    PayoutPaid = 1,
+    PayoutFailed = 1,
+    PayoutCancelled = 1,
+    PayoutReturned = 1,
 }
 
 impl Event {
@@ -153,7 +178,26 @@ impl Event {
             Self::CredentialDisabled(event) => (StreamKind::Credential, event.credential_id.0),
             Self::AttemptStarted(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::AttemptProgressed(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::StaffTokenIssued(event) => (StreamKind::Staff, event.token_id.0),
+            Self::StaffTokenRevoked(event) => (StreamKind::Staff, event.token_id.0),
             Self::DisconnectPolicySet(_) | Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
+            Self::TopUpCheckoutOpened(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::RefundRequested(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::RefundSent(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::RefundFailed(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::DisputeOpened(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::DisputeWon(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::DisputeLost(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::WriteOffProposed(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::ReceivableWrittenOff(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::CreditExpired(event) => (StreamKind::Wallet, event.wallet_id.0),
+            Self::StripeTransactionRecorded(event) => (StreamKind::Transaction, event.stream_id()),
+            Self::PayoutRequested(event) => (StreamKind::Payout, event.payout_id.0),
+            Self::PayoutApproved(event) => (StreamKind::Payout, event.payout_id.0),
+            Self::PayoutPaid(event) => (StreamKind::Payout, event.payout_id.0),
+            Self::PayoutFailed(event) => (StreamKind::Payout, event.payout_id.0),
+            Self::PayoutCancelled(event) => (StreamKind::Payout, event.payout_id.0),
+            Self::PayoutReturned(event) => (StreamKind::Payout, event.payout_id.0),
         };
         StreamId::new(kind, id)
     }
@@ -168,6 +212,17 @@ impl Event {
             Self::HoldCaptured(event) => &event.entry,
             Self::LateUsageCaptured(event) => &event.entry,
             Self::UsageRecorded(event) => &event.entry,
+            Self::RefundRequested(event) => &event.entry,
+            Self::RefundFailed(event) => &event.entry,
+            Self::DisputeLost(event) => &event.entry,
+            Self::ReceivableWrittenOff(event) => &event.entry,
+            Self::CreditExpired(event) => &event.entry,
+            Self::StripeTransactionRecorded(event) => &event.entry,
+            Self::PayoutRequested(event) => &event.entry,
+            Self::PayoutPaid(event) => &event.entry,
+            Self::PayoutFailed(event) => &event.entry,
+            Self::PayoutCancelled(event) => &event.entry,
+            Self::PayoutReturned(event) => &event.entry,
             _ => return None,
         };
         (!entry.is_empty()).then_some(entry)
@@ -188,6 +243,13 @@ impl Event {
             Self::LateUsageCaptured(event) => Some((event.wallet_id, event.balance)),
             Self::UsageRecorded(event) => Some((event.wallet_id, event.balance)),
             Self::AttemptStarted(event) => Some((event.wallet_id, event.balance)),
+            Self::RefundRequested(event) => Some((event.wallet_id, event.balance)),
+            Self::RefundFailed(event) => Some((event.wallet_id, event.balance)),
+            Self::DisputeOpened(event) => Some((event.wallet_id, event.balance)),
+            Self::DisputeWon(event) => Some((event.wallet_id, event.balance)),
+            Self::DisputeLost(event) => Some((event.wallet_id, event.balance)),
+            Self::ReceivableWrittenOff(event) => Some((event.wallet_id, event.balance)),
+            Self::CreditExpired(event) => Some((event.wallet_id, event.balance)),
             _ => None,
         }
     }
@@ -199,6 +261,14 @@ impl Event {
             Self::HoldCaptured(event) => event.occurred_at,
             Self::LateUsageCaptured(event) => event.occurred_at,
             Self::UsageRecorded(event) => event.occurred_at,
+            Self::RefundRequested(event) => event.occurred_at,
+            Self::RefundFailed(event) => event.occurred_at,
+            Self::DisputeOpened(event) => event.occurred_at,
+            Self::DisputeWon(event) => event.occurred_at,
+            Self::DisputeLost(event) => event.occurred_at,
+            Self::PayoutPaid(event) => event.occurred_at,
+            Self::PayoutReturned(event) => event.occurred_at,
+            Self::StripeTransactionRecorded(event) => Some(event.occurred_at),
             _ => None,
         }
     }

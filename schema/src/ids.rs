@@ -45,7 +45,7 @@ macro_rules! typed_ids {
 typed_ids! {
     /// A developer: owns apps, earns a share.
     DeveloperId,
-    /// A developer's API token (its id, never its text).
+    /// An API token of a developer or of staff (its id, never its text).
     TokenId,
     /// An app of a developer.
     AppId,
@@ -65,6 +65,14 @@ typed_ids! {
     UsageId,
     /// A credit or debit of a wallet by an administrator.
     AdjustmentId,
+    /// A refund of a payment.
+    RefundId,
+    /// A proposal to write a receivable off.
+    WriteOffId,
+    /// A grant of promotional credit that expires.
+    PromoId,
+    /// A payout to a developer.
+    PayoutId,
     /// One log line: `ledger.log.log_id`. A restored log that lost a suffix gets a new one.
     LogId,
     /// A gateway: the owner of the holds of its calls, the same after every start.
@@ -144,8 +152,14 @@ pub enum StreamKind {
     Wallet,
     /// A provider key.
     Credential,
+    /// A staff token.
+    Staff,
     /// Matters of the whole shard: freezes.
     Shard,
+    /// A movement of the payment provider's own balance.
+    Transaction,
+    /// A payout to a developer.
+    Payout,
 }
 
 impl StreamKind {
@@ -157,7 +171,10 @@ impl StreamKind {
             Self::Session => "session",
             Self::Wallet => "wallet",
             Self::Credential => "credential",
+            Self::Staff => "staff",
             Self::Shard => "shard",
+            Self::Transaction => "transaction",
+            Self::Payout => "payout",
         }
     }
 }
@@ -200,7 +217,10 @@ impl FromStr for StreamId {
             StreamKind::Session,
             StreamKind::Wallet,
             StreamKind::Credential,
+            StreamKind::Staff,
             StreamKind::Shard,
+            StreamKind::Transaction,
+            StreamKind::Payout,
         ]
         .into_iter()
         .find(|kind| kind.prefix() == prefix)

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod log;
 pub mod money;
 pub mod rate;
+pub mod staff;
 mod text;
 pub mod time;
 pub mod token;

@@ -22,6 +22,8 @@ pub enum TokenKind {
     Session,
     /// A developer's API access.
     Developer,
+    /// A staff member's API access.
+    Staff,
     /// The operator's administration.
     Admin,
 }
@@ -32,8 +34,16 @@ impl TokenKind {
         match self {
             Self::Session => "mf_sess_",
             Self::Developer => "mf_dev_",
+            Self::Staff => "mf_staff_",
             Self::Admin => "mf_admin_",
         }
+    }
+}
+
+impl TokenKind {
+    /// How many characters of a token are shown to recognise it by: the prefix and eight more.
+    pub const fn shown(self) -> usize {
+        self.prefix().len() + 8
     }
 }
 

@@ -14,6 +14,7 @@ use modelfaucet_schema::event::*;
 use modelfaucet_schema::ids::*;
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::Rate;
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use modelfaucet_schema::usage::{Component, Usage};
@@ -224,6 +225,23 @@ fn additions() -> Vec<(&'static str, Event)> {
             .into(),
         ),
         (
+            "expiring",
+            PromoGranted {
+                promo_id: Some(PromoId(id(15))),
+                wallet_id,
+                amount: usd("2"),
+                reason: "launch".into(),
+                expires_at: Some(at("2026-12-23T10:00:00.000000Z")),
+                entry: EntryBuilder::new()
+                    .debit(Account::house(AccountCode::DeferredPromoCost), usd("2"))
+                    .credit(Account::promo(wallet_id), usd("2"))
+                    .build()
+                    .unwrap(),
+                balance: balance("37", "2", "0"),
+            }
+            .into(),
+        ),
+        (
             "tiers",
             HoldPlaced {
                 hold_id,
@@ -361,9 +379,11 @@ fn samples() -> Vec<Event> {
         }
         .into(),
         PromoGranted {
+            promo_id: None,
             wallet_id,
             amount: usd("0.000005"),
             reason: reason(),
+            expires_at: None,
             entry: EntryBuilder::new()
                 .debit(Account::house(AccountCode::DeferredPromoCost), usd("0.000005"))
                 .credit(Account::promo(wallet_id), usd("0.000005"))
@@ -487,6 +507,188 @@ fn samples() -> Vec<Event> {
         }
         .into(),
         CredentialDisabled { credential_id: CredentialId(id(30)), reason: DisableReason::Requested }.into(),
+        StaffTokenIssued {
+            token_id: TokenId(id(13)),
+            name: "Grace, on call".into(),
+            role: StaffRole::Operator,
+            token_hash: TokenHash::of_text("mf_staff_example"),
+            token_prefix: "mf_staff_exampleX".into(),
+            expires_at: Some(when),
+        }
+        .into(),
+        StaffTokenRevoked { token_id: TokenId(id(13)) }.into(),
+    ]
+    .into_iter()
+    .chain(payment_samples())
+    .chain(payout_samples())
+    .collect()
+}
+
+/// Money from outside and back.
+fn payment_samples() -> Vec<Event> {
+    let when = Some(at("2026-11-23T10:00:00.123456Z"));
+    let (wallet_id, refund_id, write_off_id) = (wallet(), RefundId(id(13)), WriteOffId(id(14)));
+    let (payment, dispute) = (|| "pi_1".to_owned(), || "dp_1".to_owned());
+    let left = || balance("35", "0", "0");
+    let entry = |postings: &[(Account, &str)]| {
+        let debit = |entry: EntryBuilder, (account, amount): &(Account, &str)| {
+            entry.debit(account.clone(), amount.parse().unwrap())
+        };
+        postings.iter().fold(EntryBuilder::new(), debit).build().unwrap()
+    };
+    let (paid, owed) = (Account::paid(wallet_id), Account::receivable(wallet_id));
+    let house = Account::house;
+    vec![
+        TopUpCheckoutOpened {
+            top_up_id: TopUpId(id(7)),
+            wallet_id,
+            reference: "cs_1".into(),
+            url: "https://pay.example/cs_1".into(),
+        }
+        .into(),
+        RefundRequested {
+            refund_id,
+            wallet_id,
+            payment: payment(),
+            amount: usd("5"),
+            receivable: usd("2"),
+            reference: Some("re_1".into()),
+            reason: Some("too much".into()),
+            occurred_at: when,
+            entry: entry(&[(paid.clone(), "3"), (owed.clone(), "2"), (house(AccountCode::RefundsInFlight), "-5")]),
+            balance: left(),
+        }
+        .into(),
+        RefundSent { refund_id, wallet_id, reference: "re_1".into() }.into(),
+        RefundFailed {
+            refund_id,
+            wallet_id,
+            payment: payment(),
+            amount: usd("5"),
+            receivable: usd("2"),
+            reason: "lost_or_stolen_card".into(),
+            occurred_at: when,
+            entry: entry(&[(house(AccountCode::RefundsInFlight), "5"), (paid.clone(), "-3"), (owed.clone(), "-2")]),
+            balance: left(),
+        }
+        .into(),
+        DisputeOpened {
+            dispute: dispute(),
+            wallet_id,
+            payment: payment(),
+            amount: usd("10"),
+            held: usd("3"),
+            freezes: true,
+            reason: "fraudulent".into(),
+            occurred_at: when,
+            balance: balance("35", "0", "3"),
+        }
+        .into(),
+        DisputeWon {
+            dispute: dispute(),
+            wallet_id,
+            payment: payment(),
+            released: usd("3"),
+            occurred_at: when,
+            balance: left(),
+        }
+        .into(),
+        DisputeLost {
+            dispute: dispute(),
+            wallet_id,
+            payment: payment(),
+            amount: usd("10"),
+            released: usd("3"),
+            receivable: usd("7"),
+            occurred_at: when,
+            entry: entry(&[(paid, "3"), (owed.clone(), "7"), (house(AccountCode::DisputesWithheld), "-10")]),
+            balance: left(),
+        }
+        .into(),
+        WriteOffProposed { write_off_id, wallet_id, amount: usd("7"), reason: "gone".into() }.into(),
+        ReceivableWrittenOff {
+            write_off_id,
+            wallet_id,
+            amount: usd("7"),
+            entry: entry(&[(house(AccountCode::BadDebt), "7"), (owed, "-7")]),
+            balance: left(),
+        }
+        .into(),
+        CreditExpired {
+            promo_id: PromoId(id(15)),
+            wallet_id,
+            amount: usd("2"),
+            again_at: when,
+            entry: entry(&[(Account::promo(wallet_id), "2"), (house(AccountCode::DeferredPromoCost), "-2")]),
+            balance: left(),
+        }
+        .into(),
+        StripeTransactionRecorded {
+            transaction: "txn_1".into(),
+            category: TransactionCategory::Charge,
+            source: Some("ch_1".into()),
+            payment: Some(payment()),
+            amount: usd("25"),
+            fee: usd("1.03"),
+            occurred_at: at("2026-11-23T10:00:00.000000Z"),
+            entry: entry(&[
+                (house(AccountCode::StripeBalance), "23.97"),
+                (house(AccountCode::ProcessorFees), "1.03"),
+                (house(AccountCode::StripeCharges), "-25"),
+            ]),
+        }
+        .into(),
+    ]
+}
+
+fn payout_samples() -> Vec<Event> {
+    let when = Some(at("2026-11-23T10:00:00.123456Z"));
+    let (payout_id, developer_id, amount) = (PayoutId(id(16)), DeveloperId(id(2)), usd("1.2"));
+    let provider = || "mock".parse().unwrap();
+    let owed = Account::developer(developer_id);
+    let house = Account::house;
+    let entry = |from: Account, to: Account| {
+        EntryBuilder::new().debit(from, usd("1.2")).credit(to, usd("1.2")).build().unwrap()
+    };
+    let again = || entry(house(AccountCode::PayoutsInFlight), owed.clone());
+    let paid = EntryBuilder::new()
+        .debit(house(AccountCode::PayoutsInFlight), amount)
+        .debit(house(AccountCode::PayoutFees), usd("0.25"))
+        .credit(house(AccountCode::BankOperating), usd("1.45"));
+    vec![
+        PayoutRequested {
+            payout_id,
+            developer_id,
+            amount,
+            provider: provider(),
+            trigger: PayoutTrigger::Threshold,
+            entry: entry(owed.clone(), house(AccountCode::PayoutsInFlight)),
+        }
+        .into(),
+        PayoutApproved { payout_id, developer_id, amount, provider: provider(), note: Some("checked".into()) }.into(),
+        PayoutPaid {
+            payout_id,
+            developer_id,
+            amount,
+            provider: provider(),
+            reference: "po_mock_1".into(),
+            fee: usd("0.25"),
+            occurred_at: when,
+            entry: paid.build().unwrap(),
+        }
+        .into(),
+        PayoutFailed { payout_id, developer_id, amount, reason: "no such account".into(), entry: again() }.into(),
+        PayoutCancelled { payout_id, developer_id, amount, reason: "typo".into(), entry: again() }.into(),
+        PayoutReturned {
+            payout_id,
+            developer_id,
+            amount,
+            reason: "account closed".into(),
+            reference: "bank-1".into(),
+            occurred_at: when,
+            entry: entry(house(AccountCode::BankOperating), owed.clone()),
+        }
+        .into(),
     ]
 }
 

@@ -3,7 +3,7 @@
 use modelfaucet_schema::account::{Account, AccountCode, Name};
 use modelfaucet_schema::entry::EntryBuilder;
 use modelfaucet_schema::event::{
-    AdjustmentKind, Balance, Direction, Event, FreezeScope, PromoGranted, TestCreditGranted, WalletAdjusted,
+    AdjustmentKind, Balance, Direction, Event, FreezeScope, TestCreditGranted, WalletAdjusted,
 };
 use modelfaucet_schema::ids::WalletId;
 use modelfaucet_schema::money::Money;
@@ -16,7 +16,11 @@ fn reason(text: &'static str) -> Result<Name, Rejection> {
 }
 
 /// The wallet, if the amount is above zero and credit is not frozen.
-fn wallet_for_credit(context: Context<'_>, wallet_id: WalletId, amount: Money) -> Result<&Wallet, Rejection> {
+pub(super) fn wallet_for_credit(
+    context: Context<'_>,
+    wallet_id: WalletId,
+    amount: Money,
+) -> Result<&Wallet, Rejection> {
     context.require_admin()?;
     let wallet = context.state.wallets.get(&wallet_id).ok_or(Rejection::WalletNotFound)?;
     if !amount.is_positive() {
@@ -39,25 +43,6 @@ pub(super) fn grant_test_credit(
         .build()
         .map_err(|_| Rejection::AmountOutOfRange)?;
     Ok(vec![TestCreditGranted { wallet_id, amount, entry, balance: Balance { posted, ..wallet.balance } }.into()])
-}
-
-pub(super) fn grant_promo(
-    context: Context<'_>,
-    wallet_id: WalletId,
-    amount: Money,
-    why: &str,
-) -> Result<Vec<Event>, Rejection> {
-    let wallet = wallet_for_credit(context, wallet_id, amount)?;
-    context.require_not_frozen(&[Some(FreezeScope::TopUps)])?;
-    let add = |sum: Money| sum.checked_add(amount).ok_or(Rejection::AmountOutOfRange);
-    let balance =
-        Balance { posted: add(wallet.balance.posted)?, promo: add(wallet.balance.promo)?, held: wallet.balance.held };
-    let entry = EntryBuilder::new()
-        .debit(Account::house(AccountCode::DeferredPromoCost), amount)
-        .credit(Account::promo(wallet_id), amount)
-        .build()
-        .map_err(|_| Rejection::AmountOutOfRange)?;
-    Ok(vec![PromoGranted { wallet_id, amount, reason: why.to_owned(), entry, balance }.into()])
 }
 
 /// Credits or debits paid credit. A debit takes at most what is available and never promotional credit.

@@ -7,6 +7,7 @@ use modelfaucet_schema::event::{
     FeatureChanged, FeatureDefined, FeatureRemoved, ModelRates, Pricing, RateCardActivated, RateCardPublished,
 };
 use modelfaucet_schema::ids::{AppId, DeveloperId, TokenId};
+use modelfaucet_schema::staff::Power;
 
 use super::decide::Context;
 use super::{App, AppPatch, Caller, Command, Feature, FeaturePatch, Rejection, budget};
@@ -61,7 +62,7 @@ pub(super) fn issue_token(context: Context<'_>, command: &Command) -> Result<Vec
 
 pub(super) fn revoke_token(context: Context<'_>, token_id: TokenId) -> Result<Vec<Event>, Rejection> {
     let token = context.state.tokens.get(&token_id).ok_or(Rejection::TokenNotFound)?;
-    context.require_developer(token.developer_id, Rejection::TokenNotFound)?;
+    context.require_developer_or(Power::Operate, token.developer_id, Rejection::TokenNotFound)?;
     Ok(vec![DeveloperTokenRevoked { developer_id: token.developer_id, token_id }.into()])
 }
 

@@ -6,13 +6,15 @@ use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
     AdjustmentKind, AppSettings, Attempt, CallOutcome, CredentialAdded, Direction, DisableReason, DisconnectPolicy,
-    Dispatch, Endpoint, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, ServiceTier, SessionOpening, Status,
+    Dispatch, Endpoint, FreezeScope, ModelRates, PayoutTrigger, Pricing, ReleaseReason, Route, ServiceTier,
+    SessionOpening, Status, TransactionCategory,
 };
 use modelfaucet_schema::ids::{
-    AdjustmentId, AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, TokenId, TopUpId, UsageId,
-    UserId, WalletId,
+    AdjustmentId, AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId,
+    SessionId, TokenId, TopUpId, UsageId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::staff::{Power, StaffRole};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use modelfaucet_schema::usage::Usage;
@@ -21,8 +23,10 @@ use serde_json::{Map, Value};
 /// Who wants something. The edge has checked token and scope; the decision checks that the caller still may, and only on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// The holder of the admin token.
+    /// The holder of `ADMIN_TOKEN`.
     Admin,
+    /// Somebody who runs the ledger, by a token of their own.
+    Staff(StaffRole, TokenId),
     /// The operator's command line.
     Operator,
     /// A developer through one of its tokens.
@@ -35,6 +39,8 @@ pub enum Caller {
     Public,
     /// The writer's clock.
     Clock,
+    /// The payment provider: what its signed events and its own records say.
+    Stripe,
 }
 
 impl Caller {
@@ -42,12 +48,28 @@ impl Caller {
     pub const fn actor(self) -> Actor {
         match self {
             Self::Admin => Actor::Admin,
+            Self::Staff(role, token) => Actor::Staff(role, token),
             Self::Operator => Actor::Operator,
             Self::Developer(_, token) => Actor::Token(token),
             Self::Session(session) | Self::Gateway(session) => Actor::Session(session),
             Self::Public => Actor::Public,
             Self::Clock => Actor::Clock,
+            Self::Stripe => Actor::Stripe,
         }
+    }
+
+    /// The most that it may do of what the house does; none for those outside.
+    pub const fn power(self) -> Option<Power> {
+        match self {
+            Self::Admin | Self::Operator | Self::Clock => Some(Power::Administer),
+            Self::Staff(role, _) => Some(role.power()),
+            Self::Developer(..) | Self::Session(_) | Self::Gateway(_) | Self::Public | Self::Stripe => None,
+        }
+    }
+
+    /// Is it an administrator?
+    pub fn administers(self) -> bool {
+        self.power() == Some(Power::Administer)
     }
 }
 
@@ -213,10 +235,125 @@ pub struct EndCall {
     pub outcome: CallOutcome,
 }
 
+/// A refund as the payment provider tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefundReport {
+    /// Ours, if it carries the id of one that was requested here.
+    pub own: Option<RefundId>,
+    /// The id that it gets here if it was made at the provider; follows from `reference`.
+    pub refund_id: RefundId,
+    /// The provider's id of the refund.
+    pub reference: String,
+    /// The provider's id of the payment.
+    pub payment: String,
+    /// What goes back.
+    pub amount: Money,
+    /// Why it failed, if it did.
+    pub failed: Option<String>,
+    /// When.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// Where the payment provider sees a dispute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DisputePhase {
+    /// It is open.
+    Opened,
+    /// It is closed in our favour.
+    Won,
+    /// It is closed against us.
+    Lost,
+}
+
+/// A dispute as the payment provider tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DisputeReport {
+    /// The provider's id of the dispute.
+    pub dispute: String,
+    /// The provider's id of the payment.
+    pub payment: String,
+    /// What is disputed.
+    pub amount: Money,
+    /// The customer's reason.
+    pub reason: String,
+    /// Where it stands.
+    pub phase: DisputePhase,
+    /// When.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// A movement of the payment provider's own balance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionReport {
+    /// The provider's id of it.
+    pub transaction: String,
+    /// What it is.
+    pub category: TransactionCategory,
+    /// The charge, refund, dispute or payout behind it.
+    pub source: Option<String>,
+    /// The payment that it belongs to.
+    pub payment: Option<String>,
+    /// Before fees; negative if money left.
+    pub amount: Money,
+    /// What the provider kept of it.
+    pub fee: Money,
+    /// When.
+    pub occurred_at: Timestamp,
+}
+
+/// What becomes of a payout that is not over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PayoutStep {
+    /// Somebody other than the requester agrees.
+    Approve {
+        /// What the approver wrote.
+        note: Option<String>,
+    },
+    /// The money has left.
+    Pay {
+        /// The outside record that proves it.
+        reference: String,
+        /// What the payment cost.
+        fee: Money,
+        /// When.
+        occurred_at: Option<Timestamp>,
+    },
+    /// An approved payout did not work.
+    Fail {
+        /// Why.
+        reason: String,
+    },
+    /// A pending payout is not wanted any more.
+    Cancel {
+        /// Why.
+        reason: String,
+    },
+    /// A paid payout came back.
+    Return {
+        /// Why.
+        reason: String,
+        /// The outside record that proves it.
+        reference: String,
+        /// When.
+        occurred_at: Option<Timestamp>,
+    },
+}
+
 /// What somebody wants.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each field is named and documented as in the event that answers it")]
 pub enum Command {
+    IssueStaffToken {
+        token_id: TokenId,
+        name: String,
+        role: StaffRole,
+        token_hash: TokenHash,
+        token_prefix: String,
+        expires_at: Option<Timestamp>,
+    },
+    RevokeStaffToken {
+        token_id: TokenId,
+    },
     RegisterDeveloper {
         developer_id: DeveloperId,
         name: String,
@@ -300,14 +437,69 @@ pub enum Command {
         top_up_id: TopUpId,
         reason: String,
     },
+    /// The provider has made a page on which the top-up can be paid.
+    OpenCheckout {
+        top_up_id: TopUpId,
+        reference: String,
+        url: String,
+    },
+    RequestRefund {
+        refund_id: RefundId,
+        payment: String,
+        amount: Money,
+        reason: Option<String>,
+    },
+    /// The provider has taken a refund of ours on.
+    ConfirmRefund {
+        refund_id: RefundId,
+        reference: String,
+    },
+    /// The provider will not make a refund of ours.
+    FailRefund {
+        refund_id: RefundId,
+        reason: String,
+    },
+    ReportRefund(Box<RefundReport>),
+    ReportDispute(Box<DisputeReport>),
+    RecordTransaction(Box<TransactionReport>),
+    ProposeWriteOff {
+        write_off_id: WriteOffId,
+        wallet_id: WalletId,
+        amount: Money,
+        reason: String,
+    },
+    /// By somebody other than who proposed it.
+    ApproveWriteOff {
+        write_off_id: WriteOffId,
+    },
+    /// Without an amount: everything that is owed, in whole cents.
+    RequestPayout {
+        payout_id: PayoutId,
+        developer_id: DeveloperId,
+        amount: Option<Money>,
+        /// Refused if less than this is owed.
+        threshold: Money,
+        provider: Name,
+        trigger: PayoutTrigger,
+    },
+    StepPayout {
+        payout_id: PayoutId,
+        step: PayoutStep,
+    },
+    ExpireCredit {
+        wallet_id: WalletId,
+        promo_id: PromoId,
+    },
     GrantTestCredit {
         wallet_id: WalletId,
         amount: Money,
     },
     GrantPromo {
+        promo_id: PromoId,
         wallet_id: WalletId,
         amount: Money,
         reason: String,
+        expires_at: Option<Timestamp>,
     },
     AdjustWallet {
         adjustment_id: AdjustmentId,
@@ -383,6 +575,8 @@ impl Command {
     /// The name for metrics and logs.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::IssueStaffToken { .. } => "issue_staff_token",
+            Self::RevokeStaffToken { .. } => "revoke_staff_token",
             Self::RegisterDeveloper { .. } => "register_developer",
             Self::IssueDeveloperToken { .. } => "issue_developer_token",
             Self::RevokeDeveloperToken { .. } => "revoke_developer_token",
@@ -398,6 +592,24 @@ impl Command {
             Self::RequestTopUp { .. } => "request_top_up",
             Self::CreditTopUp { .. } => "credit_top_up",
             Self::FailTopUp { .. } => "fail_top_up",
+            Self::OpenCheckout { .. } => "open_checkout",
+            Self::RequestRefund { .. } => "request_refund",
+            Self::ConfirmRefund { .. } => "confirm_refund",
+            Self::FailRefund { .. } => "fail_refund",
+            Self::ReportRefund(_) => "report_refund",
+            Self::ReportDispute(_) => "report_dispute",
+            Self::RecordTransaction(_) => "record_transaction",
+            Self::ProposeWriteOff { .. } => "propose_write_off",
+            Self::ApproveWriteOff { .. } => "approve_write_off",
+            Self::RequestPayout { .. } => "request_payout",
+            Self::StepPayout { step, .. } => match step {
+                PayoutStep::Approve { .. } => "approve_payout",
+                PayoutStep::Pay { .. } => "pay_payout",
+                PayoutStep::Fail { .. } => "fail_payout",
+                PayoutStep::Cancel { .. } => "cancel_payout",
+                PayoutStep::Return { .. } => "return_payout",
+            },
+            Self::ExpireCredit { .. } => "expire_credit",
             Self::GrantTestCredit { .. } => "grant_test_credit",
             Self::GrantPromo { .. } => "grant_promo",
             Self::AdjustWallet { .. } => "adjust_wallet",

@@ -2,10 +2,14 @@
 
 use modelfaucet_schema::event::{Event, FreezeScope};
 use modelfaucet_schema::ids::{DeveloperId, SessionId, WalletId};
+use modelfaucet_schema::staff::Power;
 use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
-use super::{adjustment, call, catalogue, credential, freeze, hold, session, top_up, usage};
+use super::{
+    adjustment, call, catalogue, credential, dispute, freeze, hold, payout, promo, refund, session, staff, top_up,
+    transaction, usage, write_off,
+};
 
 /// Decides a command at time `at`. Deterministic; the events are not taken in yet.
 ///
@@ -13,13 +17,10 @@ use super::{adjustment, call, catalogue, credential, freeze, hold, session, top_
 /// The [`Rejection`]; the state is as it was.
 pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -> Result<Vec<Event>, Rejection> {
     let context = Context { state, caller, at };
-    if let Caller::Developer(_, token) = caller {
-        let live = state.tokens.get(&token).is_some_and(|token| token.expires_at.is_none_or(|end| at < end));
-        if !live {
-            return Err(Rejection::InvalidDeveloperToken);
-        }
-    }
+    context.require_live_token()?;
     match command {
+        Command::IssueStaffToken { .. } => staff::issue(context, command),
+        Command::RevokeStaffToken { token_id } => staff::revoke(context, *token_id),
         Command::RegisterDeveloper { developer_id, name, email } => {
             catalogue::register_developer(context, *developer_id, name, email)
         }
@@ -45,10 +46,28 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
             top_up::credit(context, *top_up_id, payment, *amount, *occurred_at)
         }
         Command::FailTopUp { top_up_id, reason } => top_up::fail(context, *top_up_id, reason),
-        Command::GrantTestCredit { wallet_id, amount } => adjustment::grant_test_credit(context, *wallet_id, *amount),
-        Command::GrantPromo { wallet_id, amount, reason } => {
-            adjustment::grant_promo(context, *wallet_id, *amount, reason)
+        Command::OpenCheckout { top_up_id, reference, url } => {
+            top_up::open_checkout(context, *top_up_id, reference, url)
         }
+        Command::RequestRefund { refund_id, payment, amount, reason } => {
+            refund::request(context, *refund_id, payment, *amount, reason.as_deref())
+        }
+        Command::ConfirmRefund { refund_id, reference } => refund::confirm(context, *refund_id, reference),
+        Command::FailRefund { refund_id, reason } => refund::fail(context, *refund_id, reason, None),
+        Command::ReportRefund(report) => refund::report(context, report),
+        Command::ReportDispute(report) => dispute::report(context, report),
+        Command::RecordTransaction(report) => transaction::record(context, report),
+        Command::ProposeWriteOff { write_off_id, wallet_id, amount, reason } => {
+            write_off::propose(context, *write_off_id, *wallet_id, *amount, reason)
+        }
+        Command::ApproveWriteOff { write_off_id } => write_off::approve(context, *write_off_id),
+        Command::RequestPayout { .. } => payout::request(context, command),
+        Command::StepPayout { payout_id, step } => payout::step(context, *payout_id, step),
+        Command::GrantTestCredit { wallet_id, amount } => adjustment::grant_test_credit(context, *wallet_id, *amount),
+        Command::GrantPromo { promo_id, wallet_id, amount, reason, expires_at } => {
+            promo::grant(context, *promo_id, *wallet_id, *amount, reason, *expires_at)
+        }
+        Command::ExpireCredit { wallet_id, promo_id } => promo::expire(context, *wallet_id, *promo_id),
         Command::AdjustWallet { .. } => adjustment::adjust(context, command),
         Command::PlaceHold { .. } => hold::place(context, command),
         Command::CaptureHold { hold_id, usage, service_tier, provider_request_id, occurred_at } => {
@@ -94,22 +113,60 @@ pub(super) struct Payment<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// A token that was revoked or has ended since the edge looked does nothing any more.
+    fn require_live_token(self) -> Result<(), Rejection> {
+        let is_over = |end: Option<Timestamp>| end.is_some_and(|end| end <= self.at);
+        match self.caller {
+            Caller::Developer(_, id) if self.state.tokens.get(&id).is_none_or(|token| is_over(token.expires_at)) => {
+                Err(Rejection::InvalidDeveloperToken)
+            }
+            Caller::Staff(role, id)
+                if self.state.staff.get(&id).is_none_or(|token| token.role != role || is_over(token.expires_at)) =>
+            {
+                Err(Rejection::InvalidStaffToken)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Only those who have this power.
+    pub(super) fn require(self, power: Power) -> Result<(), Rejection> {
+        if self.caller.power() >= Some(power) { Ok(()) } else { Err(Rejection::Forbidden) }
+    }
+
     /// Only administrators, the operator's command line and the clock.
     pub(super) fn require_admin(self) -> Result<(), Rejection> {
-        match self.caller {
-            Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
-            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public => {
-                Err(Rejection::Forbidden)
-            }
-        }
+        self.require(Power::Administer)
+    }
+
+    /// What the payment provider may tell, and administrators in its place.
+    pub(super) fn require_provider(self) -> Result<(), Rejection> {
+        if self.caller == Caller::Stripe { Ok(()) } else { self.require_admin() }
+    }
+
+    /// Two people: the caller is not who asked for it.
+    pub(super) fn require_another(self, asked: &str) -> Result<(), Rejection> {
+        if self.caller.actor().to_string() == asked { Err(Rejection::SameActor) } else { Ok(()) }
     }
 
     /// May the caller act on what belongs to `developer`? `otherwise` is "not found", so nobody learns what others have.
     pub(super) fn require_developer(self, developer: DeveloperId, otherwise: Rejection) -> Result<(), Rejection> {
+        self.require_developer_or(Power::Administer, developer, otherwise)
+    }
+
+    /// As [`Context::require_developer`], where those of the house need only `power`.
+    pub(super) fn require_developer_or(
+        self,
+        power: Power,
+        developer: DeveloperId,
+        otherwise: Rejection,
+    ) -> Result<(), Rejection> {
         match self.caller {
-            Caller::Admin | Caller::Operator | Caller::Clock => Ok(()),
             Caller::Developer(own, _) if own == developer => Ok(()),
-            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public => Err(otherwise),
+            Caller::Admin | Caller::Staff(..) | Caller::Operator | Caller::Clock => self.require(power),
+            Caller::Developer(..) | Caller::Session(_) | Caller::Gateway(_) | Caller::Public | Caller::Stripe => {
+                Err(otherwise)
+            }
         }
     }
 

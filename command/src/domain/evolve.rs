@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
+use modelfaucet_schema::account::{AccountCode, Subject};
+use modelfaucet_schema::entry::JournalEntry;
 use modelfaucet_schema::event::{Call, Event, FeatureDefined, RateCardId, Rating, Recorded, Status};
-use modelfaucet_schema::ids::{CredentialId, FeatureId};
+use modelfaucet_schema::ids::{CredentialId, FeatureId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::usage::Usage;
 
 use super::{
-    App, BudgetOf, Credential, Developer, DeveloperToken, Feature, Hold, PendingTopUp, RateCard, Sent, Session, Spend,
-    State, Wallet, budget,
+    App, BudgetOf, Credential, Developer, DeveloperToken, Dispute, DisputeState, Feature, Hold, Payment, Payout,
+    PayoutState, PendingTopUp, PromoSlice, RateCard, Refund, Sent, Session, Spend, StaffToken, State, Wallet, WriteOff,
+    budget,
 };
 
 impl State {
@@ -20,15 +23,19 @@ impl State {
         if recorded.recorded_at > self.last_recorded_at() {
             self.recorded_at.set((), recorded.recorded_at);
         }
-        self.take_in(&recorded.event);
+        self.take_in(recorded);
         if ends_stream(&recorded.event) {
             self.seqs.remove(&recorded.stream);
         }
     }
 
-    fn take_in(&mut self, event: &Event) {
+    fn take_in(&mut self, recorded: &Recorded) {
+        let event = &recorded.event;
         if let Some((wallet_id, balance)) = event.balance() {
             self.wallets.change(&wallet_id, |wallet| wallet.balance = balance);
+        }
+        if let Some(entry) = event.entry() {
+            self.take_in_debts(entry);
         }
         match event {
             Event::DeveloperRegistered(event) => self.developers.set(event.developer_id, Developer { tokens: 0 }),
@@ -45,6 +52,13 @@ impl State {
             }
             Event::DeveloperTokenRevoked(event) => {
                 self.tokens.remove(&event.token_id);
+            }
+            Event::StaffTokenIssued(event) => {
+                let token = StaffToken { token_hash: event.token_hash, role: event.role, expires_at: event.expires_at };
+                self.staff.set(event.token_id, token);
+            }
+            Event::StaffTokenRevoked(event) => {
+                self.staff.remove(&event.token_id);
             }
             Event::AppRegistered(event) => {
                 let app = App {
@@ -106,6 +120,13 @@ impl State {
             }
             Event::TopUpCredited(event) => {
                 self.top_ups.remove(&event.top_up_id);
+                let payment = Payment {
+                    wallet_id: event.wallet_id,
+                    amount: event.amount,
+                    refunded: Money::ZERO,
+                    disputed: Money::ZERO,
+                };
+                self.payments.set(event.payment.clone(), payment);
             }
             Event::TopUpFailed(event) => {
                 self.top_ups.remove(&event.top_up_id);
@@ -156,6 +177,7 @@ impl State {
                     self.free_budgets(&hold);
                     self.spend_budgets(&hold, &event.rating);
                 }
+                self.spend_promo(event.wallet_id, event.rating.promo);
             }
             Event::HoldReleased(event) => {
                 if let Some(hold) = self.holds.remove(&event.hold_id) {
@@ -172,8 +194,10 @@ impl State {
                 if let Some(hold) = self.expired_holds.remove(&event.hold_id) {
                     self.spend_budgets(&hold, &event.rating);
                 }
+                self.spend_promo(event.wallet_id, event.rating.promo);
             }
             Event::UsageRecorded(event) => {
+                self.spend_promo(event.wallet_id, event.rating.promo);
                 if let Some(feature) = self.feature_of(&event.call) {
                     self.change_spend(BudgetOf::Feature(feature), |spend| spend.end(Money::ZERO, event.rating.charge));
                 }
@@ -195,8 +219,96 @@ impl State {
             Event::Thawed(event) => {
                 self.freezes.remove(&event.scope);
             }
-            // Their effect is the wallet's balance, taken in above.
-            Event::TestCreditGranted(_) | Event::PromoGranted(_) | Event::WalletAdjusted(_) => {}
+            Event::PromoGranted(event) => {
+                if let (Some(promo_id), Some(expires_at)) = (event.promo_id, event.expires_at) {
+                    let slice = PromoSlice { promo_id, left: event.amount, expires_at, due_at: expires_at };
+                    self.add_promo(event.wallet_id, slice);
+                }
+            }
+            Event::CreditExpired(event) => self.promos.change(&event.wallet_id, |slices| {
+                for slice in slices.iter_mut().filter(|slice| slice.promo_id == event.promo_id) {
+                    slice.left = slice.left.checked_sub(event.amount).unwrap_or(Money::ZERO);
+                    slice.due_at = event.again_at.unwrap_or(slice.due_at);
+                }
+                slices.retain(|slice| slice.left.is_positive());
+            }),
+            Event::RefundRequested(event) => {
+                let refund = Refund {
+                    payment: event.payment.as_str().into(),
+                    amount: event.amount,
+                    receivable: event.receivable,
+                    sent: event.reference.is_some(),
+                    failed: false,
+                };
+                self.refunds.set(event.refund_id, refund);
+                self.change_payment(&event.payment, |payment| payment.refunded = plus(payment.refunded, event.amount));
+            }
+            Event::RefundSent(event) => self.refunds.change(&event.refund_id, |refund| refund.sent = true),
+            Event::RefundFailed(event) => {
+                self.refunds.change(&event.refund_id, |refund| refund.failed = true);
+                self.change_payment(&event.payment, |payment| payment.refunded = less(payment.refunded, event.amount));
+            }
+            Event::DisputeOpened(event) => {
+                let dispute = Dispute {
+                    payment: event.payment.as_str().into(),
+                    wallet_id: event.wallet_id,
+                    amount: event.amount,
+                    held: event.held,
+                    froze: event.freezes,
+                    state: DisputeState::Open,
+                };
+                self.disputes.set(event.dispute.clone(), dispute);
+                self.change_payment(&event.payment, |payment| payment.disputed = plus(payment.disputed, event.amount));
+            }
+            Event::DisputeWon(event) => {
+                let amount = self.disputes.get(&event.dispute).map_or(Money::ZERO, |dispute| dispute.amount);
+                self.end_dispute(&event.dispute, DisputeState::Won);
+                self.change_payment(&event.payment, |payment| payment.disputed = less(payment.disputed, amount));
+            }
+            Event::DisputeLost(event) => self.end_dispute(&event.dispute, DisputeState::Lost),
+            Event::WriteOffProposed(event) => {
+                let proposed_by = recorded.actor.to_string().into();
+                let write_off = WriteOff { wallet_id: event.wallet_id, amount: event.amount, proposed_by };
+                self.write_offs.set(event.write_off_id, write_off);
+            }
+            Event::ReceivableWrittenOff(event) => {
+                self.write_offs.remove(&event.write_off_id);
+            }
+            Event::PayoutRequested(event) => {
+                let payout = Payout {
+                    developer_id: event.developer_id,
+                    amount: event.amount,
+                    provider: event.provider.clone(),
+                    requested_by: recorded.actor.to_string().into(),
+                    state: PayoutState::Pending,
+                };
+                self.payouts.set(event.payout_id, payout);
+                self.open_payouts.set(event.developer_id, event.payout_id);
+            }
+            Event::PayoutApproved(event) => {
+                self.payouts.change(&event.payout_id, |payout| payout.state = PayoutState::Processing);
+            }
+            Event::PayoutPaid(event) => {
+                self.payouts.change(&event.payout_id, |payout| payout.state = PayoutState::Paid);
+                self.open_payouts.remove(&event.developer_id);
+            }
+            Event::PayoutFailed(event) => {
+                self.payouts.change(&event.payout_id, |payout| payout.state = PayoutState::Over);
+                self.open_payouts.remove(&event.developer_id);
+            }
+            Event::PayoutCancelled(event) => {
+                self.payouts.change(&event.payout_id, |payout| payout.state = PayoutState::Over);
+                self.open_payouts.remove(&event.developer_id);
+            }
+            // Another one may be open by now: this one was not.
+            Event::PayoutReturned(event) => {
+                self.payouts.change(&event.payout_id, |payout| payout.state = PayoutState::Over);
+            }
+            // Their effect is in balances and debts, taken in above, or there is none here.
+            Event::TestCreditGranted(_)
+            | Event::WalletAdjusted(_)
+            | Event::TopUpCheckoutOpened(_)
+            | Event::StripeTransactionRecorded(_) => {}
         }
     }
 
@@ -250,6 +362,57 @@ impl State {
         }
     }
 
+    /// What owners of wallets owe and what developers are owed follows from the postings, whatever made them.
+    fn take_in_debts(&mut self, entry: &JournalEntry) {
+        for posting in entry.postings() {
+            match (posting.account.code(), posting.account.subject()) {
+                (AccountCode::Receivable, Subject::Wallet(wallet)) => {
+                    let owed = self.receivables.get(wallet).copied().unwrap_or_default();
+                    self.receivables.set(*wallet, plus(owed, posting.amount));
+                }
+                (AccountCode::DeveloperPayable, Subject::Developer(developer)) => {
+                    let owed = self.payables.get(developer).copied().unwrap_or_default();
+                    self.payables.set(*developer, less(owed, posting.amount));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn change_payment(&mut self, payment: &str, change: impl FnOnce(&mut Payment)) {
+        self.payments.change(&payment.to_owned(), change);
+    }
+
+    fn end_dispute(&mut self, dispute: &str, state: DisputeState) {
+        self.disputes.change(&dispute.to_owned(), |dispute| {
+            dispute.held = Money::ZERO;
+            dispute.state = state;
+        });
+    }
+
+    fn add_promo(&mut self, wallet: WalletId, slice: PromoSlice) {
+        let mut slices = self.promos.get(&wallet).cloned().unwrap_or_default();
+        let at = slices.partition_point(|known| known.expires_at <= slice.expires_at);
+        slices.insert(at, slice);
+        self.promos.set(wallet, slices);
+    }
+
+    /// Promotional credit that expires is spent before the rest of it, what expires first first.
+    fn spend_promo(&mut self, wallet: WalletId, amount: Money) {
+        if !amount.is_positive() || !self.promos.contains(&wallet) {
+            return;
+        }
+        self.promos.change(&wallet, |slices| {
+            let mut rest = amount;
+            for slice in slices.iter_mut() {
+                let taken = slice.left.min(rest);
+                slice.left = less(slice.left, taken);
+                rest = less(rest, taken);
+            }
+            slices.retain(|slice| slice.left.is_positive());
+        });
+    }
+
     fn change_spend(&mut self, of: BudgetOf, change: impl FnOnce(&mut Spend)) {
         let mut spend = self.spend.get(&of).copied().unwrap_or_default();
         change(&mut spend);
@@ -269,7 +432,26 @@ impl State {
     }
 }
 
+/// The sum; decisions refuse what is out of range, so nothing is cut off here.
+fn plus(a: Money, b: Money) -> Money {
+    a.checked_add(b).unwrap_or(a)
+}
+
+/// The difference; as [`plus`].
+fn less(a: Money, b: Money) -> Money {
+    a.checked_sub(b).unwrap_or(a)
+}
+
 /// After these a stream has no further events, so its number need not be remembered.
 fn ends_stream(event: &Event) -> bool {
-    matches!(event, Event::SessionRevoked(_) | Event::SessionExpired(_) | Event::CredentialDisabled(_))
+    matches!(
+        event,
+        Event::SessionRevoked(_)
+            | Event::SessionExpired(_)
+            | Event::CredentialDisabled(_)
+            | Event::StripeTransactionRecorded(_)
+            | Event::PayoutFailed(_)
+            | Event::PayoutCancelled(_)
+            | Event::PayoutReturned(_)
+    )
 }

@@ -1,12 +1,13 @@
 //! Kill switches.
 
 use modelfaucet_schema::event::{Event, FreezeScope, Frozen, Thawed};
+use modelfaucet_schema::staff::Power;
 
 use super::Rejection;
 use super::decide::Context;
 
 pub(super) fn freeze(context: Context<'_>, scope: FreezeScope, reason: &str) -> Result<Vec<Event>, Rejection> {
-    context.require_admin()?;
+    context.require(Power::Operate)?;
     let state = context.state;
     match scope {
         FreezeScope::App(id) if !state.apps.contains(&id) => return Err(Rejection::AppNotFound),
@@ -22,7 +23,7 @@ pub(super) fn freeze(context: Context<'_>, scope: FreezeScope, reason: &str) -> 
 }
 
 pub(super) fn thaw(context: Context<'_>, scope: FreezeScope, reason: &str) -> Result<Vec<Event>, Rejection> {
-    context.require_admin()?;
+    context.require(Power::Operate)?;
     if !context.state.freezes.contains(&scope) {
         return Err(Rejection::NotFrozen);
     }

@@ -37,16 +37,24 @@ rejections! {
     ExpiredSession = 401 "expired_session" "The session token is expired.";
     /// The developer's token is unknown, revoked or expired.
     InvalidDeveloperToken = 401 "invalid_session" "Missing or invalid developer token.";
+    /// The staff token is unknown, revoked or expired.
+    InvalidStaffToken = 401 "invalid_session" "Missing or invalid admin token.";
     /// The wallet cannot pay, whatever its open holds come to.
     InsufficientBalance { available: Money, required: Money } = 402 "insufficient_balance" "The wallet has {available} USD available; {required} USD are required.";
     /// The wallet could pay, were it not for its open holds.
     InFlightHolds { available: Money, required: Money } = 402 "in_flight_holds" "Open holds leave {available} USD available; {required} USD are required. Try again when they have ended.";
     /// Too little is left of the budget of a feature or of a provider key.
     BudgetExceeded { available: Money, required: Money } = 402 "budget_exceeded" "The budget has {available} USD left; {required} USD are required.";
+    /// The developer is owed less.
+    InsufficientPayable { available: Money, required: Money } = 402 "insufficient_balance" "The developer is owed {available} USD; {required} USD are required.";
+    /// The second person is the first one.
+    SameActor = 403 "same_actor" "Somebody other than who asked for it has to agree.";
     /// The app takes sessions from its server only.
     ServerSessionsOnly = 403 "forbidden" "This app opens sessions on its server only (scope developer:sessions:write).";
     /// The caller may not do that at all.
     Forbidden = 403 "forbidden" "The caller may not do this.";
+    /// Staff tokens come from the holder of `ADMIN_TOKEN`.
+    RootOnly = 403 "forbidden" "Only the holder of ADMIN_TOKEN may do this.";
     /// A token may not hand out what it does not have.
     ScopeNotHeld { scope: Scope } = 403 "forbidden" "A token cannot issue a token with a scope that it does not have: {scope}.";
     /// Unknown or disabled app.
@@ -65,6 +73,16 @@ rejections! {
     SessionNotFound = 404 "session_not_found" "The session could not be found.";
     /// No pending top-up of this id.
     TopUpNotFound = 404 "top_up_not_found" "No pending top-up has this id.";
+    /// No payment of this id was credited.
+    PaymentNotFound = 404 "payment_not_found" "No credited payment has this id.";
+    /// No refund of this id.
+    RefundNotFound = 404 "refund_not_found" "The refund could not be found.";
+    /// No write-off of this id waits.
+    WriteOffNotFound = 404 "write_off_not_found" "No proposed write-off has this id.";
+    /// No payout of this id.
+    PayoutNotFound = 404 "payout_not_found" "Payout was not found.";
+    /// No such grant, or nothing is left of it.
+    PromoNotFound = 404 "promo_not_found" "Nothing is left of a grant with this id.";
     /// No open hold of this id.
     HoldNotFound = 404 "hold_not_found" "No open hold has this id; it may have ended already.";
     /// No such provider key of the caller.
@@ -107,6 +125,28 @@ rejections! {
     AlreadyFrozen = 409 "already_frozen" "It is frozen already.";
     /// It is not frozen.
     NotFrozen = 409 "not_frozen" "It is not frozen.";
+    /// The dispute ended otherwise.
+    DisputeClosed = 409 "dispute_closed" "The dispute has ended otherwise already.";
+    /// The refund has failed already.
+    RefundClosed = 409 "refund_closed" "The refund has failed already.";
+    /// The refund would pass the payment.
+    RefundTooLarge { left: Money } = 409 "refund_too_large" "Of this payment {left} USD can be refunded; refunds and disputes together never pass it.";
+    /// More than is owed.
+    WriteOffTooLarge { owed: Money } = 409 "write_off_too_large" "The owner of the wallet owes {owed} USD.";
+    /// One payout at a time.
+    PayoutOpen = 409 "payout_open" "The developer has a payout that is not over.";
+    /// Not worth a payout yet.
+    BelowThreshold { available: Money } = 409 "below_threshold" "The developer is owed {available} USD, which is below the threshold.";
+    /// The payout is not pending.
+    PayoutNotPending { verb: &'static str } = 400 "invalid_request" "Only pending payouts can be {verb}.";
+    /// The payout is not approved.
+    PayoutNotApproved { verb: &'static str } = 400 "invalid_request" "Payout must be approved before it can be {verb}.";
+    /// The payout is not paid.
+    PayoutNotPaid = 400 "invalid_request" "Only paid payouts can come back.";
+    /// The provider's movement goes the wrong way for its kind.
+    InvalidTransaction = 400 "invalid_transaction" "The amount goes the wrong way for this kind of movement.";
+    /// A time behind the ledger's clock.
+    ExpiresInPast = 400 "invalid_request" "expires_at lies in the past.";
     /// The payment differs from what was requested.
     AmountMismatch { requested: Money } = 400 "amount_mismatch" "The top-up was requested over {requested} USD.";
     /// Not a whole number of cents.

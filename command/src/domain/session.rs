@@ -5,6 +5,7 @@ use std::time::Duration;
 use modelfaucet_schema::event::{Event, FreezeScope, SessionExpired, SessionOpened, SessionRevoked, WalletOpened};
 use modelfaucet_schema::ids::SessionId;
 use modelfaucet_schema::money::Money;
+use modelfaucet_schema::staff::Power;
 
 use super::decide::Context;
 use super::{Caller, Command, Rejection};
@@ -72,7 +73,7 @@ pub(super) fn revoke(context: Context<'_>, session_id: SessionId) -> Result<Vec<
     let app = context.state.apps.get(&session.app_id).ok_or(Rejection::SessionNotFound)?;
     match context.caller {
         Caller::Session(own) if own == session_id => {}
-        _ => context.require_developer(app.developer_id, Rejection::SessionNotFound)?,
+        _ => context.require_developer_or(Power::Operate, app.developer_id, Rejection::SessionNotFound)?,
     }
     Ok(vec![SessionRevoked { session_id }.into()])
 }

@@ -8,10 +8,11 @@ use modelfaucet_schema::event::{
     FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, Route, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, SessionId, StreamId, TokenId, TopUpId, UserId,
-    WalletId,
+    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, SessionId, StreamId,
+    TokenId, TopUpId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, UserHash};
 use modelfaucet_schema::usage::Usage;
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{BudgetOf, Spend, Table};
 
 /// Raised whenever an old snapshot would not be what a fold of the log gives today.
-pub const FOLD_VERSION: i32 = 2;
+pub const FOLD_VERSION: i32 = 4;
 
 /// The version of the table of disconnect policies before anybody has set one: `drain` everywhere.
 pub(super) const FIRST_POLICY_VERSION: u32 = 1;
@@ -41,6 +42,17 @@ pub struct DeveloperToken {
     pub token_hash: TokenHash,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A staff token that may be used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StaffToken {
+    /// Its hash.
+    pub token_hash: TokenHash,
+    /// What it may do.
+    pub role: StaffRole,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
 }
@@ -169,6 +181,122 @@ pub struct PendingTopUp {
     pub provider: Name,
 }
 
+/// A payment that was credited, and what of it is gone again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// The wallet that it went to.
+    pub wallet_id: WalletId,
+    /// What was credited.
+    pub amount: Money,
+    /// Refunds that have not failed.
+    pub refunded: Money,
+    /// Disputes that are open or lost.
+    pub disputed: Money,
+}
+
+impl Payment {
+    /// What can still be refunded: refunds and disputes together never pass the payment.
+    pub fn left(&self) -> Money {
+        let gone = self.refunded.checked_add(self.disputed).unwrap_or(self.amount);
+        self.amount.checked_sub(gone).unwrap_or(Money::ZERO).max(Money::ZERO)
+    }
+}
+
+/// A refund. Kept for ever, so that what the provider repeats is recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refund {
+    /// The provider's id of the payment.
+    pub payment: Arc<str>,
+    /// What goes back.
+    pub amount: Money,
+    /// The part that the wallet could not pay.
+    pub receivable: Money,
+    /// Has the provider taken it on?
+    pub sent: bool,
+    /// Did it fail?
+    pub failed: bool,
+}
+
+/// Where a dispute stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DisputeState {
+    /// Nobody knows how it ends.
+    Open,
+    /// For us.
+    Won,
+    /// Against us.
+    Lost,
+}
+
+/// A dispute. Kept for ever, so that what the provider repeats is recognised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispute {
+    /// The provider's id of the payment.
+    pub payment: Arc<str>,
+    /// The wallet.
+    pub wallet_id: WalletId,
+    /// What is disputed.
+    pub amount: Money,
+    /// What is held of it while it is open.
+    pub held: Money,
+    /// Did it freeze the wallet?
+    pub froze: bool,
+    /// Where it stands.
+    pub state: DisputeState,
+}
+
+/// A write-off that waits for a second person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteOff {
+    /// The wallet.
+    pub wallet_id: WalletId,
+    /// How much.
+    pub amount: Money,
+    /// Who proposed it.
+    pub proposed_by: Box<str>,
+}
+
+/// What is left of a grant of promotional credit that expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromoSlice {
+    /// The grant.
+    pub promo_id: PromoId,
+    /// What is left of it.
+    pub left: Money,
+    /// When it expires. What expires first is spent first.
+    pub expires_at: Timestamp,
+    /// When the clock looks at it: then, or later if open holds needed it then.
+    pub due_at: Timestamp,
+}
+
+/// Where a payout stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PayoutState {
+    /// Requested.
+    Pending,
+    /// Approved.
+    Processing,
+    /// The money has left.
+    Paid,
+    /// It is over and the money is the developer's again.
+    Over,
+}
+
+/// A payout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payout {
+    /// The developer.
+    pub developer_id: DeveloperId,
+    /// Whole cents.
+    pub amount: Money,
+    /// Who pays it out.
+    pub provider: Name,
+    /// Who requested it.
+    pub requested_by: Box<str>,
+    /// Where it stands.
+    pub state: PayoutState,
+}
+
 /// A hold, open or expired.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hold {
@@ -250,8 +378,10 @@ pub struct State {
     pub seqs: Table<StreamId, i64>,
     /// Developers.
     pub developers: Table<DeveloperId, Developer>,
-    /// Usable tokens.
+    /// Usable tokens of developers.
     pub tokens: Table<TokenId, DeveloperToken>,
+    /// Usable tokens of staff.
+    pub staff: Table<TokenId, StaffToken>,
     /// Apps.
     pub apps: Table<AppId, App>,
     /// Apps by public id.
@@ -288,6 +418,24 @@ pub struct State {
     /// The version of that table, under the one key there is.
     #[serde(default)]
     pub disconnect_version: Table<(), u32>,
+    /// Credited payments by the provider's id.
+    pub payments: Table<String, Payment>,
+    /// Refunds.
+    pub refunds: Table<RefundId, Refund>,
+    /// Disputes by the provider's id.
+    pub disputes: Table<String, Dispute>,
+    /// What owners of wallets owe, where they ever owed anything.
+    pub receivables: Table<WalletId, Money>,
+    /// Write-offs that wait for a second person.
+    pub write_offs: Table<WriteOffId, WriteOff>,
+    /// Promotional credit that expires, what expires first in front.
+    pub promos: Table<WalletId, Vec<PromoSlice>>,
+    /// What developers are owed and is not reserved for a payout.
+    pub payables: Table<DeveloperId, Money>,
+    /// Payouts.
+    pub payouts: Table<PayoutId, Payout>,
+    /// The one payout of a developer that is pending or processing.
+    pub open_payouts: Table<DeveloperId, PayoutId>,
     /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
     pub recorded_at: Table<(), Timestamp>,
 }
@@ -297,6 +445,7 @@ macro_rules! each_table {
         $state.seqs.$method();
         $state.developers.$method();
         $state.tokens.$method();
+        $state.staff.$method();
         $state.apps.$method();
         $state.app_names.$method();
         $state.features.$method();
@@ -314,6 +463,15 @@ macro_rules! each_table {
         $state.freezes.$method();
         $state.disconnect_policies.$method();
         $state.disconnect_version.$method();
+        $state.payments.$method();
+        $state.refunds.$method();
+        $state.disputes.$method();
+        $state.receivables.$method();
+        $state.write_offs.$method();
+        $state.promos.$method();
+        $state.payables.$method();
+        $state.payouts.$method();
+        $state.open_payouts.$method();
         $state.recorded_at.$method();
     }};
 }
@@ -331,7 +489,12 @@ impl State {
 
     /// About how many rows there are: what a copy costs.
     pub fn size(&self) -> usize {
-        self.seqs.len() + self.users.len() + self.holds.len() + self.expired_holds.len()
+        self.seqs.len()
+            + self.users.len()
+            + self.holds.len()
+            + self.expired_holds.len()
+            + self.payments.len()
+            + self.refunds.len()
     }
 
     /// The number of the next event of a stream.

@@ -2,19 +2,21 @@
 
 use modelfaucet_schema::account::{Account, AccountCode};
 use modelfaucet_schema::entry::EntryBuilder;
-use modelfaucet_schema::event::{Balance, Event, FreezeScope, TopUpCredited, TopUpFailed, TopUpRequested};
-use modelfaucet_schema::ids::TopUpId;
+use modelfaucet_schema::event::{
+    Balance, Event, FreezeScope, TopUpCheckoutOpened, TopUpCredited, TopUpFailed, TopUpRequested,
+};
+use modelfaucet_schema::ids::{TopUpId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
 
 use super::decide::Context;
-use super::{Command, Rejection, Wallet};
+use super::{Caller, Command, Rejection, Wallet};
 
 pub(super) fn request(context: Context<'_>, command: &Command) -> Result<Vec<Event>, Rejection> {
     let Command::RequestTopUp { top_up_id, wallet_id, amount, provider, reference } = command else {
         return Err(Rejection::Forbidden);
     };
-    context.require_admin()?;
+    require_owner(context, *wallet_id)?;
     let wallet = context.state.wallets.get(wallet_id).ok_or(Rejection::WalletNotFound)?;
     if !amount.is_positive() {
         return Err(Rejection::ZeroAmount);
@@ -45,7 +47,7 @@ pub(super) fn credit(
     amount: Option<Money>,
     occurred_at: Option<Timestamp>,
 ) -> Result<Vec<Event>, Rejection> {
-    context.require_admin()?;
+    context.require_provider()?;
     let top_up = context.state.top_ups.get(&top_up_id).ok_or(Rejection::TopUpNotFound)?;
     let wallet = context.state.wallets.get(&top_up.wallet_id).ok_or(Rejection::WalletNotFound)?;
     context.require_not_frozen(&[Some(FreezeScope::TopUps)])?;
@@ -72,8 +74,32 @@ pub(super) fn credit(
     Ok(vec![event.into()])
 }
 
+/// Notes where the user can pay. Nothing moves.
+pub(super) fn open_checkout(
+    context: Context<'_>,
+    top_up_id: TopUpId,
+    reference: &str,
+    url: &str,
+) -> Result<Vec<Event>, Rejection> {
+    context.require_provider()?;
+    let top_up = context.state.top_ups.get(&top_up_id).ok_or(Rejection::TopUpNotFound)?;
+    let (reference, url) = (reference.to_owned(), url.to_owned());
+    Ok(vec![TopUpCheckoutOpened { top_up_id, wallet_id: top_up.wallet_id, reference, url }.into()])
+}
+
+/// A user tops up the own wallet, an administrator any.
+fn require_owner(context: Context<'_>, wallet_id: WalletId) -> Result<(), Rejection> {
+    let Caller::Session(own) = context.caller else { return context.require_admin() };
+    match context.state.sessions.get(&own) {
+        Some(session) if session.expires_at <= context.at => Err(Rejection::ExpiredSession),
+        Some(session) if session.wallet_id == wallet_id => Ok(()),
+        Some(_) => Err(Rejection::WalletNotFound),
+        None => Err(Rejection::InvalidSession),
+    }
+}
+
 pub(super) fn fail(context: Context<'_>, top_up_id: TopUpId, reason: &str) -> Result<Vec<Event>, Rejection> {
-    context.require_admin()?;
+    context.require_provider()?;
     let top_up = context.state.top_ups.get(&top_up_id).ok_or(Rejection::TopUpNotFound)?;
     Ok(vec![TopUpFailed { top_up_id, wallet_id: top_up.wallet_id, reason: reason.to_owned() }.into()])
 }

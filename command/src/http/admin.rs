@@ -7,8 +7,10 @@ use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{AdjustmentKind, Direction, DisconnectPolicy, Endpoint, Event, FreezeScope, Route};
 use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
-use modelfaucet_schema::ids::{AdjustmentId, Position, WalletId};
+use modelfaucet_schema::ids::{AdjustmentId, Position, PromoId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
+use modelfaucet_schema::staff::Power;
+use modelfaucet_schema::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -38,7 +40,7 @@ pub(super) async fn credit_test_balance(
     request_id: RequestId,
     StrictJson(body): StrictJson<TestCredit>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let id = path_id(&wallet_id, "wallet id")?;
     // ModelFaucet 1.2 takes no key here, so none is demanded.
     let key = idempotency_key(&headers)?.map(|text| Key::new(text, "credit_test_balance", &wallet_id, &body));
@@ -54,11 +56,14 @@ pub(super) struct PromoCredit {
     amount_usd: RequestMoney,
     /// What for.
     reason: Text<1, 1000>,
+    /// When what is left of it expires; absent: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
 }
 
 /// Give promotional credit.
 ///
-/// It is spent before paid credit and never paid out.
+/// It is spent before paid credit, what expires first first, and never paid out.
 #[utoipa::path(post, path = "/v1/admin/wallets/{wallet_id}/promo-credits", tag = "wallets", request_body = PromoCredit,
     params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = String, Header)), responses(
     (status = 201, description = "The wallet", body = WalletFigures),
@@ -71,10 +76,16 @@ pub(super) async fn grant_promo(
     request_id: RequestId,
     StrictJson(body): StrictJson<PromoCredit>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let id = path_id(&wallet_id, "wallet id")?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "grant_promo", &wallet_id, &body);
-    let command = Command::GrantPromo { wallet_id: id, amount: body.amount_usd.0, reason: body.reason.0.clone() };
+    let command = Command::GrantPromo {
+        promo_id: PromoId::generate(),
+        wallet_id: id,
+        amount: body.amount_usd.0,
+        reason: body.reason.0.clone(),
+        expires_at: body.expires_at,
+    };
     let done = api.submit(&who, command, Some(key)).await?;
     wallet_answer(&done, StatusCode::CREATED)
 }
@@ -121,6 +132,9 @@ pub(super) struct AdjustmentReply {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// The key that the body named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
     /// The wallet's posted balance after it.
     wallet_balance_usd: Money,
 }
@@ -140,7 +154,7 @@ pub(super) async fn adjust(
     request_id: RequestId,
     StrictJson(body): StrictJson<AdjustWallet>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let id = path_id(&wallet_id, "wallet id")?;
     let own_key = body.idempotency_key.clone();
     let text = idempotency_key(&headers)?.or(own_key.as_ref().map(|key| key.0.as_str())).ok_or_else(key_required)?;
@@ -163,6 +177,7 @@ pub(super) async fn adjust(
         amount_usd: event.amount,
         status: "applied",
         reason: event.reason.clone(),
+        idempotency_key: body.idempotency_key.map(|key| key.0),
         wallet_balance_usd: event.balance.posted,
     };
     Ok(done.answer(StatusCode::CREATED, &reply))
@@ -200,7 +215,7 @@ pub(super) async fn freeze(
     request_id: RequestId,
     StrictJson(body): StrictJson<FreezeRequest>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let done = api.submit(&who, Command::Freeze { scope: body.scope, reason: body.reason.0 }, None).await?;
     let reply = FreezeReply { scope: body.scope, frozen: true, position: done.recorded().position };
     Ok(done.answer(StatusCode::CREATED, &reply))
@@ -217,7 +232,7 @@ pub(super) async fn thaw(
     request_id: RequestId,
     StrictJson(body): StrictJson<FreezeRequest>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let done = api.submit(&who, Command::Thaw { scope: body.scope, reason: body.reason.0 }, None).await?;
     let reply = FreezeReply { scope: body.scope, frozen: false, position: done.recorded().position };
     Ok(done.answer(StatusCode::OK, &reply))
@@ -270,7 +285,7 @@ pub(super) async fn set_disconnect_policy(
     request_id: RequestId,
     StrictJson(body): StrictJson<DisconnectPolicyRequest>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let DisconnectPolicyRequest { provider, endpoint, route, policy, reason } = body;
     let command = Command::SetDisconnectPolicy { provider, endpoint, route, policy, reason: reason.0 };
     let done = api.submit(&who, command, None).await?;

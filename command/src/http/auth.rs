@@ -3,12 +3,14 @@
 use http::HeaderMap;
 use modelfaucet_schema::event::CredentialOwner;
 use modelfaucet_schema::http::{ApiError, RequestId, bearer};
+use modelfaucet_schema::ids::WalletId;
+use modelfaucet_schema::staff::{Power, StaffRole};
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind};
 
 use super::Api;
-use crate::directory::{SessionFacts, TokenFacts};
-use crate::domain::Caller;
+use crate::directory::{SessionFacts, StaffFacts, TokenFacts};
+use crate::domain::{Caller, Rejection};
 
 /// A caller whose token is good.
 pub(super) struct Authenticated {
@@ -21,6 +23,11 @@ pub(super) struct Authenticated {
 impl Authenticated {
     fn admin(request_id: RequestId) -> Self {
         Self { caller: Caller::Admin, scope: "admin".to_owned(), request_id }
+    }
+
+    fn staff(facts: StaffFacts, request_id: RequestId) -> Self {
+        // One scope for all administrators: what one has begun under a key, another finishes.
+        Self { caller: Caller::Staff(facts.role, facts.token_id), scope: "admin".to_owned(), request_id }
     }
 
     fn developer(facts: &TokenFacts, request_id: RequestId) -> Self {
@@ -43,22 +50,81 @@ fn invalid_session(message: &'static str) -> ApiError {
     ApiError::new(401, "invalid_session", message)
 }
 
+fn role_forbids(role: StaffRole) -> ApiError {
+    ApiError::new(403, "forbidden", format!("The role {role} may not do this."))
+}
+
 impl Api {
     fn is_admin(&self, token: &str) -> bool {
         self.admin_token.matches(&TokenHash::of_text(token))
     }
 
-    /// Only the admin token.
-    pub(super) fn require_admin(&self, headers: &HeaderMap, request_id: RequestId) -> Result<Authenticated, ApiError> {
-        match bearer(headers) {
-            Some(token) if self.is_admin(token) => Ok(Authenticated::admin(request_id)),
-            _ => Err(invalid_session("Missing or invalid admin token.")),
+    /// Only `ADMIN_TOKEN`.
+    pub(super) async fn require_root(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+    ) -> Result<Authenticated, ApiError> {
+        let who = self.require_staff(headers, request_id, Power::Read).await?;
+        match who.caller {
+            Caller::Admin => Ok(who),
+            _ => Err(ApiError::new(403, "forbidden", Rejection::RootOnly.to_string())),
         }
     }
 
-    /// The admin token, or a developer token with the scope.
+    /// `ADMIN_TOKEN`, or an administrator's token.
+    pub(super) async fn require_admin(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+    ) -> Result<Authenticated, ApiError> {
+        self.require_staff(headers, request_id, Power::Administer).await
+    }
+
+    /// `ADMIN_TOKEN`, or a staff token whose role has the power.
+    pub(super) async fn require_staff(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+        power: Power,
+    ) -> Result<Authenticated, ApiError> {
+        let invalid = || invalid_session("Missing or invalid admin token.");
+        let token = bearer(headers).ok_or_else(invalid)?;
+        if self.is_admin(token) {
+            return Ok(Authenticated::admin(request_id));
+        }
+        let facts = self.staff(token).await.ok_or_else(invalid)?;
+        Self::staff_with(facts, request_id, power)
+    }
+
+    /// The staff token that this is, if it may be used.
+    async fn staff(&self, token: &str) -> Option<StaffFacts> {
+        if !token.starts_with(TokenKind::Staff.prefix()) {
+            return None;
+        }
+        let hash = TokenHash::of_text(token);
+        let facts = self.known(|| self.ledger.directory().staff(&hash)).await?;
+        facts.expires_at.is_none_or(|end| end > Timestamp::now()).then_some(facts)
+    }
+
+    fn staff_with(facts: StaffFacts, request_id: RequestId, power: Power) -> Result<Authenticated, ApiError> {
+        if facts.role.may(power) { Ok(Authenticated::staff(facts, request_id)) } else { Err(role_forbids(facts.role)) }
+    }
+
+    /// An administrator, or a developer token with the scope.
     pub(super) async fn require_developer(
         &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+        scope: Scope,
+    ) -> Result<Authenticated, ApiError> {
+        self.require_developer_or(Power::Administer, headers, request_id, scope).await
+    }
+
+    /// As [`Api::require_developer`], where those of the house need only `power`.
+    pub(super) async fn require_developer_or(
+        &self,
+        power: Power,
         headers: &HeaderMap,
         request_id: RequestId,
         scope: Scope,
@@ -67,6 +133,9 @@ impl Api {
         let token = bearer(headers).ok_or_else(invalid)?;
         if self.is_admin(token) {
             return Ok(Authenticated::admin(request_id));
+        }
+        if let Some(facts) = self.staff(token).await {
+            return Self::staff_with(facts, request_id, power);
         }
         if !token.starts_with(TokenKind::Developer.prefix()) {
             return Err(invalid());
@@ -83,7 +152,7 @@ impl Api {
         Ok(Authenticated::developer(&facts, request_id))
     }
 
-    /// The admin token, a developer token with the scope `developer:usage:write`, or a session token.
+    /// An administrator, a developer token with the scope `developer:usage:write`, or a session token.
     pub(super) async fn require_payer(
         &self,
         headers: &HeaderMap,
@@ -116,6 +185,22 @@ impl Api {
             return Err(ApiError::new(401, "expired_session", "The session token is expired."));
         }
         Ok(facts)
+    }
+
+    /// A user's session, and its wallet.
+    pub(super) async fn require_session(
+        &self,
+        headers: &HeaderMap,
+        request_id: RequestId,
+    ) -> Result<(Authenticated, WalletId), ApiError> {
+        let token = bearer(headers).ok_or_else(|| invalid_session("Missing bearer session token."))?;
+        let hash = TokenHash::of_text(token);
+        let facts = self.known(|| self.ledger.directory().session(&hash)).await;
+        let facts = facts.ok_or_else(|| invalid_session("The session token is invalid."))?;
+        if facts.expires_at <= Timestamp::now() {
+            return Err(ApiError::new(401, "expired_session", "The session token is expired."));
+        }
+        Ok((Authenticated::session(&facts, request_id), facts.wallet_id))
     }
 
     /// What the directory knows, or knows after the newest events: another instance may have written them a moment ago.

@@ -10,6 +10,7 @@ use modelfaucet_schema::event::{
 use modelfaucet_schema::http::{ApiError, MAX_RATE_CARD, RequestId, StrictJson};
 use modelfaucet_schema::ids::{AppId, DeveloperId, FeatureId, TokenId};
 use modelfaucet_schema::money::BasisPoints;
+use modelfaucet_schema::staff::Power;
 use modelfaucet_schema::time::{ApiTime, Timestamp};
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind, generate_token};
 use secrecy::ExposeSecret as _;
@@ -54,7 +55,7 @@ pub(super) async fn register_developer(
     request_id: RequestId,
     StrictJson(body): StrictJson<RegisterDeveloper>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let command =
         Command::RegisterDeveloper { developer_id: DeveloperId::generate(), name: body.name.0, email: body.email.0 };
     let done = api.submit(&who, command, None).await?;
@@ -165,7 +166,7 @@ pub(super) async fn revoke_token(
     headers: HeaderMap,
     request_id: RequestId,
 ) -> Result<Response, ApiError> {
-    let who = api.require_developer(&headers, request_id, Scope::TokensWrite).await?;
+    let who = api.require_developer_or(Power::Operate, &headers, request_id, Scope::TokensWrite).await?;
     let token_id = path_id(&token_id, "token id")?;
     let done = api.submit(&who, Command::RevokeDeveloperToken { token_id }, None).await?;
     Ok(done.answer(StatusCode::OK, &OkReply::of(&done)))
@@ -522,7 +523,7 @@ pub(super) async fn activate_rate_card(
     request_id: RequestId,
     StrictJson(body): StrictJson<ActivateRateCard, MAX_RATE_CARD>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let done = api.submit(&who, Command::ActivateRateCard { source: body.source.0, models: body.models }, None).await?;
     let Event::RateCardActivated(event) = &done.recorded().event else { return Err(done.unexpected()) };
     Ok(done.answer(StatusCode::CREATED, &RateCardReply { rate_card_id: event.rate_card_id, status: "active" }))

@@ -56,7 +56,7 @@ impl Done {
 }
 
 /// What a caller is told of a failed command.
-pub(super) fn error(error: &CommandError) -> ApiError {
+pub(crate) fn error(error: &CommandError) -> ApiError {
     match error {
         CommandError::Rejected(rejection) => rejected(rejection),
         CommandError::Overloaded => ApiError::unavailable("overloaded", error.to_string()),
@@ -100,6 +100,10 @@ pub fn rejection_table() -> Vec<(u16, &'static str, &'static str)> {
     rows.extend([
         (400, "idempotency_key_required", "Send an Idempotency-Key header, so that a repeat has no second effect."),
         (503, "provider_keys_unavailable", "Provider keys cannot be stored at the moment; certainly no effect."),
+        (409, "checkout_ended", "The checkout has ended; begin another one with another key."),
+        (409, "payments_not_configured", "No payment provider is configured (STRIPE_SECRET_KEY)."),
+        (502, "payment_provider_error", "The payment provider refused; certainly no effect."),
+        (503, "payment_provider_unavailable", "Stripe does not answer; try again with the same key."),
         (503, "overloaded", "Too much is waiting; certainly no effect."),
         (503, "ledger_unavailable", "The log cannot be reached; certainly no effect."),
         (503, "in_doubt", "The result is not known yet; send the same request with the same key again."),
@@ -217,7 +221,7 @@ pub(super) fn usage_reply(event: &Event, caller: Caller) -> Option<UsageReply> {
         over_hold,
         developer_revenue_usd: (!matches!(caller, Caller::Session(_) | Caller::Gateway(_) | Caller::Public))
             .then_some(rating.developer),
-        rating: matches!(caller, Caller::Admin | Caller::Operator).then(|| RatingReply {
+        rating: caller.administers().then_some(RatingReply {
             rate_card_id: rating.rate_card_id,
             exact_cost_usd: rating.exact_cost,
             upstream_cost_usd: rating.upstream,

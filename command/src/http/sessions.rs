@@ -9,6 +9,7 @@ use modelfaucet_schema::event::Event;
 use modelfaucet_schema::http::{ApiError, LEDGER_POSITION, RequestId, StrictJson, bearer};
 use modelfaucet_schema::ids::{SessionId, UserId, WalletId};
 use modelfaucet_schema::money::Money;
+use modelfaucet_schema::staff::Power;
 use modelfaucet_schema::token::{Scope, TokenHash, TokenKind, UserHash, generate_token};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
@@ -115,7 +116,7 @@ pub(super) async fn revoke(
     let who = if own {
         api.require_payer(&headers, request_id).await?
     } else {
-        api.require_developer(&headers, request_id, Scope::SessionsWrite).await?
+        api.require_developer_or(Power::Operate, &headers, request_id, Scope::SessionsWrite).await?
     };
     let session_id = path_id(&session_id, "session id")?;
     let done = api.submit(&who, Command::RevokeSession { session_id }, None).await?;

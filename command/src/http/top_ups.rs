@@ -111,7 +111,7 @@ pub(super) async fn request(
     request_id: RequestId,
     StrictJson(body): StrictJson<RequestTopUp>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "request_top_up", &wallet_id, &body);
     let provider = match body.provider {
         Some(provider) => provider,
@@ -144,7 +144,7 @@ pub(super) async fn credit(
     request_id: RequestId,
     StrictJson(body): StrictJson<CreditTopUp>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let own_key = format!("payment:{}", body.payment.0);
     // What the caller says about the amount and the time is no other payment.
     let key = Key::new(&own_key, "credit_top_up", &top_up_id, &body.payment);
@@ -172,7 +172,7 @@ pub(super) async fn fail(
     request_id: RequestId,
     StrictJson(body): StrictJson<FailTopUp>,
 ) -> Result<Response, ApiError> {
-    let who = api.require_admin(&headers, request_id)?;
+    let who = api.require_admin(&headers, request_id).await?;
     let own_key = format!("fail:{top_up_id}");
     let key = Key::new(idempotency_key(&headers)?.unwrap_or(&own_key), "fail_top_up", &top_up_id, &body);
     let command = Command::FailTopUp { top_up_id: path_id(&top_up_id, "top-up id")?, reason: body.reason.0.clone() };

@@ -11,7 +11,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use modelfaucet_schema::event::{Event, KeyUse, Recorded};
-use modelfaucet_schema::ids::{BatchId, HoldId, LogId, SessionId, ShardId};
+use modelfaucet_schema::ids::{BatchId, HoldId, LogId, PromoId, SessionId, ShardId, WalletId};
 use modelfaucet_schema::log::{AppendBatch, Head, MAX_BATCH_EVENTS, Page};
 use modelfaucet_schema::time::Timestamp;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::domain::{Caller, Command, Rejection, State, decide};
 
 /// The most events that one command makes.
-const MAX_EVENTS_PER_COMMAND: usize = 2;
+const MAX_EVENTS_PER_COMMAND: usize = 3;
 /// How many keys of late are remembered, so that a quick repeat costs no failed append.
 const RECENT_KEYS: usize = 1 << 18;
 /// The most expiries begun at once, so that they do not crowd out commands.
@@ -90,6 +90,7 @@ struct InFlight<R> {
 enum Deadline {
     Hold(HoldId),
     Session(SessionId),
+    Promo(WalletId, PromoId),
 }
 
 /// The writer of one shard.
@@ -113,10 +114,13 @@ impl<R> Core<R> {
     pub fn new(shard: ShardId, log_id: LogId, state: State, head: Head) -> Self {
         let holds = state.holds.iter().map(|(id, hold)| (hold.expires_at, Deadline::Hold(*id)));
         let sessions = state.sessions.iter().map(|(id, session)| (session.expires_at, Deadline::Session(*id)));
+        let promos = state.promos.iter().flat_map(|(wallet, slices)| {
+            slices.iter().map(|slice| (slice.due_at, Deadline::Promo(*wallet, slice.promo_id)))
+        });
         Self {
             shard,
             log_id,
-            deadlines: holds.chain(sessions).map(Reverse).collect(),
+            deadlines: holds.chain(sessions).chain(promos).map(Reverse).collect(),
             state,
             head,
             recent: RecentKeys::default(),
@@ -141,7 +145,7 @@ impl<R> Core<R> {
         &self.state
     }
 
-    /// When the next hold or session expires.
+    /// When the next hold, session or credit expires.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.deadlines.peek().map(|Reverse((at, _))| *at)
     }
@@ -356,6 +360,15 @@ impl<R> Core<R> {
             Event::SessionOpened(event) => {
                 self.deadlines.push(Reverse((event.expires_at, Deadline::Session(event.session_id))));
             }
+            Event::PromoGranted(event) => {
+                if let (Some(promo_id), Some(end)) = (event.promo_id, event.expires_at) {
+                    self.deadlines.push(Reverse((end, Deadline::Promo(event.wallet_id, promo_id))));
+                }
+            }
+            Event::CreditExpired(event) => {
+                let promo = Deadline::Promo(event.wallet_id, event.promo_id);
+                self.deadlines.extend(event.again_at.map(|at| Reverse((at, promo))));
+            }
             _ => {}
         }
     }
@@ -369,9 +382,17 @@ impl<R> Core<R> {
             Command::ExpireSession { session_id } => {
                 self.state.sessions.get(session_id).map(|session| (session.expires_at, Deadline::Session(*session_id)))
             }
+            Command::ExpireCredit { wallet_id, promo_id } => {
+                self.promo_due_at(*wallet_id, *promo_id).map(|due_at| (due_at, Deadline::Promo(*wallet_id, *promo_id)))
+            }
             _ => None,
         };
         self.deadlines.extend(deadline.map(Reverse));
+    }
+
+    fn promo_due_at(&self, wallet_id: WalletId, promo_id: PromoId) -> Option<Timestamp> {
+        let slices = self.state.promos.get(&wallet_id)?;
+        slices.iter().find(|slice| slice.promo_id == promo_id).map(|slice| slice.due_at)
     }
 
     /// Commands for what has expired.
@@ -391,6 +412,10 @@ impl<R> Core<R> {
                     let live =
                         self.state.sessions.get(&session_id).is_some_and(|session| session.expires_at == deadline);
                     live.then_some(Command::ExpireSession { session_id })
+                }
+                Deadline::Promo(wallet_id, promo_id) => {
+                    let due = self.promo_due_at(wallet_id, promo_id) == Some(deadline);
+                    due.then_some(Command::ExpireCredit { wallet_id, promo_id })
                 }
             };
             due.extend(command.map(|command| Submission {

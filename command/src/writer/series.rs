@@ -10,7 +10,7 @@ use super::CommandError;
 use crate::domain::State;
 
 /// Kinds of freezes, in the order of [`kind`].
-const KINDS: [&str; 7] = ["app", "developer", "session", "wallet", "top_ups", "usage", "payouts"];
+const KINDS: [&str; 8] = ["app", "developer", "session", "wallet", "top_ups", "usage", "payouts", "refunds"];
 
 const fn kind(scope: &FreezeScope) -> usize {
     match scope {
@@ -21,6 +21,7 @@ const fn kind(scope: &FreezeScope) -> usize {
         FreezeScope::TopUps => 4,
         FreezeScope::Usage => 5,
         FreezeScope::Payouts => 6,
+        FreezeScope::Refunds => 7,
     }
 }
 

@@ -234,7 +234,17 @@ impl Ledger {
             }
             Order::EndSession { session, by_time } => self.end_session(who, session, by_time, now),
             Order::RequestTopUp { top_up, wallet, amount } => {
-                operator(who)?;
+                if let Who::Session(id) = who {
+                    let session = self.sessions.get(&id).filter(|session| session.live).ok_or("invalid_session")?;
+                    if session.end <= now {
+                        return Err("expired_session");
+                    }
+                    if session.wallet != wallet {
+                        return Err("wallet_not_found");
+                    }
+                } else {
+                    operator(who)?;
+                }
                 let app = self.wallets.get(&wallet).ok_or("wallet_not_found")?.app;
                 if amount <= 0 || amount % 1_000_000 != 0 {
                     return Err("invalid_request");

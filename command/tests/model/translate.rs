@@ -11,6 +11,7 @@ use modelfaucet_schema::event::{
     AdjustmentKind, AppSettings, Direction, Event, FreezeScope, ModelRates, Pricing as DomainPricing, ReleaseReason,
     Route as DomainRoute, ServiceTier, SessionOpening, Status,
 };
+use modelfaucet_schema::ids::PromoId;
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId,
 };
@@ -224,9 +225,13 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
         Order::TestCredit { wallet, amount } => {
             Command::GrantTestCredit { wallet_id: wallet_id(*wallet), amount: money(*amount) }
         }
-        Order::Promo { wallet, amount } => {
-            Command::GrantPromo { wallet_id: wallet_id(*wallet), amount: money(*amount), reason: "r".into() }
-        }
+        Order::Promo { wallet, amount } => Command::GrantPromo {
+            promo_id: PromoId(uuid::Uuid::nil()),
+            wallet_id: wallet_id(*wallet),
+            amount: money(*amount),
+            reason: "r".into(),
+            expires_at: None,
+        },
         Order::Adjust { wallet, other_side, credit, amount } => Command::AdjustWallet {
             adjustment_id: AdjustmentId(uuid(0)),
             wallet_id: wallet_id(*wallet),

@@ -193,7 +193,8 @@ mod tests {
         let entry =
             EntryBuilder::new().debit(deferred, amount).credit(Account::promo(wallet_id), amount).build().unwrap();
         let balance = Balance::default();
-        let event = PromoGranted { wallet_id, amount, reason: "launch".into(), entry, balance }.into();
+        let reason = "launch".into();
+        let event = PromoGranted { promo_id: None, wallet_id, amount, reason, expires_at: None, entry, balance }.into();
         Recorded {
             shard: ShardId(0),
             position: Position(position),

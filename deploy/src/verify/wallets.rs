@@ -64,6 +64,20 @@ impl Change {
         Self { figures: Figures { posted, ..Figures::default() }, receivable: 0 }
     }
 
+    /// An amount that leaves for the card; part of it may become a receivable, and what was held for it is free.
+    fn taken(amount: Money, receivable: Money, ended: Money) -> Self {
+        let units = |money: Money| i128::from(money.units());
+        let receivable = units(receivable);
+        let figures = Figures { posted: receivable - units(amount), promo: 0, held: -units(ended) };
+        Self { figures, receivable }
+    }
+
+    /// The opposite.
+    fn given_back(amount: Money, receivable: Money) -> Self {
+        let Self { figures, receivable } = Self::taken(amount, receivable, Money::ZERO);
+        Self { figures: Figures { posted: -figures.posted, ..figures }, receivable: -receivable }
+    }
+
     /// Which wallet an event concerns, and what it does to it.
     fn of(event: &Event) -> Option<(WalletId, Self)> {
         Some(match event {
@@ -83,6 +97,22 @@ impl Change {
             Event::HoldExpired(event) => (event.wallet_id, Self::held(-i128::from(event.amount.units()))),
             Event::LateUsageCaptured(event) => (event.wallet_id, Self::charged(&event.rating, Money::ZERO)),
             Event::UsageRecorded(event) => (event.wallet_id, Self::charged(&event.rating, Money::ZERO)),
+            Event::CreditExpired(event) => {
+                let gone = -i128::from(event.amount.units());
+                let figures = Figures { posted: gone, promo: gone, held: 0 };
+                (event.wallet_id, Self { figures, receivable: 0 })
+            }
+            Event::RefundRequested(event) => {
+                (event.wallet_id, Self::taken(event.amount, event.receivable, Money::ZERO))
+            }
+            Event::RefundFailed(event) => (event.wallet_id, Self::given_back(event.amount, event.receivable)),
+            Event::DisputeOpened(event) => (event.wallet_id, Self::held(i128::from(event.held.units()))),
+            Event::DisputeWon(event) => (event.wallet_id, Self::held(-i128::from(event.released.units()))),
+            Event::DisputeLost(event) => (event.wallet_id, Self::taken(event.amount, event.receivable, event.released)),
+            Event::ReceivableWrittenOff(event) => {
+                let receivable = -i128::from(event.amount.units());
+                (event.wallet_id, Self { receivable, ..Self::default() })
+            }
             _ => return None,
         })
     }
@@ -114,13 +144,22 @@ pub(super) struct Wallets {
     wallets: HashMap<WalletId, Wallet>,
     open: HashMap<HoldId, Hold>,
     expired: HashMap<HoldId, Hold>,
+    /// What open disputes hold.
+    disputes: HashMap<String, Hold>,
     /// Debits minus credits per account.
     accounts: HashMap<Account, i128>,
 }
 
 impl Wallets {
     pub(super) fn new(shard: ShardId) -> Self {
-        Self { shard, wallets: HashMap::new(), open: HashMap::new(), expired: HashMap::new(), accounts: HashMap::new() }
+        Self {
+            shard,
+            wallets: HashMap::new(),
+            open: HashMap::new(),
+            expired: HashMap::new(),
+            disputes: HashMap::new(),
+            accounts: HashMap::new(),
+        }
     }
 
     /// Takes the next event.
@@ -137,6 +176,9 @@ impl Wallets {
             if self.wallets.insert(opened.wallet_id, wallet).is_some() {
                 findings.add(Check::Wallets, shard, at, format!("wallet {} is opened a second time", opened.wallet_id));
             }
+        }
+        if let Some(problem) = self.dispute(event) {
+            findings.add(Check::Holds, shard, at, problem);
         }
         if let Some(problem) = self.hold(event) {
             findings.add(Check::Holds, shard, at, problem);
@@ -175,6 +217,25 @@ impl Wallets {
                 Some(sum) => *sum += units,
                 None => drop(self.accounts.insert(posting.account.clone(), units)),
             }
+        }
+    }
+
+    /// Keeps what disputes hold; what is wrong with this one.
+    fn dispute(&mut self, event: &Event) -> Option<String> {
+        let (id, wallet, released) = match event {
+            Event::DisputeOpened(event) => {
+                let hold = Hold { wallet: event.wallet_id, amount: event.held };
+                let again = self.disputes.insert(event.dispute.clone(), hold).is_some();
+                return again.then(|| format!("dispute {} is opened a second time", event.dispute));
+            }
+            Event::DisputeWon(event) => (&event.dispute, event.wallet_id, event.released),
+            Event::DisputeLost(event) => (&event.dispute, event.wallet_id, event.released),
+            _ => return None,
+        };
+        let expected = Hold { wallet, amount: released };
+        match self.disputes.remove(id) {
+            Some(held) if held == expected => None,
+            held => Some(format!("dispute {id} ends as {expected:?}, it holds {held:?}")),
         }
     }
 
@@ -236,7 +297,7 @@ impl Wallets {
             findings.add(Check::Entries, self.shard, None, format!("all postings together are {sum} units, not zero"));
         }
         let mut held: HashMap<WalletId, i128> = HashMap::new();
-        for hold in self.open.values() {
+        for hold in self.open.values().chain(self.disputes.values()) {
             *held.entry(hold.wallet).or_default() += i128::from(hold.amount.units());
         }
         findings.checked(Check::Holds, self.open.len() as u64);

@@ -180,6 +180,12 @@ impl Reference {
                 self.purse(event.wallet_id).posted += sign * units(event.amount);
                 event.wallet_id
             }
+            Event::CreditExpired(event) => {
+                let purse = self.purse(event.wallet_id);
+                purse.posted -= units(event.amount);
+                purse.promo -= units(event.amount);
+                event.wallet_id
+            }
             Event::HoldPlaced(event) => {
                 self.thawed(event.wallet_id, &[FreezeScope::Usage]);
                 let (wallet, amount) = (event.wallet_id, units(event.amount));

@@ -7,6 +7,7 @@ use modelfaucet_schema::event::{
     AdjustmentKind, AppSettings, Direction, FreezeScope, ModelRates, Pricing, ReleaseReason, Route, ServiceTier,
     SessionOpening, Status,
 };
+use modelfaucet_schema::ids::PromoId;
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, DeveloperId, FeatureId, HoldId, SessionId, TopUpId, UsageId, UserId, WalletId,
 };
@@ -116,9 +117,13 @@ impl Body {
             Self::TestCredit { wallet, cents: amount } => {
                 Command::GrantTestCredit { wallet_id: wallet, amount: cents(amount) }
             }
-            Self::Promo { wallet, cents: amount } => {
-                Command::GrantPromo { wallet_id: wallet, amount: cents(amount), reason: "promo".into() }
-            }
+            Self::Promo { wallet, cents: amount } => Command::GrantPromo {
+                promo_id: PromoId(random.uuid()),
+                wallet_id: wallet,
+                amount: cents(amount),
+                reason: "promo".into(),
+                expires_at: None,
+            },
             Self::Adjust { wallet, cents: amount, credit } => Command::AdjustWallet {
                 adjustment_id: AdjustmentId(random.uuid()),
                 wallet_id: wallet,

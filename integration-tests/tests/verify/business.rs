@@ -204,7 +204,13 @@ impl Business {
                 }
                 Command::CreditTopUp { top_up_id, payment: format!("pi_{top_up_id}"), amount: None, occurred_at }
             }
-            91..=92 => Command::GrantPromo { wallet_id, amount: cents, reason: "launch".into() },
+            91..=92 => Command::GrantPromo {
+                promo_id: PromoId::generate(),
+                wallet_id,
+                amount: cents,
+                reason: "launch".into(),
+                expires_at: (self.dice.roll(2) == 0).then(|| Timestamp::now().plus(Duration::from_secs(1))),
+            },
             93..=95 => Command::AdjustWallet {
                 adjustment_id: AdjustmentId::generate(),
                 wallet_id,

@@ -1,5 +1,7 @@
 //! Writes a plausible log: balances, entries and holds agree with each other as the writer's would.
 
+mod payments;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use modelfaucet_schema::ids::*;
 use modelfaucet_schema::log::{AppendBatch, Head};
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::rate::Rate;
+use modelfaucet_schema::staff::StaffRole;
 use modelfaucet_schema::time::Timestamp;
 use modelfaucet_schema::token::{TokenHash, UserHash};
 use modelfaucet_schema::usage::{Component, Usage};
@@ -49,6 +52,7 @@ pub struct Generator {
     seqs: HashMap<StreamId, i64>,
     developer: DeveloperId,
     token: Option<TokenId>,
+    staff: Option<TokenId>,
     apps: Vec<(AppId, FeatureId)>,
     cards: Vec<RateCardId>,
     wallets: Vec<Wallet>,
@@ -79,6 +83,7 @@ impl Generator {
             seqs: HashMap::new(),
             developer: DeveloperId(Uuid::nil()),
             token: None,
+            staff: None,
             apps: Vec::new(),
             cards: Vec::new(),
             wallets: Vec::new(),
@@ -519,7 +524,10 @@ impl Generator {
             0 => {
                 let entry = booked(Account::house(AccountCode::DeferredPromoCost), Account::promo(wallet_id));
                 let balance = self.change(wallet, amount.units(), amount.units(), 0);
-                self.say(Actor::Admin, PromoGranted { wallet_id, amount, reason: "launch".into(), entry, balance });
+                let reason = "launch".into();
+                let granted =
+                    PromoGranted { promo_id: None, wallet_id, amount, reason, expires_at: None, entry, balance };
+                self.say(Actor::Admin, granted);
             }
             1 => {
                 let entry = booked(adjustments(), Account::paid(wallet_id));
@@ -550,7 +558,7 @@ impl Generator {
     fn administrate(&mut self, wallet: usize) {
         let app = usize::try_from(self.roll(3)).unwrap();
         let (app_id, feature_id) = self.apps[app];
-        match self.roll(9) {
+        match self.roll(10) {
             0 => {
                 if let Some(token_id) = self.token.take() {
                     let developer_id = self.developer;
@@ -587,6 +595,23 @@ impl Generator {
                     self.say(Actor::Admin, Frozen { scope, reason: "look".into() });
                 }
             }
+            8 => {
+                if let Some(token_id) = self.staff.take() {
+                    self.say(Actor::Staff(StaffRole::Admin, token_id), StaffTokenRevoked { token_id });
+                } else {
+                    let token_id = TokenId(self.id());
+                    self.staff = Some(token_id);
+                    let issued = StaffTokenIssued {
+                        token_id,
+                        name: "Grace".into(),
+                        role: StaffRole::Operator,
+                        token_hash: TokenHash::of_text(&token_id.to_string()),
+                        token_prefix: "mf_staff_abcd".into(),
+                        expires_at: Some(self.now),
+                    };
+                    self.say(Actor::Admin, issued);
+                }
+            }
             7 => {
                 if let Some(session_id) = self.wallets[wallet].session.take() {
                     if self.roll(2) == 0 {
@@ -615,7 +640,9 @@ impl Generator {
         }
         let wallet = usize::try_from(self.roll(self.wallets.len() as u64)).unwrap();
         match (self.mix, self.roll(100)) {
-            (Mix::Everything, 0..=9) => self.administrate(wallet),
+            (Mix::Everything, 0..=7) => self.administrate(wallet),
+            (Mix::Everything, 8) => self.payment(wallet),
+            (Mix::Everything, 9) => self.payout(),
             (Mix::Everything, 10..=19) => self.grant(wallet),
             (Mix::Everything, 20..=29) => self.end_hold(wallet),
             (Mix::Everything, 30..=54) => self.hold(wallet),

@@ -22,6 +22,8 @@ pub enum FreezeScope {
     Usage,
     /// Payouts to developers.
     Payouts,
+    /// Refunds to cards.
+    Refunds,
 }
 
 /// A kill switch went on.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{CallOutcome, Dispatch, RateCardId, ServiceTier};
 use crate::account::Name;
 use crate::entry::JournalEntry;
-use crate::ids::{AdjustmentId, AppId, HoldId, SessionId, TopUpId, UsageId, WalletId};
+use crate::ids::{AdjustmentId, AppId, HoldId, PromoId, SessionId, TopUpId, UsageId, WalletId};
 use crate::money::{BasisPoints, Money};
 use crate::rate::ExactCost;
 use crate::time::Timestamp;
@@ -215,12 +215,37 @@ pub struct TestCreditGranted {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromoGranted {
+    /// The grant, if it expires.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promo_id: Option<PromoId>,
     /// The wallet.
     pub wallet_id: WalletId,
     /// How much.
     pub amount: Money,
     /// Why.
     pub reason: String,
+    /// When what is left of it expires, if ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The postings.
+    pub entry: JournalEntry,
+    /// The wallet after it.
+    pub balance: Balance,
+}
+
+/// What was left of a grant of promotional credit is gone. What open holds still need stays until they have ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreditExpired {
+    /// The grant.
+    pub promo_id: PromoId,
+    /// The wallet.
+    pub wallet_id: WalletId,
+    /// How much; zero if open holds need all of it.
+    pub amount: Money,
+    /// When the rest, which open holds need, is looked at again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_at: Option<Timestamp>,
     /// The postings.
     pub entry: JournalEntry,
     /// The wallet after it.

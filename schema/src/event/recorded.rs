@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{DecodeError, Event};
 use crate::ids::{Position, SessionId, ShardId, StreamId, TokenId};
+use crate::staff::StaffRole;
 use crate::time::Timestamp;
 
 /// An event, its place, and who caused it.
@@ -44,8 +45,10 @@ pub struct KeyUse {
 /// Who caused an event. Stored as text, for example `token:0193…`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Actor {
-    /// The holder of the operator's admin token.
+    /// The holder of `ADMIN_TOKEN`, the root of all powers.
     Admin,
+    /// Somebody who runs the ledger, by a token of their own. Stored as `role:token id`, for example `operator:0193…`.
+    Staff(StaffRole, TokenId),
     /// A developer's token.
     Token(TokenId),
     /// A user's session.
@@ -56,17 +59,21 @@ pub enum Actor {
     Clock,
     /// The operator's command line: first setup, imports.
     Operator,
+    /// The payment provider: what its signed events and its own records say.
+    Stripe,
 }
 
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Admin => f.write_str("admin"),
+            Self::Staff(role, id) => write!(f, "{role}:{id}"),
             Self::Token(id) => write!(f, "token:{id}"),
             Self::Session(id) => write!(f, "session:{id}"),
             Self::Public => f.write_str("public"),
             Self::Clock => f.write_str("clock"),
             Self::Operator => f.write_str("operator"),
+            Self::Stripe => f.write_str("stripe"),
         }
     }
 }
@@ -79,10 +86,15 @@ impl std::str::FromStr for Actor {
         match text.split_once(':') {
             Some(("token", id)) => id.parse().map(Self::Token).map_err(|_| invalid()),
             Some(("session", id)) => id.parse().map(Self::Session).map_err(|_| invalid()),
+            Some((role, id)) => match (role.parse(), id.parse()) {
+                (Ok(role), Ok(id)) => Ok(Self::Staff(role, id)),
+                _ => Err(invalid()),
+            },
             None if text == "admin" => Ok(Self::Admin),
             None if text == "public" => Ok(Self::Public),
             None if text == "clock" => Ok(Self::Clock),
             None if text == "operator" => Ok(Self::Operator),
+            None if text == "stripe" => Ok(Self::Stripe),
             _ => Err(invalid()),
         }
     }

@@ -8,7 +8,7 @@ use crate::ids::{LogId, ShardId};
 /// A numbered step.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
-    /// 1, 2, 3 …
+    /// Rises; a number may be left out.
     pub number: i32,
     /// Short name.
     pub name: &'static str,
@@ -28,6 +28,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { number: 4, name: "batch_size", sql: include_str!("../../migrations/0004_batch_size.sql") },
     Migration { number: 8, name: "answers", sql: include_str!("../../migrations/0008_answers.sql") },
     Migration { number: 9, name: "secrets", sql: include_str!("../../migrations/0009_secrets.sql") },
+    Migration { number: 10, name: "payment", sql: include_str!("../../migrations/0010_payment.sql") },
 ];
 
 /// Why the database could not be set up.

@@ -130,11 +130,10 @@ fn credit_beyond_what_can_be_counted_is_refused() {
 fn only_the_operator_gives_credit() {
     for caller in [Caller::Developer(DEVELOPER, TOKEN), Caller::Session(SESSION), Caller::Public] {
         for command in [
-            request("1"),
             credit(None),
             Command::FailTopUp { top_up_id: TOP_UP, reason: String::new() },
             Command::GrantTestCredit { wallet_id: WALLET, amount: usd("1") },
-            Command::GrantPromo { wallet_id: WALLET, amount: usd("1"), reason: String::new() },
+            promo("1", None),
             adjust(AdjustmentKind::Adjustment, Direction::Credit, "1"),
         ] {
             given([]).when(by(caller, command)).then_refused_as(&Rejection::Forbidden);

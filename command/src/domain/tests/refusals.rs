@@ -2,13 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use modelfaucet_schema::event::{FreezeScope, KeyUse};
-use modelfaucet_schema::ids::{BatchId, CredentialId, LogId};
+use modelfaucet_schema::event::{FreezeScope, KeyUse, TransactionCategory};
+use modelfaucet_schema::ids::{BatchId, CredentialId, LogId, PayoutId, WriteOffId};
 use modelfaucet_schema::log::Head;
+use modelfaucet_schema::staff::StaffRole;
 
-use super::super::AppPatch;
 use super::super::credential::{key_provider, masked};
+use super::super::{AppPatch, DisputePhase, PayoutStep, TransactionReport};
 use super::attempts::{begin, set, start};
+use super::payments::{REFUND, dispute, paid, refund};
+use super::payouts::{PAYOUT, approve, earned, payout, step};
+use super::promos::expire;
 use super::*;
 use crate::writer::core::{Core, Step as Plan, Submission};
 
@@ -125,6 +129,63 @@ fn cases() -> Vec<(&'static str, Vec<Step>, Step)> {
             credentials::disable_number(1),
         ),
         ("frozen", vec![freeze(FreezeScope::Usage).into()], hold_of(HOLD, "0").into()),
+    ]
+    .into_iter()
+    .chain(payment_cases())
+    .collect()
+}
+
+/// The same for money that goes back or out.
+fn payment_cases() -> Vec<(&'static str, Vec<Step>, Step)> {
+    let paid = || Vec::from(paid("10"));
+    let with = |more: Vec<Step>| paid().into_iter().chain(more).collect::<Vec<_>>();
+    let earned = |more: Vec<Step>| earned(10).into_iter().chain(more).collect::<Vec<_>>();
+    let write_off_id = WriteOffId(Uuid::from_u128(9));
+    let propose = Command::ProposeWriteOff { write_off_id, wallet_id: WALLET, amount: usd("1"), reason: String::new() };
+    let confirm = Command::ConfirmRefund { refund_id: REFUND, reference: "re".into() };
+    let fail = Command::FailRefund { refund_id: REFUND, reason: "no".into() };
+    let report = TransactionReport {
+        transaction: "txn".into(),
+        category: TransactionCategory::Refund,
+        source: None,
+        payment: None,
+        amount: usd("1"),
+        fee: usd("0"),
+        occurred_at: given_nothing().now,
+    };
+    let request = || payout(PAYOUT, None, "0");
+    let stranger = Caller::Staff(StaffRole::Admin, TokenId(Uuid::from_u128(0xdead)));
+    let token = Command::IssueStaffToken {
+        token_id: TokenId(Uuid::from_u128(0xdead)),
+        name: "x".into(),
+        role: StaffRole::Admin,
+        token_hash: TokenHash::of_text("x"),
+        token_prefix: "x".into(),
+        expires_at: None,
+    };
+    let pay = PayoutStep::Pay { reference: "x".into(), fee: usd("0"), occurred_at: None };
+    let back = PayoutStep::Return { reason: "x".into(), reference: "x".into(), occurred_at: None };
+    vec![
+        ("invalid_session", vec![], by(stranger, request())),
+        ("forbidden", vec![], by(Caller::Stripe, token)),
+        ("insufficient_balance", earned(vec![]), payout(PAYOUT, Some("9"), "0").into()),
+        ("same_actor", earned(vec![request().into()]), approve().into()),
+        ("payment_not_found", vec![], refund("1").into()),
+        ("refund_not_found", vec![], confirm.into()),
+        ("refund_closed", with(vec![refund("1").into(), fail.clone().into()]), fail.into()),
+        ("refund_too_large", paid(), refund("11").into()),
+        ("write_off_not_found", vec![], Command::ApproveWriteOff { write_off_id }.into()),
+        ("write_off_too_large", paid(), propose.into()),
+        ("payout_not_found", vec![], approve().into()),
+        ("promo_not_found", vec![], expire("1").into()),
+        ("dispute_closed", with(vec![dispute("1", DisputePhase::Won)]), dispute("1", DisputePhase::Lost)),
+        ("payout_open", earned(vec![request().into()]), payout(PayoutId(Uuid::nil()), None, "0").into()),
+        ("below_threshold", earned(vec![]), payout(PAYOUT, None, "9").into()),
+        ("invalid_request", earned(vec![request().into(), by(Caller::Admin, approve())]), approve().into()),
+        ("invalid_request", earned(vec![request().into()]), step(pay).into()),
+        ("invalid_request", earned(vec![request().into()]), step(back).into()),
+        ("invalid_transaction", vec![], by(Caller::Stripe, Command::RecordTransaction(Box::new(report)))),
+        ("invalid_request", vec![], promo("1", Some(given_nothing().now)).into()),
     ]
 }
 
