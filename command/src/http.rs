@@ -155,6 +155,9 @@ fn key_required() -> ApiError {
 
 /// All routes of the write API.
 pub fn router(api: Api) -> OpenApiRouter {
+    // There from the start, so that an alert sees the first ones.
+    metrics::counter!("modelfaucet_stripe_refused_total").increment(0);
+    metrics::counter!("modelfaucet_stripe_unsigned_total").increment(0);
     routes().with_state(api)
 }
 

@@ -16,6 +16,8 @@ ROUTES = HERE / "routes.conf"
 
 # Between roles only, although they are in the document.
 PRIVATE = ("/v1/gateway/", "/v1/log")
+# Reads that the write side answers, from what is not in read tables.
+COMMAND_READS = ("/v1/admin/stripe/unfinished", "/v1/admin/stripe/sweep")
 # The most bytes of a body, where it is not the default of 1 MiB. The roles have the same limits.
 BODIES = {"/v1/usage/batch": "16m", "/v1/admin/rate-cards": "8m"}
 
@@ -36,7 +38,9 @@ def block(path, operations):
     else:
         lines.append("include export.conf;" if path.endswith(".csv") else "include api.conf;")
         methods = set(operations)
-        if methods == {"get"}:
+        if path in COMMAND_READS:
+            lines.append("proxy_pass http://command;")
+        elif methods == {"get"}:
             lines.append("proxy_pass http://query;")
         elif "get" in methods:
             lines.append("proxy_pass http://$side;")

@@ -44,6 +44,8 @@ DASHBOARDS = {
         ("Events by kind", "ops", rate("modelfaucet_events_appended_total", "type"), None, None),
         ("Time of an append", "s", quantiles("modelfaucet_append_duration_seconds"), None, None),
         ("Events per append", "short", quantiles("modelfaucet_append_batch_size"), None, None),
+        ("Webhooks of Stripe without a valid signature", "short", [("sum(increase(modelfaucet_stripe_unsigned_total[10m]))", "in ten minutes")], "webhook-bad-signature", 5),
+        ("What Stripe told us and we refused", "short", [("sum(increase(modelfaucet_stripe_refused_total[1h]))", "in an hour")], "stripe-refused", 1),
         ("Commands that wait", "short", [("max by (instance) (modelfaucet_writer_queue_depth)", "{{instance}}")], None, None),
         ("Appends in doubt", "ops", [(f"sum(rate(modelfaucet_appends_in_doubt_total{RATE}))", "in doubt")], "command-burn-fast", None),
         ("Requests by status", "ops", rate("modelfaucet_http_requests_total", "service, status"), "read-errors", None),
