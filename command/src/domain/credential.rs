@@ -1,7 +1,7 @@
 //! Provider keys: whose they are, what they may be used for. The keys themselves never come here but to be looked at once.
 
 use modelfaucet_schema::event::{
-    CredentialAdded, CredentialDisabled, CredentialOwner, DisableReason, Event, KeyProvider, Route, Status,
+    CredentialAdded, CredentialDisabled, CredentialOwner, DisableReason, Event, FreezeScope, KeyProvider, Route, Status,
 };
 use modelfaucet_schema::ids::CredentialId;
 

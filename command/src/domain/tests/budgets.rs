@@ -1,6 +1,6 @@
 //! Budgets of provider keys and features, with open holds, in the same decision as the hold.
 
-use modelfaucet_schema::event::CredentialOwner;
+use modelfaucet_schema::event::{CredentialOwner, FreezeScope};
 use modelfaucet_schema::ids::CredentialId;
 use serde_json::{Value, json};
 
@@ -283,4 +283,14 @@ fn an_attempt_elsewhere_has_the_features_budget_to_itself() {
     let platform = own(Route::Platform, "dollar");
     world().when(start(&platform, None, 11)).then_refused("budget_exceeded");
     world().when(start(&platform, None, 10)).then(["AttemptStarted"]).wallet("100", "0", "10");
+}
+
+#[test]
+fn a_frozen_key_begins_no_call_and_ends_those_that_run() {
+    let freeze = Command::Freeze { scope: FreezeScope::ProviderCredential(key(1)), reason: "leaked".into() };
+    let world = given([granted("100"), credentials::add_number(1), credentials::add_number(2), byok(HOLD, 1, 6)]);
+    let world = world.and([freeze.into()]);
+    let world = world.when(byok(SECOND_HOLD, 1, 1)).then_refused("frozen");
+    let world = world.when(byok(SECOND_HOLD, 2, 1)).then(["HoldPlaced"]);
+    world.when(end(HOLD, captured(Usage::text(1, 2)))).then(["HoldCaptured"]);
 }
