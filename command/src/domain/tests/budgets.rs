@@ -290,7 +290,6 @@ fn a_frozen_key_begins_no_call_and_ends_those_that_run() {
     let freeze = Command::Freeze { scope: FreezeScope::ProviderCredential(key(1)), reason: "leaked".into() };
     let world = given([granted("100"), credentials::add_number(1), credentials::add_number(2), byok(HOLD, 1, 6)]);
     let world = world.and([freeze.into()]);
-    let world = world.when(byok(SECOND_HOLD, 1, 1)).then_refused("frozen");
-    let world = world.when(byok(SECOND_HOLD, 2, 1)).then(["HoldPlaced"]);
+    let world = world.when(byok(SECOND_HOLD, 1, 1)).then_refused("frozen").and([byok(SECOND_HOLD, 2, 1)]);
     world.when(end(HOLD, captured(Usage::text(1, 2)))).then(["HoldCaptured"]);
 }
