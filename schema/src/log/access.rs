@@ -10,10 +10,11 @@ use parking_lot::Mutex as Lock;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::event::Actor;
 use crate::ids::TokenId;
+use crate::log::connection;
 
 /// How exact "last used" is.
 const USE_NOTED_EVERY: Duration = Duration::from_secs(60);
@@ -143,7 +144,7 @@ impl AccessLog {
     }
 
     async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
-        let (client, connection) = self.0.database.connect(NoTls).await?;
+        let (client, connection) = connection::connect(&self.0.database).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::warn!(%error, "the connection of the access log has ended");
