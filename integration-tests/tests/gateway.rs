@@ -472,7 +472,8 @@ async fn after_many_mixed_calls_nothing_is_held() {
         return;
     }
     let up = Up::start_with_variables(&[("GATEWAY_IDLE_TIMEOUT_MS", "300"), ("PROVIDER_RETRY_DELAY_MS", "5")]).await;
-    let (token, _) = up.wallet_with("mixed", "50.00").await;
+    let (token, _) = up.wallet_with("mixed", "5000.00").await;
+    let calls = std::env::var("MODELFAUCET_MIXED_CALLS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(480);
     let scripts = [
         "tokens=3",
         "tokens=9 gap_ms=2",
@@ -490,7 +491,7 @@ async fn after_many_mixed_calls_nothing_is_held() {
     let clients = (0..24).map(|client| {
         let (address, token) = (up.address(), token.clone());
         tokio::spawn(async move {
-            for turn in 0..20 {
+            for turn in 0..calls / 24 {
                 let number = client * 31 + turn * 7;
                 let script = scripts[number % scripts.len()];
                 let body = if number % 2 == 0 { chat(script) } else { streamed(script) };
@@ -510,7 +511,7 @@ async fn after_many_mixed_calls_nothing_is_held() {
     let truth = provider_book(&up.provider_book());
     let exact = compare(&books, &truth);
     assert!(exact > 100, "{exact} of {}", books.len());
-    let spent = usd("50").checked_sub(charged(&books)).unwrap();
+    let spent = usd("5000").checked_sub(charged(&books)).unwrap();
     assert_eq!(wallet(&up, &token).await["balance_usd"], spent.to_string());
     check_wallets(&up).await;
     // Nothing that was delivered was free.
