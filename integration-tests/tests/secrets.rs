@@ -281,6 +281,30 @@ async fn use_wrongly(up: &Up, tokens: &BTreeMap<&str, String>, wallet: &str, sho
         assert!((400..500).contains(&answer.status), "{path} {body}: {answer:?}");
         shown.push((format!("POST {path}, refused"), answer));
     }
+    // In every member that is not its own.
+    let root = &tokens["root"];
+    for (token, path, members) in [
+        (
+            session,
+            "/v1/user/provider-keys",
+            &["provider", "base_url", "models_allowed", "budget_limit_usd", "priority", "fallback_to_platform", "no"][..],
+        ),
+        (root, "/v1/developer/tokens", &["developer_id", "developer_email", "scopes", "expires_at"]),
+        (root, "/v1/admin/tokens", &["role", "expires_at"]),
+        (root, "/v1/admin/freezes", &["scope"]),
+        (session, "/v1/user/stripe/checkout-sessions", &["amount_usd", "success_url", "cancel_url"]),
+        (session, "/v1/chat/completions", &["messages", "max_tokens", "stream"]),
+    ] {
+        for member in members {
+            for value in [json!(key), json!([key]), json!({ "kind": key })] {
+                let mut body = json!({ "name": "x" });
+                body[*member] = value;
+                let answer = ask(up, token, "POST", path, "", &body).await;
+                assert!((400..500).contains(&answer.status), "{path} {body}: {answer:?}");
+                shown.push((format!("POST {path} with a key as {member}"), answer));
+            }
+        }
+    }
     let mut user = up.connect(session).await.unwrap();
     let broken = format!("{{\"provider\": \"openai\", \"api_key\": \"{key}\"");
     let answer = user.send("POST", "/v1/user/provider-keys", "", "application/json", broken.as_bytes()).await.unwrap();
