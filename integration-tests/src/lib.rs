@@ -1,6 +1,8 @@
 //! What the tests and benchmarks of the whole share: processes, databases, a raw HTTP client.
 
+pub mod browser;
 pub mod calls;
+pub mod collector;
 pub mod connection;
 pub mod database;
 pub mod fake_stripe;

@@ -263,6 +263,21 @@ impl Up {
         config
     }
 
+    /// Everything that its own PostgreSQL would hand to a backup.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn dump(&self) -> String {
+        let config = self.database("postgres");
+        let Some(tokio_postgres::config::Host::Unix(socket)) = config.get_hosts().first() else { panic!("a socket") };
+        let version = std::fs::read_to_string(self.data_dir().join("postgres/PG_VERSION")).expect("a version");
+        let mut command = Command::new(format!("/usr/lib/postgresql/{}/bin/pg_dump", version.trim()));
+        command.arg("-h").arg(socket).args(["-p", "5432", "-U", "postgres", "modelfaucet"]);
+        let output = command.output().expect("pg_dump runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
     /// Starts another role of the binary over the same database. It ends with the returned value.
     pub fn role(&self, verb: &str, role: &str) -> Role {
         self.role_with(&[verb], role, &[])

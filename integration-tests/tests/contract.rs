@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 
 use modelfaucet_integration_tests::connection::Connection;
-use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::fake_stripe::FakeStripe;
+use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -266,7 +267,8 @@ async fn the_dashboards_calls_have_their_members() {
     check(&position["items"][0], feature, "feature");
     assert_eq!(own.expect(200, "GET", none, Value::Null, "items").await["items"], json!([]));
 
-    let operations = own.expect(200, "GET", "/v1/developer/operations", Value::Null, "wallets topups audit_logs").await;
+    let operations =
+        own.expect(200, "GET", "/v1/developer/operations", Value::Null, "wallets topups payouts audit_logs").await;
     let wallets = operations["wallets"].as_array().unwrap();
     check(&wallets[0], "id owner_scope owner_id owner_name? balance_usd updated_at", "wallet");
     let scopes: BTreeSet<_> = wallets.iter().map(|wallet| wallet["owner_scope"].as_str().unwrap()).collect();
@@ -282,4 +284,106 @@ async fn the_dashboards_calls_have_their_members() {
     admin.refused("DELETE", &path, Value::Null, (404, "invalid_request", "Developer token was not found.")).await;
     let dead = (401, "invalid_session", "Missing or invalid developer token.");
     own.refused("POST", "/v1/developer/apps", json!({}), dead).await;
+}
+
+/// The overview and the report of an administrator have the same payout and the page where a user pays.
+#[tokio::test]
+async fn the_overview_shows_checkouts_and_payouts_and_the_report_has_every_field() {
+    if !has_postgres() {
+        return;
+    }
+    let stripe = FakeStripe::start().await;
+    let up = Up::start_with(Setting { variables: stripe.variables(), ..Setting::default() }).await;
+    let (session, _) = up.wallet_with("spender", "100").await;
+    let mut user = up.connect(&session).await.unwrap();
+    let mut post = async |path: &str, key: &str, body: Value| {
+        let answer = user.json("POST", path, &format!("idempotency-key: {key}\r\n"), &body).await.unwrap();
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.json()
+    };
+    let usage = json!({ "model": "gpt-4o-mini", "usage": { "input_uncached": 90_000_000, "output_text": 10_000_000 } });
+    post("/v1/usage", "earn", usage).await;
+    let pay = json!({ "amount_usd": "12.34", "success_url": "https://app.example/ok", "cancel_url": "https://app.example/no" });
+    let checkout = post("/v1/user/stripe/checkout-sessions", "pay", pay).await;
+
+    let payout = "id developer_id amount_usd status provider? provider_payout_id?";
+    let (root, other) = (up.admin(), json!({ "name": "checker", "role": "admin" }));
+    let mut root = Client::new(&up, &root).await;
+    let run = root.expect(200, "POST", "/v1/admin/payouts/run-mock", json!({ "threshold_usd": "0.01" }), "items").await;
+    check(&run["items"][0], payout, "payout");
+    let id = run["items"][0]["id"].as_str().unwrap();
+    let step = |verb: &str| format!("/v1/admin/payouts/{id}/{verb}");
+    let checker = root.expect(201, "POST", "/v1/admin/tokens", other, "token").await;
+    let mut checker = Client::new(&up, checker["token"].as_str().unwrap()).await;
+    checker.expect(200, "POST", &step("approve"), json!({ "operator_note": "checked" }), payout).await;
+    let mut root = up.connect(&up.admin()).await.unwrap();
+    let paid = root.json("POST", &step("mark-paid"), "", &json!({})).await.unwrap();
+    assert_eq!(paid.status, 200, "{paid:?}");
+    let position = paid.header("ledger-position").unwrap();
+
+    let developer = up.secret("developer_token");
+    let mut developer = Client::new(&up, &developer).await;
+    let path = format!("/v1/developer/operations?min_position={position}");
+    let shown = developer.expect(200, "GET", &path, Value::Null, "wallets topups payouts audit_logs").await;
+    let members = "id wallet_id owner_scope owner_id provider provider_checkout_session_id amount_usd status checkout_url created_at updated_at";
+    let top_ups = shown["topups"].as_array().unwrap();
+    let top_up = top_ups.iter().find(|top_up| top_up["id"] == checkout["top_up_id"]).unwrap();
+    check(top_up, members, "top-up");
+    for (member, of_checkout) in [
+        ("checkout_url", "checkout_url"),
+        ("provider_checkout_session_id", "checkout_session_id"),
+        ("wallet_id", "wallet_id"),
+        ("amount_usd", "amount_usd"),
+        ("status", "status"),
+    ] {
+        assert_eq!(top_up[member], checkout[of_checkout], "{member}");
+    }
+    assert!(top_ups.iter().all(|other| other["id"] == top_up["id"] || other.get("checkout_url").is_none()), "{shown}");
+    let [listed] = shown["payouts"].as_array().unwrap().as_slice() else { panic!("one payout: {shown}") };
+    check(
+        listed,
+        "id developer_id developer_name amount_usd status provider provider_payout_id created_at updated_at",
+        path.as_str(),
+    );
+    let paid = paid.json();
+    for member in ["id", "developer_id", "amount_usd", "status", "provider", "provider_payout_id"] {
+        assert_eq!(listed[member], paid[member], "{member}");
+    }
+    assert_eq!((&listed["status"], listed["developer_name"].is_string()), (&json!("paid"), true));
+    assert!(money(&listed["amount_usd"]).ends_with("000000"), "whole cents: {listed}");
+    time(&listed["created_at"]);
+    time(&listed["updated_at"]);
+
+    // Another developer sees neither.
+    let eve = json!({ "name": "Eve", "email": "eve@example.org" });
+    let eve = up.as_admin("POST", "/v1/admin/developers", "", &eve).await.json();
+    let token = json!({ "name": "eve", "developer_id": eve["developer_id"] });
+    let token = up.as_admin("POST", "/v1/developer/tokens", "", &token).await;
+    let mut eve = Client::new(&up, token.json()["token"].as_str().unwrap()).await;
+    let path = format!("/v1/developer/operations?min_position={}", token.header("ledger-position").unwrap());
+    let others = eve.expect(200, "GET", &path, Value::Null, "wallets").await;
+    assert_eq!((&others["payouts"], &others["topups"]), (&json!([]), &json!([])));
+
+    // The report, field by field.
+    let apps = up.as_admin("GET", "/v1/developer/apps", "", &Value::Null).await.json();
+    let report = root.json("GET", "/v1/admin/reports/payouts.csv", "", &Value::Null).await.unwrap();
+    assert_eq!((report.status, report.header("content-type")), (200, Some("text/csv; charset=utf-8")));
+    let text = String::from_utf8(report.body).unwrap();
+    assert!(text.ends_with('\n') && !text.contains('\r'), "{text:?}");
+    let mut report = csv::ReaderBuilder::new().from_reader(text.as_bytes());
+    let expected = [
+        ("created_at", &listed["created_at"]),
+        ("updated_at", &listed["updated_at"]),
+        ("payout_id", &listed["id"]),
+        ("developer_id", &listed["developer_id"]),
+        ("developer_email", &apps["items"][0]["developer_email"]),
+        ("amount_usd", &listed["amount_usd"]),
+        ("status", &listed["status"]),
+        ("provider", &listed["provider"]),
+        ("provider_payout_id", &listed["provider_payout_id"]),
+    ];
+    assert_eq!(report.headers().unwrap(), expected.map(|(name, _)| name).as_slice());
+    let rows: Vec<csv::StringRecord> = report.records().collect::<Result<_, _>>().unwrap();
+    assert_eq!(rows.len(), 1, "{text}");
+    assert_eq!(rows[0], expected.map(|(_, value)| value.as_str().unwrap()).to_vec());
 }

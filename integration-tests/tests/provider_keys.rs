@@ -281,27 +281,6 @@ async fn a_repeat_with_the_same_idempotency_key_stores_one_key() {
     assert_eq!(count(&up).await, 1);
 }
 
-/// Everything that PostgreSQL would hand to a backup.
-fn dump(up: &Up) -> String {
-    let config = up.database("postgres");
-    let socket = match &config.get_hosts()[0] {
-        tokio_postgres::config::Host::Unix(path) => path.clone(),
-        tokio_postgres::config::Host::Tcp(_) => panic!("a socket"),
-    };
-    let owner: String = std::fs::read_to_string(up.data_dir().join("postgres/PG_VERSION")).unwrap();
-    let programs = format!("/usr/lib/postgresql/{}/bin/pg_dump", owner.trim());
-    let user = superuser();
-    let mut command = std::process::Command::new(programs);
-    command.arg("-h").arg(socket).args(["-p", "5432", "-U", &user, "modelfaucet"]);
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn superuser() -> String {
-    "postgres".to_owned()
-}
-
 #[tokio::test]
 async fn a_key_is_nowhere_in_clear() {
     if !has_postgres() {
@@ -318,7 +297,7 @@ async fn a_key_is_nowhere_in_clear() {
     for shown in [answer.body, developers.body, list.to_string().into_bytes(), up.log().into_bytes()] {
         assert!(!String::from_utf8_lossy(&shown).contains(CANARY));
     }
-    let dump = dump(&up);
+    let dump = up.dump();
     assert!(dump.contains("COPY secret.credential") && dump.contains("COPY ledger.event"), "a whole dump");
     let hex = CANARY.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     assert!(!dump.contains(CANARY) && !dump.contains(&hex));

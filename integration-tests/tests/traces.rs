@@ -2,39 +2,13 @@
 //! secret goes along. Where none is named, nothing of it is there.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::sync::{Arc, Mutex};
-
-use axum::Router;
-use axum::body::Bytes;
-use axum::routing::post;
+use modelfaucet_integration_tests::collector::Collector;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use serde_json::{Value, json};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 const PROMPT: &str = "what nobody else may read [[status=500]]";
-
-/// What a collector was sent, one delivery after the other.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<u8>>>);
-
-impl Collector {
-    /// Listens on loopback; its address.
-    async fn listen(&self) -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let deliveries = self.0.clone();
-        let take = move |body: Bytes| async move { deliveries.lock().unwrap().extend_from_slice(&body) };
-        let router = Router::new().route("/v1/traces", post(take));
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        format!("http://{address}")
-    }
-
-    /// Is this in what it was sent?
-    fn has(&self, wanted: &[u8]) -> bool {
-        self.0.lock().unwrap().windows(wanted.len()).any(|part| part == wanted)
-    }
-}
 
 fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()

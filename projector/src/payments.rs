@@ -39,6 +39,7 @@ static TABLES: [Table; 6] = [
         columns: &[
             key("shard", Kind::I16),
             key("top_up_id", Kind::Uuid),
+            set("wallet_id", Kind::Uuid),
             set("reference", Kind::Text).comment("the payment provider's id of the checkout"),
             set("url", Kind::Text),
             set("position", Kind::I64),
@@ -206,6 +207,7 @@ impl Projection for Payments {
                 vec![
                     shard,
                     opened.top_up_id.0.into(),
+                    opened.wallet_id.0.into(),
                     Value::from(&opened.reference),
                     Value::from(&opened.url),
                     position,

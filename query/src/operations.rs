@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::ids::{Position, ShardId, TopUpId, WalletId};
+use modelfaucet_schema::ids::{DeveloperId, PayoutId, Position, ShardId, TopUpId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::ApiTime;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::snapshot::Snapshot;
 use crate::sql;
 use crate::state::QueryState;
 
-const PROJECTIONS: &[&str] = &["wallets", "journal", "top_ups", "audit_log", "catalogue"];
+const PROJECTIONS: &[&str] = &["wallets", "journal", "top_ups", "payments", "payouts", "audit_log", "catalogue"];
 /// How many wallets are shown.
 const WALLETS: i64 = 100;
 /// How many of everything else.
@@ -77,6 +77,9 @@ pub(crate) struct OperationsTopUp {
     amount_usd: Money,
     /// `pending`, `credited` or `failed`.
     status: String,
+    /// Where the user pays; absent until the payment provider has a page for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkout_url: Option<String>,
     /// When it was requested.
     created_at: ApiTime,
     /// When it last changed.
@@ -94,6 +97,47 @@ impl OperationsTopUp {
             provider_checkout_session_id: row.try_get::<_, Option<String>>("reference")?.unwrap_or_default(),
             amount_usd: row.money("amount")?,
             status: row.try_get("status")?,
+            checkout_url: row.try_get("url")?,
+            created_at: ApiTime(row.time("requested_at")?),
+            updated_at: ApiTime(row.time("updated_at")?),
+        })
+    }
+}
+
+/// A payout to a developer.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OperationsPayout {
+    /// The payout.
+    id: PayoutId,
+    /// The developer.
+    developer_id: DeveloperId,
+    /// The developer's name.
+    developer_name: String,
+    /// Whole cents.
+    amount_usd: Money,
+    /// `pending`, `processing`, `paid`, `failed`, `cancelled` or `returned`.
+    status: String,
+    /// Who pays it out.
+    provider: String,
+    /// The provider's or bank's id of the payment; absent until it is paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_payout_id: Option<String>,
+    /// When it was requested.
+    created_at: ApiTime,
+    /// When it last changed.
+    updated_at: ApiTime,
+}
+
+impl OperationsPayout {
+    fn read(row: &Row) -> Result<Self, QueryError> {
+        Ok(Self {
+            id: PayoutId(row.try_get("payout_id")?),
+            developer_id: DeveloperId(row.try_get("developer_id")?),
+            developer_name: row.try_get("developer_name")?,
+            amount_usd: row.money("amount")?,
+            status: row.try_get("status")?,
+            provider: row.try_get("provider")?,
+            provider_payout_id: row.try_get("reference")?,
             created_at: ApiTime(row.time("requested_at")?),
             updated_at: ApiTime(row.time("updated_at")?),
         })
@@ -167,10 +211,12 @@ pub(crate) struct Operations {
     /// At most 50.
     topups: Vec<OperationsTopUp>,
     /// At most 50.
+    payouts: Vec<OperationsPayout>,
+    /// At most 50.
     audit_logs: Vec<OperationsAct>,
 }
 
-/// The developer's wallets, top-ups and acts, the newest of each. Whole lists: `/v1/wallets`, `/v1/developer/sessions`.
+/// The developer's wallets, top-ups, payouts and acts, the newest of each. Whole lists: `/v1/wallets`, `/v1/developer/sessions`.
 #[utoipa::path(get, path = "/v1/developer/operations", tag = "operations", params(AtParams),
     security(("bearer" = ["auditor"]), ("bearer" = ["developer:operations:read"])), responses(
     (status = 200, body = Operations), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
@@ -184,11 +230,13 @@ pub(crate) async fn operations(
     let snapshot = Snapshot::begin(&mut client, developer.tenant, PROJECTIONS).await?;
     let wallets = snapshot.rows(sql::OPERATIONS_WALLETS, &[&tenant, &WALLETS]).await?;
     let top_ups = snapshot.rows(sql::OPERATIONS_TOP_UPS, &[&tenant, &OTHERS]).await?;
+    let payouts = snapshot.rows(sql::OPERATIONS_PAYOUTS, &[&tenant, &OTHERS]).await?;
     let acts = snapshot.rows(sql::OPERATIONS_ACTS, &[&tenant, &OTHERS]).await?;
     let read = || {
         Ok(Operations {
             wallets: each(&wallets, OperationsWallet::read)?,
             topups: each(&top_ups, OperationsTopUp::read)?,
+            payouts: each(&payouts, OperationsPayout::read)?,
             audit_logs: each(&acts, OperationsAct::read)?,
         })
     };

@@ -29,6 +29,7 @@ statements! {
     PAYOUTS_EXPORT = "payouts_export";
     PAYOUT_HANDOVER = "payout_handover";
     OPERATIONS_ACTS = "operations_acts";
+    OPERATIONS_PAYOUTS = "operations_payouts";
     OPERATIONS_TOP_UPS = "operations_top_ups";
     OPERATIONS_WALLETS = "operations_wallets";
     PROJECTIONS = "projections";

@@ -115,7 +115,7 @@ pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError
 /// 400 with the member that is wrong. The details are what clients of ModelFaucet 1.2 show: texts by top-level member, and texts
 /// about the whole.
 fn invalid_body(place: Option<&Segment>, error: &serde_json::Error) -> ApiError {
-    let text = error.to_string();
+    let text = without_value(error.to_string());
     let message = bounded(&text);
     let invalid = ApiError::invalid(format!("The request body is not valid: {message}"));
     let unknown = message.starts_with("unknown field `");
@@ -137,7 +137,22 @@ fn invalid_body(place: Option<&Segment>, error: &serde_json::Error) -> ApiError 
     }
 }
 
-/// Error texts may quote what was sent; nobody needs a megabyte of it.
+/// serde quotes a string that is wrong. It may be a secret in the wrong member, and answers end up in other people's logs.
+fn without_value(text: String) -> String {
+    for (quoted, end, kind) in [
+        ("invalid type: string \"", "\", expected ", "invalid type: string"),
+        ("invalid value: string \"", "\", expected ", "invalid value: string"),
+        ("unknown variant `", "`, expected ", "unknown variant"),
+    ] {
+        // The last one: a value may hold such words too.
+        if let Some((_, expected)) = text.strip_prefix(quoted).and_then(|rest| rest.rsplit_once(end)) {
+            return format!("{kind}, expected {expected}");
+        }
+    }
+    text
+}
+
+/// Error texts may quote names of members that were sent; nobody needs a megabyte of them.
 fn bounded(message: &str) -> String {
     match message.char_indices().nth(300) {
         Some((end, _)) => format!("{}…", &message[..end]),
@@ -198,6 +213,36 @@ mod tests {
         let request = Request::post("/").header(CONTENT_TYPE, "application/json").body(body).unwrap();
         let error = StrictJson::<serde_json::Value>::from_request(request, &()).await.unwrap_err();
         assert_eq!((error.status().as_u16(), error.code()), (408, "request_timeout"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_not_quoted() {
+        #[derive(Debug, serde::Deserialize)]
+        #[expect(dead_code, reason = "only what is refused matters")]
+        struct Body {
+            amount: Option<u8>,
+            address: Option<std::net::IpAddr>,
+            kind: Option<Kind>,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Kind {
+            One,
+            Two,
+        }
+        for (text, message) in [
+            (r#"{"amount":"secret"}"#, "invalid type: string, expected u8 at line 1 column 18"),
+            (r#"{"amount":"secret\", expected secret"}"#, "invalid type: string, expected u8 at line 1 column 37"),
+            (r#"{"kind":"secret"}"#, "unknown variant, expected `one` or `two` at line 1 column 16"),
+            (r#"{"kind":"`, expected secret"}"#, "unknown variant, expected `one` or `two` at line 1 column 28"),
+            (r#"{"amount":300}"#, "invalid value: integer `300`, expected u8 at line 1 column 13"),
+        ] {
+            let error = parse_json::<Body>(text.as_bytes()).unwrap_err().body("r").error;
+            assert_eq!(error.message, format!("The request body is not valid: {message}"), "{text}");
+            assert!(!format!("{:?}", error.details).contains("secret"), "{text}: {:?}", error.details);
+        }
+        let error = parse_json::<Body>(br#"{"address":"secret"}"#).unwrap_err().body("r").error;
+        assert!(!format!("{error:?}").contains("secret"), "{error:?}");
     }
 
     #[test]

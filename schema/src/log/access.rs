@@ -9,8 +9,8 @@ use std::time::Duration;
 use parking_lot::Mutex as Lock;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use tokio_postgres::types::ToSql;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use crate::event::Actor;
 use crate::ids::TokenId;
