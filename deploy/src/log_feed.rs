@@ -250,7 +250,7 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
 ///
 /// Every event, in order, page by page: begin with `after=0`, go on with `next`. With `wait_ms` a page at the end of the log waits for
 /// something new. For the operator's token and gateways.
-#[utoipa::path(get, path = "/v1/log", tag = "log", params(FeedQuery), responses(
+#[utoipa::path(get, path = "/v1/log", tag = "log", security(("bearer" = ["root"])), params(FeedQuery), responses(
     (status = 200, description = "Events behind `after`", body = FeedPage),
     (status = "4XX", description = "invalid_session, invalid_request, shard_not_found", body = ErrorBody),
     (status = "5XX", description = "ledger_unavailable", body = ErrorBody)))]

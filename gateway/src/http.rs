@@ -299,7 +299,7 @@ async fn models(State(gateway): State<Gateway>, request_id: RequestId, headers: 
 /// Read a model.
 ///
 /// One of those that `/v1/models` lists. Slashes in its name may stand as they are.
-#[utoipa::path(get, path = "/v1/models/{model}", tag = "gateway", params(("model" = String, Path, description = "The model's name")), responses(
+#[utoipa::path(get, path = "/v1/models/{model}", tag = "gateway", security(("bearer" = ["session"])), params(("model" = String, Path, description = "The model's name")), responses(
     (status = 200, description = "`{\"id\",\"object\",\"created\",\"owned_by\"}`", body = serde_json::Map<String, Value>),
     (status = "4XX", description = "invalid_session, expired_session, model_not_found", body = ErrorBody)))]
 async fn model(

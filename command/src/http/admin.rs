@@ -322,7 +322,7 @@ pub(super) struct DisconnectPolicyReply {
 ///
 /// For calls that begin from now on. `drain` reads and charges the whole answer; `bill_to_here` cuts it and charges what was made so
 /// far; `cancel` charges nothing as long as no content has reached the client.
-#[utoipa::path(post, path = "/v1/admin/disconnect-policies", tag = "gateway", request_body = DisconnectPolicyRequest, responses(
+#[utoipa::path(post, path = "/v1/admin/disconnect-policies", tag = "gateway", security(("bearer" = ["admin"])), request_body = DisconnectPolicyRequest, responses(
     (status = 200, description = "Set", body = DisconnectPolicyReply),
     (status = "4XX", description = "invalid_request", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]

@@ -69,7 +69,7 @@ fn url(text: &Text<1, 2048>, param: &'static str) -> Result<(), ApiError> {
 ///
 /// Opens a checkout at the payment provider. The wallet is credited when the provider's webhook says that it was paid. Send an
 /// `Idempotency-Key`, so that a repeat opens no second checkout.
-#[utoipa::path(post, path = "/v1/user/stripe/checkout-sessions", tag = "payments", request_body = OpenCheckout,
+#[utoipa::path(post, path = "/v1/user/stripe/checkout-sessions", tag = "payments", security(("bearer" = ["session"])), request_body = OpenCheckout,
     params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, description = "A page to pay on", body = CheckoutReply),
     (status = "4XX", description = "invalid_request, invalid_session, expired_session, checkout_ended, idempotency_key_reused", body = ErrorBody),

@@ -97,7 +97,7 @@ fn find_provider(api: &Api, name: Option<&Name>) -> Result<Name, ApiError> {
 ///
 /// Each gets one over everything that is owed, in whole cents, unless a payout of theirs is not over. The amount is reserved. A
 /// repeat requests nothing again.
-#[utoipa::path(post, path = "/v1/admin/payouts/run-mock", tag = "payouts", request_body = RunPayouts, responses(
+#[utoipa::path(post, path = "/v1/admin/payouts/run-mock", tag = "payouts", security(("bearer" = ["admin"])), request_body = RunPayouts, responses(
     (status = 200, description = "The new payouts", body = RunReply),
     (status = "4XX", description = "invalid_request, invalid_session, forbidden", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
@@ -171,7 +171,7 @@ pub(super) struct RequestPayout {
 /// Request a payout.
 ///
 /// The amount is reserved from what the developer is owed; one payout per developer at a time.
-#[utoipa::path(post, path = "/v1/admin/payouts", tag = "payouts", request_body = RequestPayout,
+#[utoipa::path(post, path = "/v1/admin/payouts", tag = "payouts", security(("bearer" = ["admin"])), request_body = RequestPayout,
     params(("Idempotency-Key" = String, Header)), responses(
     (status = 201, description = "A pending payout", body = PayoutItem),
     (status = "4XX", description = "developer_not_found, insufficient_balance, payout_open, idempotency_key_reused", body = ErrorBody),
@@ -226,7 +226,7 @@ pub(super) struct ApprovePayout {
 /// Approve a payout.
 ///
 /// Not by who requested it.
-#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/approve", tag = "payouts", request_body = ApprovePayout,
+#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/approve", tag = "payouts", security(("bearer" = ["admin"])), request_body = ApprovePayout,
     params(("payout_id" = PayoutId, Path)), responses(
     (status = 200, description = "It may be paid", body = PayoutItem),
     (status = "4XX", description = "invalid_request, same_actor, payout_not_found", body = ErrorBody),
@@ -260,7 +260,7 @@ pub(super) struct MarkPaid {
 /// Mark a payout paid.
 ///
 /// Its provider pays it now, or, where a person carried it to a bank, names the bank's record.
-#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/mark-paid", tag = "payouts", request_body = MarkPaid,
+#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/mark-paid", tag = "payouts", security(("bearer" = ["admin"])), request_body = MarkPaid,
     params(("payout_id" = PayoutId, Path)), responses(
     (status = 200, description = "It is paid", body = PayoutItem),
     (status = "4XX", description = "invalid_request, payout_not_found", body = ErrorBody),
@@ -304,7 +304,7 @@ pub(super) struct EndPayout {
 /// Say that an approved payout did not work.
 ///
 /// The developer is owed it again.
-#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/fail", tag = "payouts", request_body = EndPayout,
+#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/fail", tag = "payouts", security(("bearer" = ["admin"])), request_body = EndPayout,
     params(("payout_id" = PayoutId, Path)), responses(
     (status = 200, description = "It has failed", body = PayoutItem),
     (status = "4XX", description = "invalid_request, payout_not_found", body = ErrorBody),
@@ -324,7 +324,7 @@ pub(super) async fn fail(
 /// Cancel a pending payout.
 ///
 /// The developer is owed it again.
-#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/cancel", tag = "payouts", request_body = EndPayout,
+#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/cancel", tag = "payouts", security(("bearer" = ["admin"])), request_body = EndPayout,
     params(("payout_id" = PayoutId, Path)), responses(
     (status = 200, description = "It is cancelled", body = PayoutItem),
     (status = "4XX", description = "invalid_request, payout_not_found", body = ErrorBody),
@@ -356,7 +356,7 @@ pub(super) struct ReturnPayout {
 /// Say that a paid payout came back.
 ///
 /// The developer is owed it again.
-#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/return", tag = "payouts", request_body = ReturnPayout,
+#[utoipa::path(post, path = "/v1/admin/payouts/{payout_id}/return", tag = "payouts", security(("bearer" = ["admin"])), request_body = ReturnPayout,
     params(("payout_id" = PayoutId, Path)), responses(
     (status = 200, description = "It is returned", body = PayoutItem),
     (status = "4XX", description = "invalid_request, payout_not_found", body = ErrorBody),

@@ -145,7 +145,7 @@ pub(super) struct DisabledReply {
 /// Store a provider key of the session's user.
 ///
 /// Calls of this user may then take the route `byok`. With an `Idempotency-Key` a repeat gives the same key again.
-#[utoipa::path(post, path = "/v1/user/provider-keys", tag = "provider-keys", request_body = AddUserKey,
+#[utoipa::path(post, path = "/v1/user/provider-keys", tag = "provider-keys", security(("bearer" = ["session"])), request_body = AddUserKey,
     params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, description = "The key, masked", body = ProviderKeyReply),
     (status = "4XX", description = "invalid_request, secret_validation_failed, invalid_session, too_many_provider_keys", body = ErrorBody),
@@ -163,7 +163,7 @@ pub(super) async fn add_user_key(
 /// Store a provider key of a developer.
 ///
 /// Calls of all users of the developer's apps may then take the route `developer_key`.
-#[utoipa::path(post, path = "/v1/developer/provider-keys", tag = "provider-keys", request_body = AddDeveloperKey,
+#[utoipa::path(post, path = "/v1/developer/provider-keys", tag = "provider-keys", security(("bearer" = ["admin"]), ("bearer" = ["developer:provider_keys:write"])), request_body = AddDeveloperKey,
     params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, description = "The key, masked", body = ProviderKeyReply),
     (status = "4XX", description = "invalid_request, secret_validation_failed, invalid_app, forbidden, too_many_provider_keys", body = ErrorBody),
@@ -187,7 +187,7 @@ pub(super) async fn add_developer_key(
 /// Disable a provider key of the session's user.
 ///
 /// It is not used any more and its ciphertext is removed. A repeat changes nothing.
-#[utoipa::path(delete, path = "/v1/user/provider-keys/{credential_id}", tag = "provider-keys",
+#[utoipa::path(delete, path = "/v1/user/provider-keys/{credential_id}", tag = "provider-keys", security(("bearer" = ["session"])),
     params(("credential_id" = CredentialId, Path)), responses(
     (status = 200, description = "It is disabled", body = DisabledReply),
     (status = "4XX", description = "invalid_request, invalid_session", body = ErrorBody),
@@ -205,7 +205,7 @@ pub(super) async fn disable_user_key(
 /// Disable a provider key of a developer.
 ///
 /// It is not used any more and its ciphertext is removed. A repeat changes nothing.
-#[utoipa::path(delete, path = "/v1/developer/provider-keys/{credential_id}", tag = "provider-keys",
+#[utoipa::path(delete, path = "/v1/developer/provider-keys/{credential_id}", tag = "provider-keys", security(("bearer" = ["admin"]), ("bearer" = ["developer:provider_keys:write"])),
     params(("credential_id" = CredentialId, Path)), responses(
     (status = 200, description = "It is disabled", body = DisabledReply),
     (status = "4XX", description = "invalid_request, invalid_session, forbidden", body = ErrorBody),

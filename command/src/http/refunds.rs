@@ -53,7 +53,7 @@ pub(super) struct RefundReply {
 ///
 /// It leaves the wallet at once. 503 `payment_provider_unavailable` means that the refund is recorded and nobody knows whether
 /// Stripe has made it: send the same request with the same key.
-#[utoipa::path(post, path = "/v1/admin/refunds", tag = "payments", request_body = RequestRefund,
+#[utoipa::path(post, path = "/v1/admin/refunds", tag = "payments", security(("bearer" = ["admin"])), request_body = RequestRefund,
     params(("Idempotency-Key" = String, Header)), responses(
     (status = 201, description = "The refund", body = RefundReply),
     (status = "4XX", description = "payment_not_found, refund_too_large, insufficient_balance, in_flight_holds, payments_not_configured, idempotency_key_reused", body = ErrorBody),

@@ -335,7 +335,7 @@ pub(super) struct TakenReply {
 ///
 /// An event or a movement of the balance (`balance_transaction`), as Stripe's API gives it. It is stored and worked on as if the
 /// webhook had brought it; what came before has no further effect.
-#[utoipa::path(post, path = "/v1/admin/stripe/objects", tag = "payments", request_body = serde_json::Value,
+#[utoipa::path(post, path = "/v1/admin/stripe/objects", tag = "payments", security(("bearer" = ["admin"])), request_body = serde_json::Value,
     params(("dry_run" = Option<bool>, Query, description = "`true`: only say whether it is known.")), responses(
     (status = 200, description = "What became of it", body = TakenReply),
     (status = "4XX", description = "invalid_request", body = ErrorBody),
@@ -402,7 +402,7 @@ async fn list_unfinished(api: &Api) -> Result<UnfinishedReply, ApiError> {
 }
 
 /// What Stripe told and is not finished.
-#[utoipa::path(get, path = "/v1/admin/stripe/unfinished", tag = "payments", responses(
+#[utoipa::path(get, path = "/v1/admin/stripe/unfinished", tag = "payments", security(("bearer" = ["auditor"])), responses(
     (status = 200, description = "What is received, waits or was refused", body = UnfinishedReply),
     (status = "4XX", description = "invalid_session, forbidden", body = ErrorBody),
     (status = "5XX", description = "ledger_unavailable", body = ErrorBody)))]
@@ -418,7 +418,7 @@ pub(super) async fn unfinished(
 /// Work again on what is not finished.
 ///
 /// Events and movements that wait, were refused or were interrupted, and refunds that Stripe has not taken on. Safe to repeat.
-#[utoipa::path(post, path = "/v1/admin/stripe/unfinished/rework", tag = "payments", responses(
+#[utoipa::path(post, path = "/v1/admin/stripe/unfinished/rework", tag = "payments", security(("bearer" = ["admin"])), responses(
     (status = 200, description = "What is still not finished", body = UnfinishedReply),
     (status = "4XX", description = "invalid_session, forbidden", body = ErrorBody),
     (status = "5XX", description = "ledger_unavailable", body = ErrorBody)))]
@@ -458,7 +458,7 @@ async fn swept_reply(api: &Api) -> Result<Response, ApiError> {
 }
 
 /// Up to when a sweep has fetched everything.
-#[utoipa::path(get, path = "/v1/admin/stripe/sweep", tag = "payments", responses(
+#[utoipa::path(get, path = "/v1/admin/stripe/sweep", tag = "payments", security(("bearer" = ["auditor"])), responses(
     (status = 200, description = "Seconds of Unix time; absent: never", body = Swept),
     (status = "4XX", description = "invalid_session, forbidden", body = ErrorBody),
     (status = "5XX", description = "ledger_unavailable", body = ErrorBody)))]
@@ -474,7 +474,7 @@ pub(super) async fn swept(
 /// Note up to when a sweep has fetched everything.
 ///
 /// It never goes back.
-#[utoipa::path(post, path = "/v1/admin/stripe/sweep", tag = "payments", request_body = Swept, responses(
+#[utoipa::path(post, path = "/v1/admin/stripe/sweep", tag = "payments", security(("bearer" = ["admin"])), request_body = Swept, responses(
     (status = 200, description = "As it is now", body = Swept),
     (status = "4XX", description = "invalid_request, invalid_session, forbidden", body = ErrorBody),
     (status = "5XX", description = "ledger_unavailable", body = ErrorBody)))]

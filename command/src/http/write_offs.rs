@@ -56,7 +56,7 @@ fn reply(event: &Event) -> Option<WriteOffReply> {
 }
 
 /// Propose to give a receivable up.
-#[utoipa::path(post, path = "/v1/admin/write-offs", tag = "payments", request_body = ProposeWriteOff,
+#[utoipa::path(post, path = "/v1/admin/write-offs", tag = "payments", security(("bearer" = ["admin"])), request_body = ProposeWriteOff,
     params(("Idempotency-Key" = String, Header)), responses(
     (status = 201, description = "It waits for somebody else's approval", body = WriteOffReply),
     (status = "4XX", description = "wallet_not_found, write_off_too_large, idempotency_key_reused", body = ErrorBody),
@@ -83,7 +83,7 @@ pub(super) async fn propose(
 /// Approve a write-off.
 ///
 /// Not by who proposed it.
-#[utoipa::path(post, path = "/v1/admin/write-offs/{write_off_id}/approve", tag = "payments",
+#[utoipa::path(post, path = "/v1/admin/write-offs/{write_off_id}/approve", tag = "payments", security(("bearer" = ["admin"])),
     params(("write_off_id" = WriteOffId, Path)), responses(
     (status = 200, description = "It is written off", body = WriteOffReply),
     (status = "4XX", description = "same_actor, write_off_not_found, write_off_too_large", body = ErrorBody),
