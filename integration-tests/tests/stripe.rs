@@ -588,7 +588,11 @@ async fn one_event_from_everywhere_at_once_credits_once() {
     let event = shop.stripe.take_events().pop().unwrap();
     // While top-ups are frozen nothing is credited, and Stripe is told to come again.
     let freeze = json!({ "scope": { "kind": "top_ups" }, "reason": "look" });
-    assert_eq!(shop.admin("/v1/admin/freezes", &freeze).await.status, 201);
+    let operator = json!({ "name": "on duty", "role": "operator" });
+    let operator = shop.admin("/v1/admin/tokens", &operator).await.json()["token"].as_str().unwrap().to_owned();
+    let mut on_duty = shop.up.connect(&operator).await.unwrap();
+    let key = "idempotency-key: freeze-1\r\n";
+    assert_eq!(on_duty.json("POST", "/v1/admin/freezes", key, &freeze).await.unwrap().status, 201);
     for attempt in 0..3 {
         let answer = deliver(&shop.up.address(), &event, attempt).await.unwrap();
         assert_eq!((answer.status, answer.code().as_str()), (503, "frozen"), "{answer:?}");

@@ -154,7 +154,7 @@ async fn developers_keys(
 /// The provider keys of an app's developer, newest first; all of them, unless a limit is given.
 #[utoipa::path(get, path = "/v1/developer/provider-keys", tag = "provider-keys",
     params(("public_app_id" = String, Query, description = "An app of the developer."), PageParams, AtParams),
-    security(("bearer" = ["admin"]), ("bearer" = ["developer:provider_keys:read"])), responses(
+    security(("bearer" = ["auditor"]), ("bearer" = ["developer:provider_keys:read"])), responses(
     (status = 200, body = ProviderKeys), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn developer_keys(
     State(state): State<QueryState>,

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{AdjustmentKind, Direction, DisconnectPolicy, Endpoint, Event, FreezeScope, Route};
-use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::{AdjustmentId, Position, PromoId, UserId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
 use modelfaucet_schema::staff::Power;
@@ -330,9 +330,10 @@ pub(super) async fn set_disconnect_policy(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<DisconnectPolicyRequest>,
+    body: JsonBody<DisconnectPolicyRequest>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let DisconnectPolicyRequest { provider, endpoint, route, policy, reason } = body;
     let command = Command::SetDisconnectPolicy { provider, endpoint, route, policy, reason: reason.0 };
     let done = api.submit(&who, command, None).await?;

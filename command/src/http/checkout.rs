@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::Event;
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::{TopUpId, WalletId};
 use modelfaucet_schema::money::{Money, RequestMoney};
 use modelfaucet_schema::time::Timestamp;
@@ -78,7 +78,7 @@ pub(super) async fn open(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<OpenCheckout>,
+    body: JsonBody<OpenCheckout>,
 ) -> Result<Response, ApiError> {
     // ModelFaucet 1.2 says so with this status and code, before it looks at the token.
     let client = api
@@ -87,6 +87,7 @@ pub(super) async fn open(
         .as_ref()
         .ok_or_else(|| ApiError::new(500, "invalid_request", "Stripe test-mode payments are not configured."))?;
     let (who, wallet_id) = api.require_session(&headers, request_id).await?;
+    let body = body.read().await?;
     url(&body.success_url, "success_url")?;
     url(&body.cancel_url, "cancel_url")?;
     let key = idempotency_key(&headers)?.map(|text| Key::new(text, "open_checkout", "", &body));

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::account::Name;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{Event, PayoutTrigger};
-use modelfaucet_schema::http::{ApiError, LEDGER_POSITION, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, LEDGER_POSITION, RequestId, idempotency_key};
 use modelfaucet_schema::ids::{DeveloperId, PayoutId};
 use modelfaucet_schema::money::{Money, RequestMoney};
 use modelfaucet_schema::time::Timestamp;
@@ -105,9 +105,10 @@ pub(super) async fn run(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<RunPayouts>,
+    body: JsonBody<RunPayouts>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let threshold = body.threshold_usd.map_or(api.payout_threshold, |threshold| threshold.0);
     if !threshold.is_positive() {
         return Err(ApiError::invalid("The threshold must be above zero.").param("threshold_usd"));
@@ -180,9 +181,10 @@ pub(super) async fn request(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<RequestPayout>,
+    body: JsonBody<RequestPayout>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "request_payout", "", &body);
     let command = Command::RequestPayout {
         payout_id: PayoutId::generate(),
@@ -236,9 +238,10 @@ pub(super) async fn approve(
     Path(payout_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<ApprovePayout>,
+    body: JsonBody<ApprovePayout>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&payout_id, "payout id")?;
     let note = body.operator_note.map(|note| note.0);
     step(&api, &who, id, "approve_payout", PayoutStep::Approve { note }).await
@@ -270,9 +273,10 @@ pub(super) async fn mark_paid(
     Path(payout_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<MarkPaid>,
+    body: JsonBody<MarkPaid>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&payout_id, "payout id")?;
     let seen = body.provider_payout_id.map(|reference| reference.0);
     let reference = match api.known(|| api.ledger.directory().payout(id)).await {
@@ -314,9 +318,10 @@ pub(super) async fn fail(
     Path(payout_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<EndPayout>,
+    body: JsonBody<EndPayout>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&payout_id, "payout id")?;
     step(&api, &who, id, "fail_payout", PayoutStep::Fail { reason: body.reason.0 }).await
 }
@@ -334,9 +339,10 @@ pub(super) async fn cancel(
     Path(payout_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<EndPayout>,
+    body: JsonBody<EndPayout>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&payout_id, "payout id")?;
     step(&api, &who, id, "cancel_payout", PayoutStep::Cancel { reason: body.reason.0 }).await
 }
@@ -366,9 +372,10 @@ pub(super) async fn give_back(
     Path(payout_id): Path<String>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<ReturnPayout>,
+    body: JsonBody<ReturnPayout>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let id = path_id(&payout_id, "payout id")?;
     let (reason, reference) = (body.reason.0, body.reference.0);
     let back = PayoutStep::Return { reason, reference, occurred_at: body.occurred_at };

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::{CredentialAdded, CredentialOwner, DisableReason, Event, KeyProvider, Status};
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::CredentialId;
 use modelfaucet_schema::money::{Money, RequestMoney};
 use modelfaucet_schema::token::Scope;
@@ -154,9 +154,10 @@ pub(super) async fn add_user_key(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<AddUserKey>,
+    body: JsonBody<AddUserKey>,
 ) -> Result<Response, ApiError> {
     let (who, owner) = api.require_user(&headers, request_id).await?;
+    let body = body.read().await?;
     add(&api, &who, owner, body, &headers).await
 }
 
@@ -172,9 +173,10 @@ pub(super) async fn add_developer_key(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<AddDeveloperKey>,
+    body: JsonBody<AddDeveloperKey>,
 ) -> Result<Response, ApiError> {
     let who = api.require_developer(&headers, request_id, Scope::ProviderKeysWrite).await?;
+    let body = body.read().await?;
     let (public_app_id, body) = body.split();
     let app = api.known(|| api.ledger.directory().app(&public_app_id.0)).await;
     let own = |developer| !matches!(who.caller, Caller::Developer(own, _) if own != developer);

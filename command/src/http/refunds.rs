@@ -8,7 +8,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::Event;
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::RefundId;
 use modelfaucet_schema::money::{Money, RequestMoney};
 use serde::{Deserialize, Serialize};
@@ -62,9 +62,10 @@ pub(super) async fn request(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<RequestRefund>,
+    body: JsonBody<RequestRefund>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     if api.stripe.client.is_none() {
         return Err(not_configured());
     }

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::KeyUse;
-use modelfaucet_schema::http::{ApiError, MAX_BODY, RequestId, StrictJson, depth_within, not_found, read_body};
+use modelfaucet_schema::http::{ApiError, JsonBody, MAX_BODY, RequestId, depth_within, not_found, read_body};
 use modelfaucet_schema::ids::{RefundId, TopUpId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::staff::Power;
@@ -482,9 +482,10 @@ pub(super) async fn sweep(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<Swept>,
+    body: JsonBody<Swept>,
 ) -> Result<Response, ApiError> {
     api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let latest = Timestamp::now().micros().div_euclid(1_000_000);
     for (what, until) in [("events", body.events_until), ("transactions", body.transactions_until)] {
         if let Some(until) = until {

@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::{HeaderMap, StatusCode};
 use modelfaucet_schema::error::ErrorBody;
 use modelfaucet_schema::event::Event;
-use modelfaucet_schema::http::{ApiError, RequestId, StrictJson, idempotency_key};
+use modelfaucet_schema::http::{ApiError, JsonBody, RequestId, idempotency_key};
 use modelfaucet_schema::ids::{WalletId, WriteOffId};
 use modelfaucet_schema::money::{Money, RequestMoney};
 use serde::{Deserialize, Serialize};
@@ -65,9 +65,10 @@ pub(super) async fn propose(
     State(api): State<Api>,
     headers: HeaderMap,
     request_id: RequestId,
-    StrictJson(body): StrictJson<ProposeWriteOff>,
+    body: JsonBody<ProposeWriteOff>,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    let body = body.read().await?;
     let key = Key::new(idempotency_key(&headers)?.ok_or_else(key_required)?, "propose_write_off", "", &body);
     let command = Command::ProposeWriteOff {
         write_off_id: WriteOffId::generate(),
