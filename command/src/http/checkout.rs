@@ -80,13 +80,13 @@ pub(super) async fn open(
     request_id: RequestId,
     body: JsonBody<OpenCheckout>,
 ) -> Result<Response, ApiError> {
-    // ModelFaucet 1.2 says so with this status and code, before it looks at the token.
+    let (who, wallet_id) = api.require_session(&headers, request_id).await?;
+    // ModelFaucet 1.2 says so with this status and code.
     let client = api
         .stripe
         .client
         .as_ref()
         .ok_or_else(|| ApiError::new(500, "invalid_request", "Stripe test-mode payments are not configured."))?;
-    let (who, wallet_id) = api.require_session(&headers, request_id).await?;
     let body = body.read().await?;
     url(&body.success_url, "success_url")?;
     url(&body.cancel_url, "cancel_url")?;
