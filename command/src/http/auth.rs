@@ -221,31 +221,35 @@ impl Api {
     ///
     /// # Errors
     /// 403 for another's, 404 for nobody's.
-    pub(super) fn developer_for(
+    pub(super) async fn developer_for(
         &self,
         who: &Authenticated,
         id: Option<DeveloperId>,
         email: Option<&str>,
     ) -> Result<DeveloperId, ApiError> {
+        // What another process has just registered may not be known here yet.
         let directory = self.ledger.directory();
-        let by_email = email.map(|email| directory.first_developer(Some(email)));
+        let by_email = match email {
+            Some(email) => Some(self.known(|| directory.first_developer(Some(email))).await),
+            None => None,
+        };
         if let Caller::Developer(own, _) = who.caller {
             let is_own = id.is_none_or(|id| id == own) && by_email.is_none_or(|found| found == Some(own));
             let other = || ApiError::new(403, "forbidden", "Developer token cannot manage another developer.");
             return if is_own { Ok(own) } else { Err(other()) };
         }
         let found = match (id, by_email) {
-            (Some(id), None) => directory.developer(id).map(|facts| facts.developer_id),
+            (Some(id), None) => self.known(|| directory.developer(id)).await.map(|facts| facts.developer_id),
             (Some(id), Some(found)) => found.filter(|found| *found == id),
             (None, Some(found)) => found,
-            (None, None) => directory.first_developer(None),
+            (None, None) => self.known(|| directory.first_developer(None)).await,
         };
         found.ok_or_else(|| ApiError::new(404, "invalid_request", "No matching active developer is configured."))
     }
 
     /// A developer that something belongs to.
-    pub(super) fn developer(&self, id: DeveloperId) -> Result<DeveloperFacts, ApiError> {
-        self.ledger.directory().developer(id).ok_or_else(ApiError::internal)
+    pub(super) async fn developer(&self, id: DeveloperId) -> Result<DeveloperFacts, ApiError> {
+        self.known(|| self.ledger.directory().developer(id)).await.ok_or_else(ApiError::internal)
     }
 
     /// What the directory knows, or knows after the newest events: another instance may have written them a moment ago.

@@ -150,7 +150,7 @@ pub(super) async fn issue_token(
     let who = api.require_developer(&headers, request_id, Scope::TokensWrite).await?;
     let body = body.read().await?;
     let email = body.developer_email.as_ref().map(|email| email.0.as_str());
-    let developer_id = api.developer_for(&who, body.developer_id, email)?;
+    let developer_id = api.developer_for(&who, body.developer_id, email).await?;
     let scopes = match body.scopes {
         Some(scopes) if scopes.is_empty() => return Err(ApiError::invalid("Name at least one scope.").param("scopes")),
         Some(scopes) => scopes,
@@ -168,7 +168,7 @@ pub(super) async fn issue_token(
     };
     let done = api.submit(&who, command, None).await?;
     let Event::DeveloperTokenIssued(event) = &done.recorded().event else { return Err(done.unexpected()) };
-    let developer = api.developer(event.developer_id)?;
+    let developer = api.developer(event.developer_id).await?;
     let issued_at = ApiTime(done.recorded().recorded_at);
     let item = TokenItem {
         id: event.token_id,
@@ -279,7 +279,7 @@ pub(super) async fn register_app(
 ) -> Result<Response, ApiError> {
     let who = api.require_developer(&headers, request_id, Scope::AppsWrite).await?;
     let body = body.read().await?;
-    let developer_id = api.developer_for(&who, body.developer_id, None)?;
+    let developer_id = api.developer_for(&who, body.developer_id, None).await?;
     let settings = AppSettings {
         name: body.name.0,
         vertical: body.vertical.map(|text| text.0),
@@ -295,18 +295,18 @@ pub(super) async fn register_app(
         settings,
     };
     let done = api.submit(&who, command, None).await?;
-    app_answer(&api, &done, &public_app_id, StatusCode::CREATED)
+    app_answer(&api, &done, &public_app_id, StatusCode::CREATED).await
 }
 
 /// What is not in the event never changes, so a repeat of the command would say the same.
-fn app_answer(api: &Api, done: &Done, public_app_id: &str, status: StatusCode) -> Result<Response, ApiError> {
+async fn app_answer(api: &Api, done: &Done, public_app_id: &str, status: StatusCode) -> Result<Response, ApiError> {
     let settings: &AppSettings = match &done.recorded().event {
         Event::AppRegistered(event) => &event.settings,
         Event::AppChanged(event) => &event.settings,
         _ => return Err(done.unexpected()),
     };
-    let app = api.ledger.directory().app(public_app_id).ok_or_else(|| done.unexpected())?;
-    let developer = api.developer(app.developer_id)?;
+    let app = api.known(|| api.ledger.directory().app(public_app_id)).await.ok_or_else(|| done.unexpected())?;
+    let developer = api.developer(app.developer_id).await?;
     let reply = AppReply {
         app_id: app.app_id,
         public_app_id: public_app_id.to_owned(),
@@ -369,7 +369,7 @@ pub(super) async fn change_app(
     let public_app_id = app(&public_app_id)?;
     let command = Command::ChangeApp { public_app_id: public_app_id.clone(), patch };
     let done = api.submit(&who, command, None).await?;
-    app_answer(&api, &done, &public_app_id, StatusCode::OK)
+    app_answer(&api, &done, &public_app_id, StatusCode::OK).await
 }
 
 /// Disable an app.
@@ -390,7 +390,7 @@ pub(super) async fn disable_app(
     let patch = AppPatch { status: Some(Status::Disabled), ..AppPatch::default() };
     let command = Command::ChangeApp { public_app_id: public_app_id.clone(), patch };
     let done = api.submit(&who, command, None).await?;
-    app_answer(&api, &done, &public_app_id, StatusCode::OK)
+    app_answer(&api, &done, &public_app_id, StatusCode::OK).await
 }
 
 /// A feature to define.
