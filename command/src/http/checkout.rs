@@ -72,8 +72,8 @@ fn url(text: &Text<1, 2048>, param: &'static str) -> Result<(), ApiError> {
 #[utoipa::path(post, path = "/v1/user/stripe/checkout-sessions", tag = "payments", security(("bearer" = ["session"])), request_body = OpenCheckout,
     params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, description = "A page to pay on", body = CheckoutReply),
-    (status = "4XX", description = "invalid_request, invalid_session, expired_session, checkout_ended, idempotency_key_reused", body = ErrorBody),
-    (status = "5XX", description = "invalid_request: no payment provider is configured; payment_provider_error, payment_provider_unavailable, frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
+    (status = "4XX", description = "invalid_request, invalid_session, expired_session, payments_not_configured, checkout_ended, idempotency_key_reused", body = ErrorBody),
+    (status = "5XX", description = "payment_provider_error, payment_provider_unavailable, frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn open(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -81,12 +81,7 @@ pub(super) async fn open(
     body: JsonBody<OpenCheckout>,
 ) -> Result<Response, ApiError> {
     let (who, wallet_id) = api.require_session(&headers, request_id).await?;
-    // ModelFaucet 1.2 says so with this status and code.
-    let client = api
-        .stripe
-        .client
-        .as_ref()
-        .ok_or_else(|| ApiError::new(500, "invalid_request", "Stripe test-mode payments are not configured."))?;
+    let client = api.stripe.client.as_ref().ok_or_else(stripe::not_configured)?;
     let body = body.read().await?;
     url(&body.success_url, "success_url")?;
     url(&body.cancel_url, "cancel_url")?;

@@ -53,6 +53,7 @@ pub struct Generator {
     developer: DeveloperId,
     token: Option<TokenId>,
     staff: Option<TokenId>,
+    provider_key: Option<CredentialId>,
     apps: Vec<(AppId, FeatureId)>,
     cards: Vec<RateCardId>,
     wallets: Vec<Wallet>,
@@ -84,6 +85,7 @@ impl Generator {
             developer: DeveloperId(Uuid::nil()),
             token: None,
             staff: None,
+            provider_key: None,
             apps: Vec::new(),
             cards: Vec::new(),
             wallets: Vec::new(),
@@ -558,7 +560,8 @@ impl Generator {
     fn administrate(&mut self, wallet: usize) {
         let app = usize::try_from(self.roll(3)).unwrap();
         let (app_id, feature_id) = self.apps[app];
-        match self.roll(10) {
+        match self.roll(11) {
+            10 => self.provider_key(wallet),
             0 => {
                 if let Some(token_id) = self.token.take() {
                     let developer_id = self.developer;
@@ -632,6 +635,35 @@ impl Generator {
                 }
             }
         }
+    }
+
+    /// A key is added, of a user or the developer, and disabled later.
+    fn provider_key(&mut self, wallet: usize) {
+        if let Some(credential_id) = self.provider_key.take() {
+            let disabled = CredentialDisabled { credential_id, reason: DisableReason::Requested };
+            return self.say(Actor::Admin, disabled);
+        }
+        let credential_id = CredentialId(self.id());
+        self.provider_key = Some(credential_id);
+        let owner = if self.roll(2) == 0 {
+            CredentialOwner::Developer { developer_id: self.developer }
+        } else {
+            let Wallet { user, app, .. } = self.wallets[wallet];
+            CredentialOwner::User { app_id: self.apps[app].0, user_id: user }
+        };
+        let added = CredentialAdded {
+            credential_id,
+            owner,
+            provider: KeyProvider::Openai,
+            base_url: None,
+            origin: "https://api.openai.com".into(),
+            masked: "sk-...cdef".into(),
+            models_allowed: vec!["gpt-4o-mini".into()],
+            budget_limit: Some(units(1_000_000)),
+            priority: 100,
+            fallback_to_platform: self.roll(2) == 0,
+        };
+        self.say(Actor::Admin, added);
     }
 
     fn happen(&mut self) {
