@@ -326,6 +326,9 @@ fn milliseconds_at(sorted: &[Duration], part: f64) -> f64 {
 /// Opens streams, says so, keeps them open, and leaves.
 async fn open_streams(args: &Args, tokens: &[String]) -> Result<(), Error> {
     let body = r#"{"model":"gpt-4o-mini","max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Hello [[tokens=2 gap_ms=45000]]"}]}"#;
+    println!("{}", json!({ "open": 0 }));
+    // Time to look at the server before the first stream.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let mut streams = Vec::new();
     for number in 0..args.connections {
         let mut stream = Connection::open(&args.address, &tokens[number % tokens.len()]).await?;
