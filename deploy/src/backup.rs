@@ -37,14 +37,11 @@ pub(crate) enum BackupVerb {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
         keep: Option<u64>,
     },
-    /// Copy the WAL as it is written, witness the log's head and mirror its batches, until Ctrl-C; `up` with `BACKUP_DIR` does it by
+    /// Copy the WAL as it is written and force it to disk, witness the log's head and mirror its batches, until Ctrl-C; `up` with `BACKUP_DIR` does it by
     /// itself
     Wal {
         #[command(flatten)]
         place: Place,
-        /// Force each piece to disk before the server is told; with `synchronous_standby_names = modelfaucet_wal` nothing is lost
-        #[arg(long)]
-        synchronous: bool,
     },
     /// Can the backups be used? Exit 1 if one is damaged, a piece of the WAL is missing, or they are too old
     Check {
@@ -112,11 +109,11 @@ pub(crate) fn run(verb: &BackupVerb) -> Result<Exit, Failure> {
             println!("{}", list::line(&made?));
             Ok(Exit::Ok)
         }
-        BackupVerb::Wal { place, synchronous } => {
+        BackupVerb::Wal { place } => {
             let config = place.config()?;
             let repository = Repository::of(&config)?;
             let _traces = crate::start_log(&config, "modelfaucet-backup")?;
-            let follower = follow::Follower::new(&config, repository, *synchronous, place.metrics.clone());
+            let follower = follow::Follower::new(&config, repository, place.metrics.clone());
             crate::runtime()?.block_on(follower.run(crate::interrupted()))?;
             Ok(Exit::Ok)
         }

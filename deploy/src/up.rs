@@ -226,7 +226,7 @@ impl Process<'_> {
             }));
         }
         let repository = Repository::of(self.config)?;
-        let follower = Follower::new(self.config, repository, false, None).with_database(database);
+        let follower = Follower::new(self.config, repository, None).with_database(database);
         Ok(tokio::spawn(async move { follower.run(stop).await }))
     }
 

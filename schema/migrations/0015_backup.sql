@@ -63,17 +63,17 @@ $$
 DECLARE
     head_pos  bigint;
     head_hash bytea;
-    next      integer;
+    epoch_now integer;
 BEGIN
     PERFORM pg_advisory_xact_lock(7304, p_shard);
     SELECT h.position, h.hash INTO head_pos, head_hash FROM ledger.head h WHERE h.shard = p_shard;
     IF head_pos IS DISTINCT FROM p_position OR head_hash IS DISTINCT FROM p_hash THEN
         RAISE EXCEPTION 'shard % is at position %, not at %', p_shard, head_pos, p_position USING ERRCODE = 'ML001';
     END IF;
-    SELECT coalesce(max(f.epoch), 1) + 1 INTO next FROM ledger.fork f WHERE f.shard = p_shard;
+    SELECT coalesce(max(f.epoch), 1) + 1 INTO epoch_now FROM ledger.fork f WHERE f.shard = p_shard;
     INSERT INTO ledger.fork (shard, epoch, log_id, position, hash, lost_until)
-    VALUES (p_shard, next, p_log_id, p_position, p_hash, p_lost_until);
-    RETURN next;
+    VALUES (p_shard, epoch_now, p_log_id, p_position, p_hash, p_lost_until);
+    RETURN epoch_now;
 END
 $$;
 REVOKE ALL ON FUNCTION ledger.fork_log(smallint, bigint, bytea, uuid, bigint) FROM PUBLIC;

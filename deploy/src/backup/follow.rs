@@ -35,13 +35,12 @@ pub(crate) struct Follower {
     config: Config,
     database: Option<DatabaseConfig>,
     repository: Repository,
-    synchronous: bool,
     metrics: Option<PathBuf>,
 }
 
 impl Follower {
-    pub(crate) fn new(config: &Config, repository: Repository, synchronous: bool, metrics: Option<PathBuf>) -> Self {
-        Self { config: config.clone(), database: None, repository, synchronous, metrics }
+    pub(crate) fn new(config: &Config, repository: Repository, metrics: Option<PathBuf>) -> Self {
+        Self { config: config.clone(), database: None, repository, metrics }
     }
 
     /// Connects so instead of as the settings say.
@@ -141,10 +140,8 @@ impl Follower {
             return Err(Failure::new(Exit::Temporary, format!("pg_receivewal: {text}")));
         }
         let mut command = server.command("pg_receivewal");
-        command.arg("--directory").arg(&dir).args(["--slot", SLOT, "--no-loop", "--status-interval=1"]);
-        if self.synchronous {
-            command.arg("--synchronous");
-        }
+        // Each piece is forced to disk before the server is told: what it is told is what would be left.
+        command.arg("--directory").arg(&dir).args(["--slot", SLOT, "--no-loop", "--synchronous"]);
         command.stdout(std::process::Stdio::null()).spawn().map_err(not_started)
     }
 
@@ -153,7 +150,7 @@ impl Follower {
             return Ok(());
         }
         progress.looked = Instant::now();
-        let copied = server.copied().await?.map(|(written, flushed)| if self.synchronous { flushed } else { written });
+        let copied = server.copied(SLOT).await?;
         let now = Timestamp::now();
         if let (Some((at, lsn)), Some(copied)) = (progress.pending, copied)
             && copied >= lsn
@@ -168,7 +165,6 @@ impl Follower {
             until: progress.until,
             timeline: server.timeline,
             lsn: copied.unwrap_or_default().to_string(),
-            synchronous: self.synchronous,
         };
         self.repository
             .set_archived(&archived)

@@ -71,7 +71,6 @@ pub(crate) struct Archived {
     pub(crate) timeline: u32,
     /// Up to this place.
     pub(crate) lsn: String,
-    pub(crate) synchronous: bool,
 }
 
 /// A file of WAL.
