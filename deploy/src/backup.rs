@@ -33,6 +33,8 @@ pub(crate) enum BackupVerb {
     Run {
         #[command(flatten)]
         place: Place,
+        #[command(flatten)]
+        metrics: MetricsArgs,
         /// Base backups to keep at least [default: `BACKUP_KEEP`]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000))]
         keep: Option<u64>,
@@ -42,11 +44,15 @@ pub(crate) enum BackupVerb {
     Wal {
         #[command(flatten)]
         place: Place,
+        #[command(flatten)]
+        metrics: MetricsArgs,
     },
     /// Can the backups be used? Exit 1 if one is damaged, a piece of the WAL is missing, or they are too old
     Check {
         #[command(flatten)]
         place: Place,
+        #[command(flatten)]
+        metrics: MetricsArgs,
         /// Verify every base backup that is kept, not only the newest one
         #[arg(long)]
         all: bool,
@@ -79,9 +85,15 @@ pub(crate) struct Place {
     backup_dir: Option<PathBuf>,
     #[command(flatten)]
     database: DatabaseArgs,
+}
+
+/// Where metrics go.
+#[derive(clap::Args)]
+#[command(args_override_self = true)]
+pub(crate) struct MetricsArgs {
     /// Also write Prometheus metrics to this file, for a collector of text files
-    #[arg(long, value_name = "PATH")]
-    pub(crate) metrics: Option<PathBuf>,
+    #[arg(long = "metrics", value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 impl Place {
@@ -97,7 +109,7 @@ impl Place {
 /// A [`Failure`] that says what is wrong.
 pub(crate) fn run(verb: &BackupVerb) -> Result<Exit, Failure> {
     match verb {
-        BackupVerb::Run { place, keep } => {
+        BackupVerb::Run { place, metrics, keep } => {
             let config = place.config()?;
             let repository = Repository::of(&config)?;
             let keep = match keep {
@@ -105,19 +117,19 @@ pub(crate) fn run(verb: &BackupVerb) -> Result<Exit, Failure> {
                 None => config.backup_keep()?,
             };
             let made = crate::runtime()?.block_on(base::make(&config, &repository, keep));
-            metrics::write(place.metrics.as_deref(), &repository)?;
+            metrics::write(metrics.file.as_deref(), &repository)?;
             println!("{}", list::line(&made?));
             Ok(Exit::Ok)
         }
-        BackupVerb::Wal { place } => {
+        BackupVerb::Wal { place, metrics } => {
             let config = place.config()?;
             let repository = Repository::of(&config)?;
             let _traces = crate::start_log(&config, "modelfaucet-backup")?;
-            let follower = follow::Follower::new(&config, repository, place.metrics.clone());
+            let follower = follow::Follower::new(&config, repository, metrics.file.clone());
             crate::runtime()?.block_on(follower.run(crate::interrupted()))?;
             Ok(Exit::Ok)
         }
-        BackupVerb::Check { place, all, max_age, max_wal_age, json } => {
+        BackupVerb::Check { place, metrics, all, max_age, max_wal_age, json } => {
             let config = place.config()?;
             let repository = Repository::of(&config)?;
             let limits = check::Limits {
@@ -125,7 +137,7 @@ pub(crate) fn run(verb: &BackupVerb) -> Result<Exit, Failure> {
                 wal: Duration::from_secs(u64::from(*max_wal_age)),
             };
             let report = check::check(&config, &repository, *all, limits)?;
-            metrics::write(place.metrics.as_deref(), &repository)?;
+            metrics::write(metrics.file.as_deref(), &repository)?;
             if *json {
                 println!("{}", report.json());
             } else {

@@ -10,7 +10,7 @@ use modelfaucet_schema::ids::{Position, ShardId};
 use modelfaucet_schema::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::backup::{Place, Repository, metrics};
+use crate::backup::{Base, MetricsArgs, Place, Repository, metrics};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::heads::{Book, Witnessed};
@@ -22,6 +22,8 @@ use crate::restore::{Depth, Plan, Target, restore};
 pub(crate) struct DrillArgs {
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    metrics: MetricsArgs,
     /// How many moments to restore
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     count: u32,
@@ -72,7 +74,7 @@ pub(crate) fn run(args: &DrillArgs) -> Result<Exit, Failure> {
         let (drill, exit) = one(&config, &repository, &head, &into, args.quiet);
         let removed = fs::remove_dir_all(&into);
         record(&repository, &drill)?;
-        metrics::write(args.place.metrics.as_deref(), &repository)?;
+        metrics::write(args.metrics.file.as_deref(), &repository)?;
         if args.json {
             println!("{}", serde_json::to_string(&drill).unwrap_or_default());
         } else {
@@ -92,16 +94,16 @@ pub(crate) fn run(args: &DrillArgs) -> Result<Exit, Failure> {
 /// just being written need not be copied yet.
 fn pick(config: &Config, repository: &Repository) -> Result<Witnessed, Failure> {
     let bases = repository.bases()?;
-    let (Some(oldest), Some(newest)) = (bases.first(), bases.last()) else {
-        return Err(Failure::new(
-            Exit::Config,
-            format!("no base backup in {}; make one with `modelfaucet backup run`", repository.dir().display()),
-        ));
+    let Some(newest) = bases.last() else {
+        let message =
+            format!("no base backup in {}; make one with `modelfaucet backup run`", repository.dir().display());
+        return Err(Failure::new(Exit::Config, message));
     };
     let dir = config.heads_dir().unwrap_or_else(|| repository.dir().join("heads"));
     let mut heads: Vec<Witnessed> = Book::read(&dir, ShardId(0))?;
     heads.retain(|head| {
-        head.log_id == newest.log_id && head.lsn >= oldest.end() && bases.iter().any(|base| base.end() <= head.lsn)
+        let reaches = |base: &Base| base.timeline == head.timeline && base.end() <= head.lsn;
+        head.log_id == newest.log_id && bases.iter().any(reaches)
     });
     if heads.len() > 1 {
         heads.pop();

@@ -43,7 +43,8 @@ impl Load {
                 let mut acknowledged = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     let key = format!("{prefix}-{}", acknowledged.len());
-                    let (position, replayed) = credit(&mut connection, &wallet, &key).await;
+                    // The server may be killed; what has no answer was not acknowledged.
+                    let Some((position, replayed)) = try_credit(&mut connection, &wallet, &key).await else { break };
                     assert!(!replayed);
                     acknowledged.push(Acknowledged { key, position });
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -57,6 +58,11 @@ impl Load {
     /// Everything that was acknowledged, by position.
     async fn stop(self) -> Vec<Acknowledged> {
         self.stop.store(true, Ordering::Relaxed);
+        self.killed().await
+    }
+
+    /// The same, where the server is gone.
+    async fn killed(self) -> Vec<Acknowledged> {
         let mut all = Vec::new();
         for client in self.clients {
             all.extend(client.await.unwrap());
@@ -68,12 +74,17 @@ impl Load {
 
 /// One command: its position, and whether it had been there before.
 async fn credit(connection: &mut Connection, wallet: &str, key: &str) -> (i64, bool) {
+    try_credit(connection, wallet, key).await.unwrap()
+}
+
+/// The same; nothing if the connection breaks.
+async fn try_credit(connection: &mut Connection, wallet: &str, key: &str) -> Option<(i64, bool)> {
     let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
     let headers = format!("idempotency-key: {key}\r\n");
-    let answer = connection.json("POST", &path, &headers, &json!({ "amount_usd": "0.01" })).await.unwrap();
+    let answer = connection.json("POST", &path, &headers, &json!({ "amount_usd": "0.01" })).await.ok()?;
     assert_eq!(answer.status, 200, "{answer:?}");
     let position = answer.header("ledger-position").unwrap().parse().unwrap();
-    (position, answer.header("idempotent-replayed") == Some("true"))
+    Some((position, answer.header("idempotent-replayed") == Some("true")))
 }
 
 /// A ledger with a repository beside it.
@@ -376,6 +387,48 @@ async fn what_a_restore_loses_is_counted_refused_and_recovered_or_forked() {
     let checked = ledger.ends_with(1, &["backup", "check", "--json"]);
     let findings = checked[0]["findings"].to_string();
     assert!(findings.contains("pg_verifybackup") && findings.contains("checksum mismatch"), "{findings}");
+}
+
+/// The server and its disk go at once, in the middle of everything: what the repository has is restored and what the mirror has is
+/// recovered. What is left out is the recovery point; it is printed, and nothing that was acknowledged before it is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_disk_that_is_lost_under_load_everything_that_was_copied_comes_back() {
+    if !has_postgres() {
+        return;
+    }
+    let mut ledger = Ledger::start().await;
+    let (_, wallet) = ledger.up.wallet_with("disk", "1.00").await;
+    ledger.ends_with(0, &["backup", "run"]);
+    let load = Load::start(&ledger.up, &wallet, "disk");
+    ledger.until_heads(3).await;
+    ledger.up.kill();
+    let acknowledged = load.killed().await;
+    let last = acknowledged.last().unwrap();
+    let into = ledger.path("restored");
+    let output = ledger.run(&["restore", "run", "--into", into.to_str().unwrap(), "--json", "--quiet"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let restored: Value = serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!((&restored["verified"]["ok"], &restored["trial_balance"]), (&json!(true), &json!("0")), "{restored}");
+    assert_eq!(restored["events_missed"], 0, "{restored}");
+    ledger.change_to(&into);
+    let mirror = ledger.path("mirror").display().to_string();
+    ledger.ends_with(0, &["log", "recover", "--from", &mirror, "--quiet"]);
+    ledger.starts().await;
+    let (_, recovered, _) = ledger.head().await;
+    println!(
+        "disk lost under load: {} acknowledged behind the restored WAL, {} behind the mirror; {} s to serve",
+        acknowledged.iter().filter(|one| one.position > restored["position"].as_i64().unwrap()).count(),
+        acknowledged.iter().filter(|one| one.position > recovered).count(),
+        restored["seconds_to_serve"]
+    );
+    let mut connection = Connection::open(&ledger.up.address(), &ledger.up.admin()).await.unwrap();
+    for one in acknowledged.iter().filter(|one| one.position <= recovered).step_by(20) {
+        assert_eq!(credit(&mut connection, &wallet, &one.key).await, (one.position, true), "{one:?}");
+    }
+    // And what was lost is done again with its key, once.
+    let (again, _) = credit(&mut connection, &wallet, &last.key).await;
+    assert_eq!(credit(&mut connection, &wallet, &last.key).await, (again, true));
+    ledger.ends_with(0, &["verify", "--quiet"]);
 }
 
 /// Why the projection of freezes has halted, once it has.

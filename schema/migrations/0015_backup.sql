@@ -2,7 +2,12 @@
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'ledger_backup') THEN
-        CREATE ROLE ledger_backup NOLOGIN NOINHERIT NOBYPASSRLS;
+        BEGIN
+            CREATE ROLE ledger_backup NOLOGIN NOINHERIT NOBYPASSRLS REPLICATION;
+        EXCEPTION WHEN insufficient_privilege THEN
+            -- Only a superuser gives REPLICATION; `modelfaucet backup` says so where it is missing.
+            CREATE ROLE ledger_backup NOLOGIN NOINHERIT NOBYPASSRLS;
+        END;
     END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN
     NULL; -- another database of this server is being migrated at this moment
@@ -11,10 +16,6 @@ $$;
 DO $$
 BEGIN
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO ledger_backup', current_database());
-    ALTER ROLE ledger_backup REPLICATION;
-EXCEPTION WHEN insufficient_privilege THEN
-    -- Only a superuser gives this; `modelfaucet backup` says so where it is missing.
-    RAISE NOTICE 'a superuser has to run: ALTER ROLE ledger_backup REPLICATION';
 END
 $$;
 

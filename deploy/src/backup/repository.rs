@@ -260,7 +260,22 @@ impl Repository {
                 fs::remove_file(&file.path).map_err(|error| self.failure(&file.path, &error))?;
             }
         }
+        self.remove_timelines(&kept)?;
         Ok(gone.into_iter().map(|base| base.label.clone()).collect())
+    }
+
+    /// WAL of timelines that no kept base backup is on, the one that is being written aside.
+    fn remove_timelines(&self, kept: &[&Base]) -> Result<(), Failure> {
+        let current = self.archived().map(|archived| archived.timeline);
+        let dir = self.dir.join("wal");
+        for path in fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| u32::from_str_radix(name.to_str()?, 16).ok());
+            let wanted = |timeline| Some(timeline) == current || kept.iter().any(|base| base.timeline == timeline);
+            if name.is_some_and(|timeline| !wanted(timeline)) {
+                fs::remove_dir_all(&path).map_err(|error| self.failure(&path, &error))?;
+            }
+        }
+        Ok(())
     }
 
     /// What a broken off run has left. Only under the lock of runs.
@@ -296,9 +311,9 @@ fn write(path: &Path, text: &[u8]) -> io::Result<()> {
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
-/// Beside and renamed; may be lost in a crash.
+/// Beside and renamed; may be lost in a crash. Others may write the same file at the same time.
 pub(crate) fn write_unsynced(path: &Path, text: &[u8]) -> io::Result<()> {
-    let beside = path.with_added_extension("new");
+    let beside = path.with_added_extension(format!("new-{}", std::process::id()));
     fs::write(&beside, text)?;
     fs::rename(&beside, path)
 }
@@ -360,11 +375,13 @@ mod tests {
             fs::write(repository.wal_dir(1).join(name), "").unwrap();
         }
         fs::write(repository.wal_dir(1).join("000000010000000000000005.partial"), "").unwrap();
+        fs::create_dir_all(repository.wal_dir(2)).unwrap();
         let now = Timestamp::from_micros(9 * 86_400_000_000);
         assert_eq!(repository.prune(2, Duration::ZERO, now).unwrap(), ["b1"]);
         let labels: Vec<String> = repository.bases().unwrap().into_iter().map(|base| base.label).collect();
         assert_eq!(labels, ["b2", "b3"]);
         assert!(!repository.base_dir("unfinished").exists());
+        assert!(!repository.wal_dir(2).exists(), "a timeline of no base backup");
         let left = repository.wal(1, USUAL_SIZE).unwrap();
         assert_eq!(
             left.iter().map(|file| (file.segment.number, file.partial)).collect::<Vec<_>>(),

@@ -132,9 +132,11 @@ pub(crate) async fn head(client: &Client, shard: ShardId) -> Result<Witnessed, t
     let head =
         Head { position: Position(row.get(1)), hash: ChainHash::from_slice(row.get(2)).unwrap_or(ChainHash([0; 32])) };
     let log_id = LogId(row.get(0));
-    let row = client.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
+    let sql = "SELECT lsn::text, substr(pg_walfile_name(lsn), 1, 8) FROM pg_current_wal_flush_lsn() AS lsn";
+    let row = client.query_one(sql, &[]).await?;
     let lsn = row.get::<_, &str>(0).parse().unwrap_or_default();
-    Ok(Witnessed { at: Timestamp::now(), log_id, position: head.position, hash: head.hash, lsn })
+    let timeline = u32::from_str_radix(row.get(1), 16).unwrap_or(1);
+    Ok(Witnessed { at: Timestamp::now(), log_id, position: head.position, hash: head.hash, lsn, timeline })
 }
 
 /// The connection as libpq reads it; the password goes another way.

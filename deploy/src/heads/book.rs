@@ -35,6 +35,8 @@ pub(crate) struct Witnessed {
     pub(crate) hash: ChainHash,
     /// A place in the WAL behind the commit of that position.
     pub(crate) lsn: Lsn,
+    /// The timeline of that WAL.
+    pub(crate) timeline: u32,
 }
 
 impl fmt::Display for Witnessed {
@@ -45,7 +47,7 @@ impl fmt::Display for Witnessed {
 
 impl Witnessed {
     fn line(&self) -> String {
-        format!("{} {} {} {} {}\n", self.at, self.log_id, self.position, self.hash, self.lsn)
+        format!("{} {} {} {} {} {}\n", self.at, self.log_id, self.position, self.hash, self.lsn, self.timeline)
     }
 }
 
@@ -61,6 +63,7 @@ impl FromStr for Witnessed {
             position: Position(next()?.parse().map_err(|_| ())?),
             hash: hash(next()?).ok_or(())?,
             lsn: next()?.parse().map_err(|_| ())?,
+            timeline: next()?.parse().map_err(|_| ())?,
         };
         if parts.next().is_none() { Ok(seen) } else { Err(()) }
     }
@@ -157,7 +160,7 @@ fn path(dir: &Path, shard: ShardId) -> PathBuf {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+    OpenOptions::new().append(true).create(true).mode(0o644).open(path)
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {
@@ -167,7 +170,7 @@ fn unusable(path: &Path, error: &io::Error) -> Failure {
 /// Beside and renamed: a crash leaves the old text or the new one.
 fn replace(path: &Path, seen: &[Witnessed]) -> io::Result<()> {
     let beside = path.with_added_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&beside)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
     file.write_all(seen.iter().map(Witnessed::line).collect::<String>().as_bytes())?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
@@ -193,7 +196,7 @@ mod tests {
     fn head(log_id: LogId, position: i64, micros: i64) -> Witnessed {
         let hash = ChainHash([u8::try_from(position % 200).unwrap(); 32]);
         let lsn = Lsn(u64::try_from(position).unwrap());
-        Witnessed { at: Timestamp::from_micros(micros), log_id, position: Position(position), hash, lsn }
+        Witnessed { at: Timestamp::from_micros(micros), log_id, position: Position(position), hash, lsn, timeline: 1 }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::backup::{self, Base, Repository};
 use crate::config::Config;
 use crate::drill;
 use crate::exit::{Exit, Failure};
-use crate::heads::{Book, Witnessed};
+use crate::heads::{Book, Lsn, Witnessed};
 use crate::log::mirror;
 
 const SHARD: ShardId = ShardId(0);
@@ -49,7 +49,7 @@ impl Plan {
         };
         let (aim, head) = resolve(target, &seen)?;
         let bases = repository.bases()?;
-        let base = choose(&bases, aim).ok_or_else(|| {
+        let base = choose(&bases, aim, head.as_ref().map(|head| head.timeline)).ok_or_else(|| {
             Failure::new(Exit::Config, format!("no base backup in {} ended before {aim}", repository.dir().display()))
         })?;
         let wal: Vec<WalFile> = repository
@@ -64,7 +64,13 @@ impl Plan {
             Aim::Lsn(lsn) => wanted.lsn <= lsn,
             Aim::Time(time) => wanted.at <= time,
         };
-        let witnessed = seen.iter().rev().find(|head| head.log_id == base.log_id && until(head));
+        // Only what was copied can be there.
+        let copied = repository.archived().filter(|archived| archived.timeline == base.timeline);
+        let copied: Option<Lsn> = copied.and_then(|archived| archived.lsn.parse().ok());
+        let witnessed = seen.iter().rev().find(|head| {
+            let ours = head.log_id == base.log_id && head.timeline == base.timeline;
+            ours && until(head) && copied.is_some_and(|copied| head.lsn <= copied)
+        });
         let expected = match (&head, aim) {
             (Some(head), _) => head.position,
             // The newest moments may not have been copied when the disk was lost.
@@ -168,14 +174,14 @@ fn resolve(target: &Target, seen: &[Witnessed]) -> Result<(Aim, Option<Witnessed
     })
 }
 
-/// The newest base backup that ended before the target.
-fn choose(bases: &[Base], aim: Aim) -> Option<&Base> {
+/// The newest base backup that ended before the target. Places in the WAL of another timeline are other places.
+fn choose(bases: &[Base], aim: Aim, timeline: Option<u32>) -> Option<&Base> {
     let before = |base: &&Base| match aim {
         Aim::Latest => true,
         Aim::Lsn(lsn) => base.end() <= lsn,
         Aim::Time(time) => base.ended <= time,
     };
-    bases.iter().rev().find(before)
+    bases.iter().rev().filter(|base| timeline.is_none_or(|timeline| base.timeline == timeline)).find(before)
 }
 
 /// A time as recovery reads it.

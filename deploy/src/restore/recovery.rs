@@ -37,12 +37,8 @@ pub(super) fn place(repository: &Repository, plan: &Plan, into: &Path) -> Result
     let wal = cluster.join("pg_wal");
     for file in &plan.wal {
         let path = wal.join(file.segment.name(plan.base.segment_size));
-        // The base backup has the beginning of its last segment; what was copied goes on behind it.
-        if file.partial
-            && path.exists()
-            && fs::metadata(&file.path).and_then(|found| found.modified()).ok()
-                < fs::metadata(&path).and_then(|found| found.modified()).ok()
-        {
+        // A base backup ends with a change of segments: what it has of one is all that there is.
+        if file.partial && path.exists() {
             continue;
         }
         fs::copy(&file.path, &path).map_err(|error| failed(&file.path, &error))?;
