@@ -57,17 +57,22 @@ impl Follower {
         let _alone = self.repository.lock("wal")?;
         let mut stop = pin!(stop);
         let mut pause = BACK_OFF.0;
+        let mut first = true;
         loop {
             let began = Instant::now();
             // Takes the end of everything along, so that the last head is in the book.
             let ended = self.session(stop.as_mut()).await;
             match ended {
                 Ok(()) => return Ok(()),
-                Err(failure) if matches!(failure.exit, Exit::Violated | Exit::Config) => return Err(failure),
+                // A setting that is wrong stops the start. Later nothing but a log that has lost its end stops those who serve.
+                Err(failure) if failure.exit == Exit::Violated || (first && failure.exit == Exit::Config) => {
+                    return Err(failure);
+                }
                 Err(failure) => {
                     tracing::warn!(error = failure.message, "the backup of the WAL has stopped; it is tried again");
                 }
             }
+            first = false;
             if began.elapsed() > BACK_OFF.1 {
                 pause = BACK_OFF.0;
             }
@@ -100,8 +105,9 @@ impl Follower {
         };
         let mut receiver = self.receive(&server).await?;
         tracing::info!(dir = %self.repository.dir().display(), timeline = server.timeline, "the WAL is copied, the log witnessed and mirrored");
-        let mut progress =
-            Progress { pending: None, until: Timestamp::now(), looked: Instant::now(), written: Instant::now() };
+        // What an earlier copy has reached, until this one has shown more.
+        let until = self.repository.archived().map_or(Timestamp::from_micros(0), |archived| archived.until);
+        let mut progress = Progress { pending: None, until, looked: Instant::now(), written: Instant::now() };
         let result = loop {
             if let Err(failure) = witness.look(&server, false).await {
                 break Err(failure);

@@ -164,7 +164,7 @@ fn append_to(path: &Path) -> io::Result<File> {
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(Exit::Config, format!("{}: {error}", path.display()))
+    Failure::new(Exit::Temporary, format!("{}: {error}", path.display()))
 }
 
 /// Beside and renamed: a crash leaves the old text or the new one.

@@ -285,7 +285,7 @@ fn append_to(path: &Path) -> io::Result<File> {
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(Exit::Config, format!("{}: {error}", path.display()))
+    Failure::new(Exit::Temporary, format!("{}: {error}", path.display()))
 }
 
 fn damaged(path: &Path, what: &str) -> Failure {
