@@ -90,8 +90,8 @@ pub(crate) fn run(args: &DrillArgs) -> Result<Exit, Failure> {
     Ok(worst)
 }
 
-/// A head at random, among those behind the oldest base backup that is kept. The newest one is left out if there are others: what is
-/// just being written need not be copied yet.
+/// A head at random, among those behind a base backup that is kept, and those of the base backups. The newest one is left out if there
+/// are others: what is just being written need not be copied yet.
 fn pick(config: &Config, repository: &Repository) -> Result<Witnessed, Failure> {
     let bases = repository.bases()?;
     let Some(newest) = bases.last() else {
@@ -108,15 +108,19 @@ fn pick(config: &Config, repository: &Repository) -> Result<Witnessed, Failure> 
     if heads.len() > 1 {
         heads.pop();
     }
+    // A ledger at rest has none; then the base backups themselves are the moments.
+    let of_base = |base: &Base| {
+        let (at, log_id, position) = (base.ended, base.log_id, base.position);
+        Some(Witnessed { at, log_id, position, hash: base.hash()?, lsn: base.end(), timeline: base.timeline })
+    };
+    heads.extend(bases.iter().filter(|base| base.log_id == newest.log_id).filter_map(of_base));
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(|error| Failure::new(Exit::Temporary, error))?;
     let at = u64::from_ne_bytes(random) % (heads.len().max(1) as u64);
-    heads.into_iter().nth(usize::try_from(at).unwrap_or(0)).ok_or_else(|| {
-        Failure::new(
-            Exit::Config,
-            "no head was witnessed behind a base backup: does `up` with BACKUP_DIR, or `backup wal`, run?",
-        )
-    })
+    heads
+        .into_iter()
+        .nth(usize::try_from(at).unwrap_or(0))
+        .ok_or_else(|| Failure::new(Exit::Violated, format!("base backup {} has no hash of a head", newest.label)))
 }
 
 fn one(config: &Config, repository: &Repository, head: &Witnessed, into: &Path, quiet: bool) -> (Drill, Exit) {

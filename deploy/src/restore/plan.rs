@@ -184,7 +184,18 @@ fn choose(bases: &[Base], aim: Aim, timeline: Option<u32>) -> Option<&Base> {
     bases.iter().rev().filter(|base| timeline.is_none_or(|timeline| base.timeline == timeline)).find(before)
 }
 
-/// A time as recovery reads it.
+/// A time as recovery reads it: so early in its start PostgreSQL does not know yet what `Z` is.
 pub(super) fn recovery_time(time: Timestamp) -> String {
-    time.to_string()
+    time.to_string().replace('T', " ").replace('Z', "+00")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_an_offset_in_digits() {
+        let time: Timestamp = "2026-11-24T13:40:03.540523Z".parse().unwrap();
+        assert_eq!(recovery_time(time), "2026-11-24 13:40:03.540523+00");
+    }
 }
