@@ -31,7 +31,6 @@ pub enum SnapshotError {
 /// # Errors
 /// [`SnapshotError`]; a snapshot that does not decode is passed over.
 pub async fn load(client: &Client, reader: &LogReader, shard: ShardId) -> Result<(State, Head), SnapshotError> {
-    let (log_id, _) = reader.head(shard).await?;
     let rows = client
         .query(
             "SELECT s.position, s.hash, s.state FROM ledger.snapshot s
@@ -50,7 +49,7 @@ pub async fn load(client: &Client, reader: &LogReader, shard: ShardId) -> Result
             (Ok(_), None) => {}
         }
     }
-    Ok((State::default(), Head::genesis(log_id, shard)))
+    Ok((State::default(), reader.genesis(shard).await?))
 }
 
 /// Folds everything behind `head` into `state`; the next page is read while one is folded.

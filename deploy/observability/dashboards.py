@@ -32,6 +32,11 @@ DASHBOARDS = {
     "Truth": [
         ("Violations found by verification", "short", [("max by (invariant) (modelfaucet_invariant_violations)", "{{invariant}}")], "invariant-violated", 1),
         ("Time since each check", "s", [("time() - max by (invariant) (modelfaucet_invariant_last_check_timestamp_seconds)", "{{invariant}}")], "invariant-check-stale", 7200),
+        ("Age of the newest base backup", "s", [("time() - max(modelfaucet_backup_last_success_timestamp_seconds)", "age")], "backup-old", 129600),
+        ("WAL that is not copied yet", "s", [("time() - max(modelfaucet_wal_archived_timestamp_seconds)", "now"), ("max(modelfaucet_wal_archive_age_seconds)", "when last written down")], "wal-archive-old", 120),
+        ("Time since a restore drill passed", "s", [("time() - max(modelfaucet_restore_drill_last_success_timestamp_seconds)", "age")], "restore-drill-overdue", 172800),
+        ("Last restore drill", "short", [("max(modelfaucet_restore_drill_seconds)", "seconds to serve"), ("max(modelfaucet_restore_drill_events_lost)", "events lost"), ("max(modelfaucet_restore_drill_failed)", "failed")], "restore-drill-overdue", None),
+        ("Log against the heads that were seen", "short", [("max(modelfaucet_log_contradicts_heads)", "contradicts")], "log-contradicts-heads", 1),
         ("Log", "short", [("max by (shard) (modelfaucet_log_head_position)", "head of shard {{shard}}")], None, None),
         ("Freezes", "short", [("sum by (scope) (max by (scope, shard) (modelfaucet_freezes))", "{{scope}}")], "freeze-forgotten", 1),
         ("Open holds", "short", [("max by (shard) (modelfaucet_holds_open)", "shard {{shard}}")], None, None),

@@ -6,11 +6,13 @@
 \set query_file :secrets /database_query_password
 \set audit_file :secrets /database_audit_password
 \set keys_file :secrets /database_secrets_password
+\set backup_file :secrets /database_backup_password
 \set command `cat :command_file`
 \set projector `cat :projector_file`
 \set query `cat :query_file`
 \set audit `cat :audit_file`
 \set keys `cat :keys_file`
+\set backup `cat :backup_file`
 -- The statements hold passwords: they do not belong in the server's log.
 SET log_statement = 'none';
 SET log_min_error_statement = 'panic';
@@ -20,4 +22,5 @@ ALTER ROLE ledger_projector LOGIN PASSWORD :'projector';
 ALTER ROLE ledger_query LOGIN PASSWORD :'query';
 ALTER ROLE ledger_audit LOGIN PASSWORD :'audit';
 ALTER ROLE ledger_secrets LOGIN PASSWORD :'keys';
+ALTER ROLE ledger_backup LOGIN PASSWORD :'backup';
 COMMIT;

@@ -2,6 +2,8 @@
 //!
 //! A setting NAME whose value is secret may also come from a file: `NAME_FILE` names it. Flags win over the environment.
 
+mod backup;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -299,6 +301,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Open HTTP connections of one address; loopback is not limited.",
     ),
     setting(
+        "BACKUP_DIR",
+        "path",
+        "",
+        "Repository of backups, on another disk or host and encrypted there (docs/BACKUP.md). With it `up` copies the WAL and witnesses the log's head. Absent: no backups.",
+    ),
+    setting("BACKUP_KEEP", "base backups", "7", "How many base backups `backup run` keeps at least."),
+    setting("BACKUP_KEEP_DAYS", "days", "7", "How long `backup run` keeps every base backup and its WAL."),
+    setting(
+        "HEADS_DIR",
+        "path",
+        "",
+        "Where seen heads of the log are kept. A writer that is given it refuses a log that ends below them, exit 6. Absent: BACKUP_DIR/heads.",
+    ),
+    secret(
+        "LOG_SIGNING_KEY",
+        "What `log head` signs with, at least 32 random characters; absent: the key that `log key` keeps in DATA_DIR/secrets.",
+    ),
+    setting(
         "LOG_LEVEL",
         "",
         "info",
@@ -328,6 +348,7 @@ fn wrong(name: &str, problem: impl Into<String>) -> ConfigError {
 }
 
 /// The values of this process.
+#[derive(Clone)]
 pub(crate) struct Config {
     values: BTreeMap<&'static str, String>,
 }
@@ -848,6 +869,9 @@ impl Config {
         self.min_position_wait()?;
         self.max_connections()?;
         self.max_connections_per_address()?;
+        self.backup_keep()?;
+        self.backup_keep_days()?;
+        self.log_signing_key()?;
         self.log()?;
         self.traces()?;
         Ok(())

@@ -1,22 +1,27 @@
 //! The binary `modelfaucet`: one subcommand per role and tool, `up` for all in one.
 
 mod app;
+mod backup;
 mod client;
 mod config;
 mod database;
 mod demo;
 mod docs;
+mod drill;
 mod edge;
 mod exit;
 mod export;
 mod gateway;
+mod heads;
 mod import;
 mod keys;
+mod log;
 mod log_feed;
 mod payments;
 mod postgres;
 mod progress;
 mod rates;
+mod restore;
 mod roles;
 mod secrets;
 mod seed;
@@ -119,6 +124,23 @@ enum Verb {
         #[command(subcommand)]
         verb: payments::StripeVerb,
     },
+    /// Backups: a base backup, the WAL behind it, what is kept, whether it can be used
+    Backup {
+        #[command(subcommand)]
+        verb: backup::BackupVerb,
+    },
+    /// Restore a backup into a new data directory, prove it, and say what is lost; exit 6 if events are
+    Restore {
+        #[command(subcommand)]
+        verb: restore::RestoreVerb,
+    },
+    /// Restore random moments of the backups and prove them; for every night
+    Drill(drill::DrillArgs),
+    /// The log itself: its head as a note, a mirror of its batches, what to do when a restore has lost its end
+    Log {
+        #[command(subcommand)]
+        verb: log::LogVerb,
+    },
     /// Write the books to a file or standard output
     Export {
         #[command(subcommand)]
@@ -175,8 +197,14 @@ struct DatabaseArgs {
 
 impl DatabaseArgs {
     fn config(&self) -> Result<Config, Failure> {
+        self.config_with(&[])
+    }
+
+    fn config_with(&self, further: &[(&'static str, Option<String>)]) -> Result<Config, Failure> {
         let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
-        let config = Config::read(&[("DATA_DIR", data_dir), ("DATABASE_URL", self.database_url.clone())])?;
+        let mut flags = vec![("DATA_DIR", data_dir), ("DATABASE_URL", self.database_url.clone())];
+        flags.extend_from_slice(further);
+        let config = Config::read(&flags)?;
         config.check()?;
         config.trust()?;
         Ok(config)
@@ -249,6 +277,10 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Keys { verb } => keys::run(&verb),
         Verb::Stripe { verb } => payments::run(&verb),
         Verb::Staff { verb } => staff::run(&verb),
+        Verb::Backup { verb } => backup::run(&verb),
+        Verb::Restore { verb } => restore::run(&verb),
+        Verb::Drill(args) => drill::run(&args),
+        Verb::Log { verb } => log::run(&verb),
         Verb::Export { what: ExportWhat::Journal(args) } => export::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Openapi => {

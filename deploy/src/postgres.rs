@@ -25,6 +25,7 @@ use rustix::fs::{FlockOperation, flock};
 use account::Account;
 use cluster::Cluster;
 use installation::Installation;
+pub(crate) use installation::Programs;
 use supervisor::{Launch, Supervisor};
 
 /// Only names the socket file: nothing listens on this port.
@@ -58,6 +59,8 @@ pub(crate) struct PrivatePostgresOptions {
     pub(crate) settings: Vec<(String, String)>,
     /// Binaries to use instead of those of the system.
     pub(crate) bin_dir: Option<PathBuf>,
+    /// How long it may recover; absent: 10 min, 4 GB of WAL on a slow disk.
+    pub(crate) recovery_limit: Option<Duration>,
 }
 
 /// Why the private server does not run. Each message is one line that says what to do.
@@ -133,7 +136,7 @@ impl PrivatePostgres {
     /// # Errors
     /// See [`PostgresError`]; nothing is left running.
     pub(crate) fn start(options: PrivatePostgresOptions) -> Result<Self, PostgresError> {
-        let PrivatePostgresOptions { data_dir, settings, bin_dir } = options;
+        let PrivatePostgresOptions { data_dir, settings, bin_dir, recovery_limit } = options;
         let data_dir = create_data_dir(&data_dir)?;
         let lock = lock(&data_dir)?;
         let cluster = Cluster::new(&data_dir);
@@ -158,13 +161,12 @@ impl PrivatePostgres {
             socket_dir,
             _lock: lock,
         };
-        server.wait_until_ready(&cluster, &log, log_start)?;
+        server.wait_until_ready(&cluster, &log, log_start, recovery_limit.unwrap_or(RECOVERY_LIMIT))?;
         Ok(server)
     }
 
     /// The directory of the socket, mode 0700.
-    #[cfg(test)]
-    fn socket_dir(&self) -> &Path {
+    pub(crate) fn socket_dir(&self) -> &Path {
         &self.socket_dir
     }
 
@@ -194,7 +196,13 @@ impl PrivatePostgres {
         self.supervisor.stop()
     }
 
-    fn wait_until_ready(&self, cluster: &Cluster, log: &Path, log_start: u64) -> Result<(), PostgresError> {
+    fn wait_until_ready(
+        &self,
+        cluster: &Cluster,
+        log: &Path,
+        log_start: u64,
+        recovery_limit: Duration,
+    ) -> Result<(), PostgresError> {
         let socket_file = socket::file(&self.socket_dir, PORT);
         let begun = Instant::now();
         loop {
@@ -210,7 +218,7 @@ impl PrivatePostgres {
                 return Err(PostgresError::DoesNotStart { reason: reason_in(log, log_start), log: log.to_path_buf() });
             }
             // A server that holds its pid file is past its checks: it recovers.
-            let limit = if pid_file.is_some() { RECOVERY_LIMIT } else { START_LIMIT };
+            let limit = if pid_file.is_some() { recovery_limit } else { START_LIMIT };
             if begun.elapsed() > limit {
                 return Err(PostgresError::NotReady { seconds: limit.as_secs(), log: log.to_path_buf() });
             }
@@ -235,6 +243,23 @@ pub(crate) fn running_socket(data_dir: &Path) -> Option<PathBuf> {
     // Line 5 is the directory, see `utils/pidfile.h` of `PostgreSQL`.
     let socket_dir = PathBuf::from(pid_file.lines().nth(4)?);
     UnixStream::connect(socket::file(&socket_dir, PORT)).is_ok().then_some(socket_dir)
+}
+
+/// Gives everything below `path` to the user that the private server runs as; nothing to do unless we are root.
+///
+/// # Errors
+/// No such user, or the system's.
+pub(crate) fn give_to_server(path: &Path) -> Result<(), PostgresError> {
+    let account = Account::for_cluster(&Cluster::new(path))?;
+    let mut waiting = vec![path.to_path_buf()];
+    while let Some(next) = waiting.pop() {
+        account.take_over(&next).map_err(io_error("change the owner of", &next))?;
+        if next.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            let entries = std::fs::read_dir(&next).map_err(io_error("read", &next))?;
+            waiting.extend(entries.flatten().map(|entry| entry.path()));
+        }
+    }
+    Ok(())
 }
 
 fn create_data_dir(path: &Path) -> Result<PathBuf, PostgresError> {

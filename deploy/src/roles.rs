@@ -24,12 +24,13 @@ use crate::exit::{Exit, Failure};
 use crate::keys::Keeper;
 use crate::log_feed::{self, LogFeed};
 use crate::serve::{Limits, serve};
-use crate::{app, database, gateway, payments};
+use crate::{app, database, gateway, heads, payments};
 
 /// The write side alone.
 pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Command).await?;
+    heads::guard(config, &database).await?;
     let admin = Config::required("ADMIN_TOKEN", config.admin_token()?)?;
     let user_key = Config::required("USER_ID_HMAC_KEY", config.user_key()?)?;
     let keeper = Keeper::of(config).await?;
@@ -151,6 +152,7 @@ pub(crate) async fn gateway(config: &Config) -> Result<(), Failure> {
     }
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Command).await?;
+    heads::guard(config, &database).await?;
     let platform = Config::required("LITELLM_BASE_URL", config.platform()?)?;
     let keeper = Keeper::of(config).await?;
     let limits = config.rate_limits("gateway")?;

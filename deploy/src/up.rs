@@ -18,13 +18,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_postgres::Config as DatabaseConfig;
 
+use crate::backup::Repository;
+use crate::backup::follow::Follower;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::keys::{KEK_FILE, Keeper};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::secrets::Secrets;
 use crate::serve::{Limits, serve};
-use crate::{app, database, demo, gateway, payments, roles, seed};
+use crate::{app, database, demo, gateway, heads, payments, roles, seed};
 
 /// Runs until Ctrl-C (or, with `demo`, until the demo has ended).
 pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
@@ -39,8 +41,12 @@ pub(crate) fn run(config: &Config, with_demo: bool) -> Result<(), Failure> {
     let postgres = if named.is_some() {
         None
     } else {
-        let options =
-            PrivatePostgresOptions { data_dir: data_dir.clone(), settings: Vec::new(), bin_dir: config.pg_bindir() };
+        let options = PrivatePostgresOptions {
+            data_dir: data_dir.clone(),
+            settings: Vec::new(),
+            bin_dir: config.pg_bindir(),
+            ..PrivatePostgresOptions::default()
+        };
         Some(PrivatePostgres::start(options)?)
     };
     let secrets = Secrets::open(&data_dir)?;
@@ -88,6 +94,7 @@ impl Process<'_> {
         database::check(&query, ServiceRole::Query).await?;
         let vault = role(ServiceRole::Secrets)?;
         database::check(&vault, ServiceRole::Secrets).await?;
+        heads::guard(config, &command).await?;
         let keeper = Keeper::new(vault, self.keyring()?, config.provider_urls()?)?;
 
         let limits = config.rate_limits("up")?;
@@ -108,6 +115,8 @@ impl Process<'_> {
             ..WriterOptions::new(command.clone())
         };
         let (ledger, mut writer_task) = writer::start(options).await?;
+        let (stop_backup, backup_stopped) = watch::channel(false);
+        let mut backup = self.back_up(role(ServiceRole::Backup)?, backup_stopped)?;
         let (stop, stopped) = watch::channel(false);
         let projector = Projector::connect(projector, vec![ShardId(0)]).await?.with_tail(ShardId(0), ledger.tail());
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
@@ -173,6 +182,11 @@ impl Process<'_> {
                 Ok(Ok(())) => Failure::new(Exit::Temporary, "the writer has ended"),
                 Err(error) => Failure::new(Exit::Temporary, format!("the writer broke off: {error}")),
             }),
+            ended = &mut backup => Err(match ended {
+                Ok(Err(failure)) => failure,
+                Ok(Ok(())) => Failure::new(Exit::Temporary, "the backup of the WAL has ended"),
+                Err(error) => Failure::new(Exit::Temporary, format!("the backup of the WAL broke off: {error}")),
+            }),
         };
         // Requests first, then the projections, which read on to the end; then the next start is quick.
         let _all_gone = stop.send(true);
@@ -186,10 +200,34 @@ impl Process<'_> {
         sweeping.abort();
         let _late = tokio::time::timeout(Duration::from_secs(10), projecting).await;
         drop(ledger);
+        // Last, so that the last head is witnessed.
+        if stop_backup.send(true).is_ok() && !backup.is_finished() {
+            let _late = tokio::time::timeout(Duration::from_secs(15), backup).await;
+        }
         if let Err(error) = crate::save_snapshot(&command).await {
             tracing::warn!(%error, "no snapshot was taken; the next start takes longer");
         }
         result
+    }
+
+    /// Copies the WAL, witnesses the log's head and mirrors its batches, if there is a place for it; else waits for the end.
+    fn back_up(
+        &self,
+        database: DatabaseConfig,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<tokio::task::JoinHandle<Result<(), Failure>>, Failure> {
+        let stop = async move {
+            let _gone = stopped.wait_for(|stop| *stop).await;
+        };
+        if self.config.backup_dir().is_none() {
+            return Ok(tokio::spawn(async move {
+                stop.await;
+                Ok(())
+            }));
+        }
+        let repository = Repository::of(self.config)?;
+        let follower = Follower::new(self.config, repository, None).with_database(database);
+        Ok(tokio::spawn(async move { follower.run(stop).await }))
     }
 
     /// The configured secret, else the kept one, else a new one.

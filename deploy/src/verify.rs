@@ -4,6 +4,7 @@
 //! snapshots, read tables. Then what guards it. What it cannot see: an attacker who owns the server and rewrites log, projections
 //! and snapshots together. Against that, keep the printed head elsewhere.
 
+mod against;
 pub(crate) mod auditor;
 mod chain;
 mod guards;
@@ -23,14 +24,16 @@ use tokio_postgres::{Error, Transaction};
 
 use crate::DatabaseArgs;
 use crate::exit::{Exit, Failure};
+use crate::log::note::Verifier;
 use crate::progress::Progress;
 use auditor::Auditor;
 use log::Extent;
-use report::{Check, Findings, Report};
+pub(crate) use report::Report;
+use report::{Check, Findings};
 use shadow::Shadow;
 
 /// What to check.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 #[command(args_override_self = true)]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -44,6 +47,12 @@ pub(crate) struct VerifyArgs {
     /// Leave out the read tables; comparing them takes memory for every wallet and session, and 24 bytes for every call
     #[arg(long)]
     no_projections: bool,
+    /// A note of `log head` that was kept elsewhere: does the log still hold what it says? May be given more than once
+    #[arg(long, value_name = "FILE")]
+    against: Vec<std::path::PathBuf>,
+    /// Believe notes only if this key has signed them, as `log key` prints it
+    #[arg(long, value_name = "KEY", requires = "against")]
+    log_key: Option<Verifier>,
     /// No progress on standard error
     #[arg(long)]
     quiet: bool,
@@ -63,11 +72,14 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
         let message = format!("--from {from} lies behind --to {to}");
         clap::Error::raw(clap::error::ErrorKind::ValueValidation, message + "\n").exit();
     }
+    let notes = against::read(&args.against, args.log_key.as_ref())?;
     let auditor = Auditor::open(&args.database)?;
-    let result = crate::runtime()?.block_on(async {
+    let result: Result<Report, Failure> = crate::runtime()?.block_on(async {
         let mut client = auditor.connect().await?;
         let transaction = auditor::snapshot(&mut client).await.map_err(auditor::failure)?;
-        verify(&transaction, args).await.map_err(auditor::failure)
+        let mut report = verify(&transaction, args).await.map_err(auditor::failure)?;
+        against::check(&transaction, &notes, &mut report.findings).await.map_err(auditor::failure)?;
+        Ok(report)
     });
     auditor.close()?;
     let report = result?;
@@ -91,6 +103,15 @@ fn write_beside(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
+/// Checks everything that there is.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn everything(transaction: &Transaction<'_>, quiet: bool) -> Result<Report, Error> {
+    let args = VerifyArgs { quiet, ..VerifyArgs::default() };
+    verify(transaction, &args).await
+}
+
 async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Report, Error> {
     let began = Instant::now();
     let mut findings = Findings::new();
@@ -98,7 +119,9 @@ async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Repo
     let mut extents = Vec::new();
     for row in transaction.query(include_str!("verify/sql/shards.sql"), &[]).await? {
         let log_id = row.get::<_, Option<_>>(1).map(LogId);
-        extents.push(Extent::find(transaction, ShardId(row.get(0)), log_id, (args.from, args.to)).await?);
+        let mut extent = Extent::find(transaction, ShardId(row.get(0)), log_id, (args.from, args.to)).await?;
+        extent.named = row.get::<_, Option<_>>(2).map(LogId);
+        extents.push(extent);
     }
     if extents.is_empty() {
         findings.add(Check::Genesis, None, None, "there is no log");

@@ -77,6 +77,8 @@ impl Build<'_> {
     async fn shard(&mut self, shard: ShardId, on_progress: Option<&OnProgress>) -> Result<(), ProjectorError> {
         let (log_id, end) = self.reader.head(shard).await?;
         let mut folder = Folder::beginning(shard, log_id, vec![self.projection.fresh()]);
+        // The chain begins with the log's first id, which a fork does not change.
+        folder.at = self.reader.genesis(shard).await?;
         let mut tables: Vec<MemoryTable> = self.projection.tables().iter().map(|_| MemoryTable::default()).collect();
         let mut feed = Feed::new(self.reader.clone(), shard, folder.at, None);
         let first = self.events;

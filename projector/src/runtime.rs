@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail, connection};
+use modelfaucet_schema::log::{Head, Lineage, LogReader, ReadError, Seen, Tail, connection};
 use modelfaucet_schema::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
@@ -377,6 +377,11 @@ impl<'a> Run<'a> {
             self.stopped.push(shown);
             return self.halt(vec![Halt { name, version, reason }]).await;
         }
+        if saved.log_id != log_id
+            && let Some(store) = &self.store
+        {
+            store.adopt(shard, log_id, name, version, saved.at).await?;
+        }
         let folder = Folder::new(shard, log_id, saved.at, vec![saved.unit]);
         let tail = self.task.projector.tail.as_ref().filter(|(of, _)| *of == shard).map(|(_, tail)| Arc::clone(tail));
         let feed = Feed::new(self.reader.clone(), shard, saved.at, tail);
@@ -387,11 +392,27 @@ impl<'a> Run<'a> {
     /// Why a checkpoint does not belong to this log.
     async fn stranger(&self, saved: &Saved, log_id: LogId, head: Head) -> Result<Option<String>, Ended> {
         let at = saved.at;
-        if saved.log_id != log_id {
-            return Ok(Some(format!(
-                "the log is {log_id}, but positions up to {} were read from {}",
-                at.position, saved.log_id
-            )));
+        let lineage = match &self.store {
+            Some(store) if saved.log_id != log_id => Lineage::read(store.client(), self.task.shard).await?,
+            _ => None,
+        };
+        match lineage.map(|lineage| lineage.seen(saved.log_id, at.position)) {
+            None if saved.log_id == log_id => {}
+            Some(Seen::Ours) => {}
+            Some(Seen::Lost { common }) => {
+                return Ok(Some(format!(
+                    "positions {}..{} were read from {}, which has lost them: the log goes on as {log_id} behind {common}; rebuild it",
+                    common.next(),
+                    at.position,
+                    saved.log_id
+                )));
+            }
+            _ => {
+                return Ok(Some(format!(
+                    "the log is {log_id}, but positions up to {} were read from {}",
+                    at.position, saved.log_id
+                )));
+            }
         }
         if at.position > head.position {
             return Ok(Some(format!(
@@ -401,7 +422,7 @@ impl<'a> Run<'a> {
         }
         let hash = match &self.store {
             Some(store) if at.position > Position::START => store.link(self.task.shard, at.position).await?,
-            _ => Some(Head::genesis(log_id, self.task.shard).hash),
+            _ => Some(self.reader.genesis(self.task.shard).await?.hash),
         };
         let reason = || format!("the log has another hash at position {} than when it was read", at.position);
         Ok((hash != Some(at.hash)).then(reason))

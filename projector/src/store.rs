@@ -6,7 +6,7 @@ use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt as _, SinkExt as _, TryStreamExt as _};
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{Head, from_system_time};
+use modelfaucet_schema::log::{Head, Lineage, from_system_time};
 use modelfaucet_schema::time::Timestamp;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, IsolationLevel, Statement};
@@ -141,7 +141,9 @@ impl Store {
         log_id: LogId,
         known: &[Box<dyn Projection>],
     ) -> Result<Vec<Saved>, LoadError> {
-        let genesis = Head::genesis(log_id, shard);
+        let lineage = Lineage::read(&self.client, shard).await?;
+        // The chain begins with the log's first id, which a fork does not change.
+        let genesis = lineage.and_then(|lineage| lineage.genesis()).unwrap_or(Head::genesis(log_id, shard));
         let begin = include_str!("sql/begin_checkpoints.sql");
         self.client.execute(begin, &[&shard.0, &log_id.0, &genesis.hash.0.as_slice()]).await?;
         let transaction = self
@@ -260,6 +262,18 @@ impl Store {
     pub async fn halt(&self, shard: ShardId, halt: &Halt) -> Result<(), Error> {
         self.client
             .execute(include_str!("sql/halt.sql"), &[&halt.name, &halt.version, &shard.0, &halt.reason])
+            .await
+            .map(drop)
+    }
+
+    /// Notes that what a projection has read under an earlier id of the log is also in the log as it goes on.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn adopt(&self, shard: ShardId, log_id: LogId, name: &str, version: i32, at: Head) -> Result<(), Error> {
+        let hash = at.hash.0.as_slice();
+        self.client
+            .execute(include_str!("sql/adopt.sql"), &[&name, &version, &shard.0, &log_id.0, &at.position.0, &hash])
             .await
             .map(drop)
     }

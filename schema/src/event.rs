@@ -6,6 +6,7 @@ mod call;
 mod catalogue;
 mod credential;
 mod disconnect;
+mod fork;
 mod freeze;
 mod model_rates;
 mod money;
@@ -22,6 +23,7 @@ pub use call::*;
 pub use catalogue::*;
 pub use credential::*;
 pub use disconnect::*;
+pub use fork::*;
 pub use freeze::*;
 pub use model_rates::*;
 pub use money::*;
@@ -124,6 +126,7 @@ events! {
     CredentialDisabled = 1,
     StaffTokenIssued = 1,
     StaffTokenRevoked = 1,
+    LogForked = 1,
     TopUpCheckoutOpened = 1,
     RefundRequested = 1,
     RefundSent = 1,
@@ -180,7 +183,9 @@ impl Event {
             Self::AttemptProgressed(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::StaffTokenIssued(event) => (StreamKind::Staff, event.token_id.0),
             Self::StaffTokenRevoked(event) => (StreamKind::Staff, event.token_id.0),
-            Self::DisconnectPolicySet(_) | Self::Frozen(_) | Self::Thawed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
+            Self::DisconnectPolicySet(_) | Self::Frozen(_) | Self::Thawed(_) | Self::LogForked(_) => {
+                (StreamKind::Shard, uuid::Uuid::nil())
+            }
             Self::TopUpCheckoutOpened(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::RefundRequested(event) => (StreamKind::Wallet, event.wallet_id.0),
             Self::RefundSent(event) => (StreamKind::Wallet, event.wallet_id.0),

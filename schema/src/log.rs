@@ -1,12 +1,13 @@
 //! The log: append by one, read by many, changed by nobody.
 //!
 //! [`append`] writes a batch in one round trip, [`read`] reads whole batches in order and halts on a gap or a wrong hash,
-//! [`access`] records who looked, [`connection`] reaches the database, [`tail`] keeps the newest batches in memory for readers in the writer's process, [`migrate`] sets up the database, [`boot`] refuses a server or role that would not keep the promises.
+//! [`access`] records who looked, [`connection`] reaches the database, [`tail`] keeps the newest batches in memory for readers in the writer's process, [`lineage`] knows the ids that a log has had, [`migrate`] sets up the database, [`boot`] refuses a server or role that would not keep the promises.
 
 pub mod access;
 pub mod append;
 pub mod boot;
 pub mod connection;
+pub mod lineage;
 pub mod migrate;
 pub mod read;
 pub mod tail;
@@ -15,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use access::{Access, AccessError, AccessKind, AccessLog};
 pub use append::{AppendBatch, AppendError, Appended, LogAppender};
+pub use lineage::{Line, Lineage, Seen};
 pub use read::{LogReader, Page, ReadError};
 pub use tail::{Tail, TailBatch};
 

@@ -535,6 +535,18 @@ fn samples() -> Vec<Event> {
         }
         .into(),
         StaffTokenRevoked { token_id: TokenId(id(13)) }.into(),
+        LogForked {
+            log_id: LogId(id(41)),
+            previous_log_id: LogId(id(40)),
+            epoch: 2,
+            common: Position(1_190_774),
+            common_hash: "00".repeat(32),
+            lost_from: Position(1_190_775),
+            lost_until: Position(1_190_802),
+            reason: reason(),
+            approved_by: Actor::Staff(StaffRole::Admin, TokenId(id(13))),
+        }
+        .into(),
     ]
     .into_iter()
     .chain(payment_samples())

@@ -317,7 +317,8 @@ impl State {
             Event::TestCreditGranted(_)
             | Event::WalletAdjusted(_)
             | Event::TopUpCheckoutOpened(_)
-            | Event::StripeTransactionRecorded(_) => {}
+            | Event::StripeTransactionRecorded(_)
+            | Event::LogForked(_) => {}
         }
     }
 

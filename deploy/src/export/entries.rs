@@ -71,10 +71,13 @@ struct ShardEvents {
 }
 
 impl ShardEvents {
-    fn open(reader: LogReader, shard: ShardId, log_id: LogId) -> Self {
+    fn open(reader: LogReader, shard: ShardId) -> Self {
         let (sender, pages) = mpsc::channel(AHEAD);
         tokio::spawn(async move {
-            let mut head = Head::genesis(log_id, shard);
+            let mut head = match reader.genesis(shard).await {
+                Ok(genesis) => genesis,
+                Err(error) => return drop(sender.send(Err(error)).await),
+            };
             loop {
                 let page = reader.page(shard, head, PAGE).await;
                 let ended = page.as_ref().map_or(true, |page| page.events.is_empty());
@@ -112,7 +115,7 @@ pub(super) struct Entries {
 
 impl Entries {
     pub(super) fn open(logs: &Logs) -> Self {
-        let open = |(shard, log_id, _): &LogHead| ShardEvents::open(logs.reader.clone(), *shard, *log_id);
+        let open = |(shard, ..): &LogHead| ShardEvents::open(logs.reader.clone(), *shard);
         Self { shards: logs.heads.iter().map(open).collect(), current: None, events: 0 }
     }
 

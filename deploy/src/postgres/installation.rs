@@ -34,6 +34,29 @@ impl Installation {
     }
 }
 
+/// The client programs of PostgreSQL, of the version that a server has.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs(Installation);
+
+impl Programs {
+    /// Those of `major`.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub(crate) fn find(bin_dir: Option<&Path>, major: u32) -> Result<Self, PostgresError> {
+        let installed = match bin_dir {
+            Some(bin_dir) => at(bin_dir).into_iter().collect(),
+            None => all(),
+        };
+        choose(installed, Some(major), Path::new("the server")).map(Self)
+    }
+
+    /// Where a program is; it may be missing.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.program(name)
+    }
+}
+
 /// `wanted` is the major version of an existing cluster. Of equals the first wins.
 fn choose(installed: Vec<Installation>, wanted: Option<u32>, cluster: &Path) -> Result<Installation, PostgresError> {
     let found: BTreeSet<u32> = installed.iter().map(|one| one.major).collect();

@@ -16,6 +16,8 @@ const TUNING: &[(&str, &str)] = &[
     ("min_wal_size", "256MB"),
     ("checkpoint_timeout", "15min"),
     ("wal_compression", "off"),
+    // A copy of the WAL that stays away must not fill the disk.
+    ("max_slot_wal_keep_size", "8GB"),
     ("max_connections", "100"),
     ("jit", "off"),
     ("timezone", "UTC"),

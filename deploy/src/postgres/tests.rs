@@ -43,6 +43,7 @@ fn options(data_dir: &Path) -> PrivatePostgresOptions {
         data_dir: data_dir.to_path_buf(),
         settings: vec![("shared_buffers".to_owned(), "16MB".to_owned())],
         bin_dir: None,
+        recovery_limit: None,
     }
 }
 

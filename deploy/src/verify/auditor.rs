@@ -14,7 +14,8 @@ use crate::exit::{Exit, Failure};
 use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 
 /// What an auditor's session runs with: no time limits, and nobody else's functions in place of the server's own.
-const SESSION: &str = "SET search_path = pg_catalog, pg_temp; SET statement_timeout = 0; SET lock_timeout = 0;
+pub(crate) const SESSION: &str =
+    "SET search_path = pg_catalog, pg_temp; SET statement_timeout = 0; SET lock_timeout = 0;
     SET idle_in_transaction_session_timeout = 0; SET jit = off; SET work_mem = '64MB'";
 
 /// A way to the database.
@@ -39,7 +40,12 @@ impl Auditor {
                 format!("{} holds no ledger: choose another --data-dir or set DATABASE_URL", data_dir.display());
             return Err(Failure::new(Exit::Config, message));
         }
-        let options = PrivatePostgresOptions { data_dir, settings: Vec::new(), bin_dir: config.pg_bindir() };
+        let options = PrivatePostgresOptions {
+            data_dir,
+            settings: Vec::new(),
+            bin_dir: config.pg_bindir(),
+            ..PrivatePostgresOptions::default()
+        };
         let postgres = PrivatePostgres::start(options)?;
         Ok(Self { config: postgres.config(ServiceRole::Audit.name(), DATABASE), postgres: Some(postgres) })
     }

@@ -32,7 +32,10 @@ const AHEAD: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
     pub(super) shard: ShardId,
+    /// The id that the chain begins with.
     pub(super) log_id: Option<LogId>,
+    /// The id that it has now; another one behind a fork.
+    pub(super) named: Option<LogId>,
     /// First and last position; whole batches.
     pub(super) first: i64,
     pub(super) last: i64,
@@ -53,7 +56,7 @@ impl Extent {
         let first = if from == 1 { 1 } else { row.get::<_, Option<i64>>(0).unwrap_or(from).min(from) };
         let end: i64 = row.get(2);
         let last = row.get::<_, Option<i64>>(1).unwrap_or(to).max(to).min(end);
-        Ok(Self { shard, log_id, first, last, open_end: asked.1.is_none() })
+        Ok(Self { shard, log_id, named: log_id, first, last, open_end: asked.1.is_none() })
     }
 
     pub(super) fn is_from_the_beginning(&self) -> bool {
@@ -404,7 +407,7 @@ impl ShardCheck {
         self.hand_on();
         let log = LogRead {
             shard: self.shard,
-            log_id: extent.log_id.map_or("unknown".to_owned(), |log_id| log_id.to_string()),
+            log_id: extent.named.map_or("unknown".to_owned(), |log_id| log_id.to_string()),
             positions: (extent.first, self.head.position.0),
             head_hash: self.head.hash.to_string(),
         };

@@ -15,11 +15,14 @@ pub enum ServiceRole {
     Audit,
     /// Keeps the ciphertexts of provider keys, and sees nothing else.
     Secrets,
+    /// Copies the whole server by replication, and reads the log to witness it.
+    Backup,
 }
 
 impl ServiceRole {
     /// Every role.
-    pub const ALL: &'static [Self] = &[Self::Command, Self::Projector, Self::Query, Self::Audit, Self::Secrets];
+    pub const ALL: &'static [Self] =
+        &[Self::Command, Self::Projector, Self::Query, Self::Audit, Self::Secrets, Self::Backup];
 
     /// The database role.
     pub const fn name(self) -> &'static str {
@@ -29,12 +32,13 @@ impl ServiceRole {
             Self::Query => "ledger_query",
             Self::Audit => "ledger_audit",
             Self::Secrets => "ledger_secrets",
+            Self::Backup => "ledger_backup",
         }
     }
 
     /// `(table, privilege)` pairs whose presence is a reason not to start.
     fn forbidden(self) -> Vec<(&'static str, &'static str)> {
-        let log = ["ledger.event", "ledger.batch", "ledger.idempotency", "ledger.log"];
+        let log = ["ledger.event", "ledger.batch", "ledger.idempotency", "ledger.log", "ledger.fork"];
         let mut forbidden: Vec<_> = log
             .iter()
             .flat_map(|table| ["INSERT", "UPDATE", "DELETE", "TRUNCATE"].map(|privilege| (*table, privilege)))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use super::{Head, MAX_BATCH_EVENTS, from_system_time};
+use super::{Head, Lineage, MAX_BATCH_EVENTS, from_system_time};
 use crate::event::{DecodeError, KeyUse, Recorded, StoredRef};
 use crate::hash::{BatchHasher, ChainHash};
 use crate::ids::{BatchId, LogId, Position, ShardId};
@@ -104,6 +104,15 @@ impl LogReader {
         let row = self.client.query_opt(&self.head, &[&shard.0]).await?.ok_or(ReadError::NoLog(shard))?;
         let hash = ChainHash::from_slice(row.get(2)).unwrap_or(ChainHash([0; 32]));
         Ok((LogId(row.get(0)), Head { position: Position(row.get(1)), hash }))
+    }
+
+    /// The head before the first event.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLog`] or the database's.
+    pub async fn genesis(&self, shard: ShardId) -> Result<Head, ReadError> {
+        let lineage = Lineage::read(&self.client, shard).await?;
+        lineage.and_then(|lineage| lineage.genesis()).ok_or(ReadError::NoLog(shard))
     }
 
     /// As [`LogReader::head`], but waits first for the appends that the server has begun, also of writers that are gone.

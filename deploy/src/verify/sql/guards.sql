@@ -2,7 +2,7 @@
 -- what is wrong. $1 the guarding function's body text
 WITH RECURSIVE
     wanted (name, oid) AS (
-        SELECT name, to_regclass('ledger.' || name) FROM unnest(ARRAY['log', 'app_shard', 'event', 'batch', 'idempotency']) AS name),
+        SELECT name, to_regclass('ledger.' || name) FROM unnest(ARRAY['log', 'app_shard', 'event', 'batch', 'idempotency', 'fork']) AS name),
     guarded (oid) AS (
         SELECT oid::oid FROM wanted WHERE oid IS NOT NULL
         UNION SELECT i.inhrelid FROM pg_inherits i JOIN guarded g ON g.oid = i.inhparent)

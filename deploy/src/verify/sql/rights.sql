@@ -2,7 +2,7 @@
 -- it has it. $1 roles text[]
 WITH RECURSIVE
     guarded (oid) AS (
-        SELECT to_regclass('ledger.' || name)::oid FROM unnest(ARRAY['log', 'app_shard', 'event', 'batch', 'idempotency']) AS name
+        SELECT to_regclass('ledger.' || name)::oid FROM unnest(ARRAY['log', 'app_shard', 'event', 'batch', 'idempotency', 'fork']) AS name
         UNION SELECT i.inhrelid FROM pg_inherits i JOIN guarded g ON g.oid = i.inhparent)
 SELECT r.rolname::text, 'may ' || v.verb || ' ' || g.oid::regclass,
        CASE v.verb WHEN 'INSERT' THEN has_any_column_privilege(r.oid, g.oid, 'INSERT')

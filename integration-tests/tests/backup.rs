@@ -1,0 +1,490 @@
+//! Backups of a living ledger: random moments are restored and proved, what a restore has lost is counted and named, no writer goes
+//! on over it, a mirror brings it back to the same hashes, and without one the log forks where everybody can see it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use modelfaucet_integration_tests::connection::Connection;
+use modelfaucet_integration_tests::process::{Up, has_postgres};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
+
+/// How long something may take that takes a second.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How many clients write at once.
+const CLIENTS: usize = 4;
+
+/// A command that was acknowledged: its key and the position that it was told.
+#[derive(Clone, Debug, PartialEq)]
+struct Acknowledged {
+    key: String,
+    position: i64,
+}
+
+/// Clients that grant credit, one command after the other, until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Vec<Acknowledged>>>,
+}
+
+impl Load {
+    fn start(up: &Up, wallet: &str, name: &str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = |number: usize| {
+            let (stop, address, admin) = (Arc::clone(&stop), up.address(), up.admin());
+            let (wallet, prefix) = (wallet.to_owned(), format!("{name}-{number}"));
+            tokio::spawn(async move {
+                let mut connection = Connection::open(&address, &admin).await.unwrap();
+                let mut acknowledged = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let key = format!("{prefix}-{}", acknowledged.len());
+                    // The server may be killed; what has no answer was not acknowledged.
+                    let Some((position, replayed)) = try_credit(&mut connection, &wallet, &key).await else { break };
+                    assert!(!replayed);
+                    acknowledged.push(Acknowledged { key, position });
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                acknowledged
+            })
+        };
+        Self { clients: (0..CLIENTS).map(client).collect(), stop }
+    }
+
+    /// Everything that was acknowledged, by position.
+    async fn stop(self) -> Vec<Acknowledged> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.killed().await
+    }
+
+    /// The same, where the server is gone.
+    async fn killed(self) -> Vec<Acknowledged> {
+        let mut all = Vec::new();
+        for client in self.clients {
+            all.extend(client.await.unwrap());
+        }
+        all.sort_by_key(|one| one.position);
+        all
+    }
+}
+
+/// One command: its position, and whether it had been there before.
+async fn credit(connection: &mut Connection, wallet: &str, key: &str) -> (i64, bool) {
+    try_credit(connection, wallet, key).await.unwrap()
+}
+
+/// The same; nothing if the connection breaks.
+async fn try_credit(connection: &mut Connection, wallet: &str, key: &str) -> Option<(i64, bool)> {
+    let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
+    let headers = format!("idempotency-key: {key}\r\n");
+    let answer = connection.json("POST", &path, &headers, &json!({ "amount_usd": "0.01" })).await.ok()?;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let position = answer.header("ledger-position").unwrap().parse().unwrap();
+    Some((position, answer.header("idempotent-replayed") == Some("true")))
+}
+
+/// A ledger with a repository beside it.
+struct Ledger {
+    up: Up,
+    repository: tempfile::TempDir,
+}
+
+impl Ledger {
+    async fn start() -> Self {
+        let repository = tempfile::Builder::new().prefix("modelfaucet-backup-").tempdir().unwrap();
+        let up = Up::start_with_variables(&[("BACKUP_DIR", repository.path().to_str().unwrap())]).await;
+        Self { up, repository }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.repository.path().join(name)
+    }
+
+    /// Runs a verb on this ledger and repository.
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.up.run_with(arguments, &[("BACKUP_DIR", self.repository.path().display().to_string())])
+    }
+
+    /// The same, and the JSON that it prints; it must end with `exit`.
+    fn ends_with(&self, exit: i32, arguments: &[&str]) -> Vec<Value> {
+        let output = self.run(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(exit), "{arguments:?}: {out}{err}");
+        out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// What it says when it refuses.
+    fn refuses(&self, exit: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(exit), "{arguments:?}: {text}");
+        text
+    }
+
+    /// Waits until so many more heads were witnessed.
+    async fn until_heads(&self, more: usize) {
+        let count = || std::fs::read_to_string(self.path("heads/s00.heads")).unwrap_or_default().lines().count();
+        let (began, before) = (Instant::now(), count());
+        while count() < before + more {
+            assert!(began.elapsed() < LIMIT, "heads are not witnessed");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The highest position that was witnessed, once it is this one.
+    async fn until_witnessed(&self, position: i64) {
+        let began = Instant::now();
+        loop {
+            let book = std::fs::read_to_string(self.path("heads/s00.heads")).unwrap_or_default();
+            let last = book.lines().last().and_then(|line| line.split(' ').nth(2)?.parse().ok());
+            if last == Some(position) {
+                return;
+            }
+            assert!(began.elapsed() < LIMIT, "position {position} is not witnessed: {last:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Puts another data directory in the place of the present one, with its secrets.
+    fn change_to(&self, restored: &Path) {
+        let data = self.up.data_dir();
+        let old = data.with_extension(format!("before-{}", restored.file_name().unwrap().display()));
+        std::fs::rename(&data, &old).unwrap();
+        std::fs::rename(restored, &data).unwrap();
+        std::fs::create_dir(data.join("secrets")).unwrap();
+        for file in std::fs::read_dir(old.join("secrets")).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), data.join("secrets").join(file.file_name())).unwrap();
+        }
+    }
+
+    /// Starts it and waits for the end, which must be exit 6 and say this.
+    fn does_not_start(&mut self, saying: &str) {
+        self.up.start_again();
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.up.ended() {
+                break status;
+            }
+            assert!(began.elapsed() < LIMIT, "it starts over a log that has lost its end: {}", self.up.log());
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(status.code(), Some(6), "{}", self.up.log());
+        assert!(self.up.log().contains(saying), "{saying}: {}", self.up.log());
+    }
+
+    async fn starts(&mut self) {
+        self.up.start_again();
+        self.up.wait_until_ready(LIMIT).await;
+    }
+
+    async fn client(&self) -> Client {
+        let (client, connection) = self.up.database("postgres").connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    async fn head(&self) -> (String, i64, String) {
+        let sql = "SELECT log_id::text, position, encode(hash, 'hex') FROM ledger.head WHERE shard = 0";
+        let row = self.client().await.query_one(sql, &[]).await.unwrap();
+        (row.get(0), row.get(1), row.get(2))
+    }
+}
+
+fn drills() -> u32 {
+    std::env::var("MODELFAUCET_DRILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(2)
+}
+
+/// Somewhere in the middle half, another place each time.
+fn random_of(acknowledged: &[Acknowledged]) -> i64 {
+    let random = usize::try_from(uuid::Uuid::new_v4().as_u128() % 1_000).unwrap();
+    acknowledged[acknowledged.len() / 4 + random * acknowledged.len() / 2_000].position
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restore_loses_is_counted_refused_and_recovered_or_forked() {
+    if !has_postgres() {
+        return;
+    }
+    let mut ledger = Ledger::start().await;
+    let (_, wallet) = ledger.up.wallet_with("backup", "1.00").await;
+    let issued = ledger.up.as_admin("POST", "/v1/admin/tokens", "", &json!({ "name": "Ada", "role": "admin" })).await;
+    let second = ledger.path("second-token");
+    std::fs::write(&second, issued.json()["token"].as_str().unwrap()).unwrap();
+
+    // A base backup under load, and drills while it goes on.
+    let load = Load::start(&ledger.up, &wallet, "one");
+    ledger.ends_with(0, &["backup", "run"]);
+    // As many moments as there are drills, so that they are not all the same one.
+    ledger.until_heads(usize::try_from(drills()).unwrap() + 1).await;
+    let count = drills().to_string();
+    for drill in ledger.ends_with(0, &["drill", "--count", &count, "--json", "--quiet"]) {
+        println!("{drill}");
+        assert_eq!((&drill["passed"], &drill["events_lost"]), (&json!(true), &json!(0)), "{drill}");
+        assert!(drill["restored"].as_i64() >= drill["expected"].as_i64(), "{drill}");
+    }
+    let acknowledged = load.stop().await;
+    let last = acknowledged.last().unwrap().position;
+    ledger.until_witnessed(last).await;
+    let metrics = ledger.path("backup.prom");
+    let checked = ledger.ends_with(0, &["backup", "check", "--json", "--metrics", metrics.to_str().unwrap()]);
+    assert_eq!(checked[0]["ok"], true, "{checked:?}");
+    let shown = std::fs::read_to_string(&metrics).unwrap();
+    for name in [
+        "backup_last_success_timestamp_seconds",
+        "wal_archive_age_seconds",
+        "restore_drill_last_success_timestamp_seconds",
+    ] {
+        assert!(shown.contains(&format!("\nmodelfaucet_{name} ")), "{name}: {shown}");
+    }
+    let head = ledger.head().await;
+    assert_eq!(head.1, last);
+
+    // A restore to an earlier position: the loss is what was acknowledged behind it.
+    let wanted = random_of(&acknowledged);
+    let into = ledger.path("restored");
+    let place = into.to_str().unwrap().to_owned();
+    let to_position = format!("s00:{wanted}");
+    let restore = ["restore", "run", "--to-position", &to_position, "--into", &place, "--json", "--quiet"];
+    let restored = ledger.ends_with(6, &restore).remove(0);
+    println!("{restored}");
+    let position = restored["position"].as_i64().unwrap();
+    let lost = acknowledged.iter().filter(|one| one.position > position).count();
+    assert!(position >= wanted && lost > 0, "restored {position}, wanted {wanted}");
+    assert_eq!(restored["events_lost"], json!(lost));
+    assert_eq!((&restored["lost_first"], &restored["lost_last"]), (&json!(position + 1), &json!(last)));
+    assert_eq!((&restored["verified"]["ok"], &restored["trial_balance"]), (&json!(true), &json!("0")), "{restored}");
+    assert!(ledger.refuses(78, &restore).contains("holds something"), "never over another");
+
+    // No writer goes on over the loss; the mirror brings it back to the same hash.
+    ledger.up.stop();
+    ledger.change_to(&into);
+    ledger.does_not_start(&format!("positions {}..{last} are lost", position + 1));
+    let mirror = ledger.path("mirror").display().to_string();
+    let output = ledger.run(&["log", "recover", "--from", &mirror, "--quiet"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains(&format!("positions {}..{last} are in the log again", position + 1)), "{text}");
+    ledger.starts().await;
+    assert_eq!(ledger.head().await, head, "byte for byte the same log");
+    let mut connection = Connection::open(&ledger.up.address(), &ledger.up.admin()).await.unwrap();
+    for one in acknowledged.iter().rev().take(lost + 10).step_by(20) {
+        assert_eq!(credit(&mut connection, &wallet, &one.key).await, (one.position, true), "{one:?}");
+    }
+    ledger.ends_with(0, &["verify", "--quiet"]);
+
+    // On the new timeline it takes a new base backup; then a loss that nothing can bring back.
+    ledger.ends_with(0, &["backup", "run"]);
+    let load = Load::start(&ledger.up, &wallet, "two");
+    ledger.until_heads(3).await;
+    let acknowledged = load.stop().await;
+    let last = acknowledged.last().unwrap().position;
+    ledger.until_witnessed(last).await;
+    let note = ledger.path("note");
+    std::fs::write(&note, ledger.run(&["log", "head"]).stdout).unwrap();
+    ledger.ends_with(0, &["verify", "--quiet", "--no-projections", "--against", note.to_str().unwrap()]);
+    let old = ledger.head().await;
+    ledger.up.stop();
+    let into = ledger.path("again");
+    let to_position = format!("s00:{}", random_of(&acknowledged));
+    let place = into.to_str().unwrap().to_owned();
+    let restored = ledger
+        .ends_with(6, &["restore", "run", "--to-position", &to_position, "--into", &place, "--json", "--quiet"])
+        .remove(0);
+    let common = restored["position"].as_i64().unwrap();
+    assert_eq!(restored["events_lost"], json!(acknowledged.iter().filter(|one| one.position > common).count()));
+    std::fs::remove_dir_all(ledger.path("mirror")).unwrap();
+    ledger.change_to(&into);
+    ledger.does_not_start(&format!("positions {}..{last} are lost", common + 1));
+
+    // A fork takes two people, and names the whole loss.
+    let (first, second) = (ledger.up.data_dir().join("secrets/admin_token"), second.display().to_string());
+    let first = first.display().to_string();
+    let fork = |lost: String, second: &str| {
+        [
+            "log",
+            "fork",
+            "--lost",
+            &lost,
+            "--reason",
+            "the disk and the mirror are gone",
+            "--first-token-file",
+            &first,
+            "--second-token-file",
+            second,
+        ]
+        .map(str::to_owned)
+    };
+    let whole = format!("{}..{last}", common + 1);
+    for (arguments, saying) in [
+        (fork(whole.clone(), &first), "takes two people"),
+        (fork(format!("{common}..{last}"), &second), "what is lost begins at"),
+        (fork(format!("{0}..{0}", common + 1), &second), "name everything up to it"),
+    ] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let said = ledger.refuses(3, &arguments);
+        assert!(said.contains(saying), "{saying}: {said}");
+    }
+    let arguments = fork(whole, &second);
+    ledger.ends_with(0, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+
+    // What has read the lost positions halts and says so; what stands before the fork goes on.
+    ledger.starts().await;
+    let (log_id, position, _) = ledger.head().await;
+    assert_ne!(log_id, old.0, "it goes on under another id");
+    assert!(position > common, "with the fork as its first event");
+    let load = Load::start(&ledger.up, &wallet, "three");
+    ledger.until_heads(1).await;
+    let acknowledged = load.stop().await;
+    assert!(acknowledged.first().unwrap().position > common + 1);
+    ledger.ends_with(0, &["verify", "--quiet"]);
+    let cut = ledger.run(&["verify", "--quiet", "--no-projections", "--against", note.to_str().unwrap()]);
+    assert_eq!(cut.status.code(), Some(6), "a note of what is lost is not forgotten");
+    let client = ledger.client().await;
+    let event: String = client
+        .query_one(
+            "SELECT convert_from(payload, 'UTF8') FROM ledger.event WHERE position = $1 AND type = 'LogForked'",
+            &[&(common + 1)],
+        )
+        .await
+        .unwrap()
+        .get(0);
+    let event: Value = serde_json::from_str(&event).unwrap();
+    assert_eq!((&event["lost_from"], &event["lost_until"]), (&json!(common + 1), &json!(last)), "{event}");
+    assert_eq!(
+        (&event["common"], &event["previous_log_id"], &event["log_id"]),
+        (&json!(common), &json!(old.0), &json!(log_id))
+    );
+
+    // A projection that had read the lost positions, as one in another database would have.
+    let (_, _, lost_hash) = old;
+    let moved = "UPDATE projection.checkpoint SET log_id = $1::text::uuid, position = $2, hash = decode($3, 'hex') WHERE name = 'freezes'";
+    assert_eq!(
+        client.execute(moved, &[&event["previous_log_id"].as_str().unwrap(), &last, &lost_hash]).await.unwrap(),
+        1
+    );
+    client
+        .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ledger_projector'")
+        .await
+        .unwrap();
+    let halted = halted(&client).await;
+    assert!(
+        halted.contains(&format!("positions {}..{last} were read", common + 1)) && halted.contains("rebuild it"),
+        "{halted}"
+    );
+    drop(client);
+
+    // Rebuilt, it goes on.
+    rebuild(&mut ledger).await;
+    ledger.ends_with(0, &["verify", "--quiet"]);
+    ledger.up.stop();
+
+    // A damaged backup does not pass.
+    damage(&ledger);
+    let checked = ledger.ends_with(1, &["backup", "check", "--json"]);
+    let findings = checked[0]["findings"].to_string();
+    assert!(findings.contains("pg_verifybackup") && findings.contains("checksum mismatch"), "{findings}");
+}
+
+/// The server and its disk go at once, in the middle of everything: what the repository has is restored and what the mirror has is
+/// recovered. What is left out is the recovery point; it is printed, and nothing that was acknowledged before it is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_disk_that_is_lost_under_load_everything_that_was_copied_comes_back() {
+    if !has_postgres() {
+        return;
+    }
+    let mut ledger = Ledger::start().await;
+    let (_, wallet) = ledger.up.wallet_with("disk", "1.00").await;
+    ledger.ends_with(0, &["backup", "run"]);
+    let load = Load::start(&ledger.up, &wallet, "disk");
+    ledger.until_heads(3).await;
+    ledger.up.kill();
+    let acknowledged = load.killed().await;
+    let last = acknowledged.last().unwrap();
+    let into = ledger.path("restored");
+    let output = ledger.run(&["restore", "run", "--into", into.to_str().unwrap(), "--json", "--quiet"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let restored: Value = serde_json::from_str(text.trim()).unwrap_or_else(|_| panic!("{output:?}"));
+    assert_eq!((&restored["verified"]["ok"], &restored["trial_balance"]), (&json!(true), &json!("0")), "{restored}");
+    assert_eq!(restored["events_missed"], 0, "{restored}");
+    ledger.change_to(&into);
+    let mirror = ledger.path("mirror").display().to_string();
+    ledger.ends_with(0, &["log", "recover", "--from", &mirror, "--quiet"]);
+    ledger.starts().await;
+    let (_, recovered, _) = ledger.head().await;
+    println!(
+        "disk lost under load: {} acknowledged behind the restored WAL, {} behind the mirror; {} s to serve",
+        acknowledged.iter().filter(|one| one.position > restored["position"].as_i64().unwrap()).count(),
+        acknowledged.iter().filter(|one| one.position > recovered).count(),
+        restored["seconds_to_serve"]
+    );
+    let mut connection = Connection::open(&ledger.up.address(), &ledger.up.admin()).await.unwrap();
+    for one in acknowledged.iter().filter(|one| one.position <= recovered).step_by(20) {
+        assert_eq!(credit(&mut connection, &wallet, &one.key).await, (one.position, true), "{one:?}");
+    }
+    // And what was lost is done again with its key, once.
+    let (again, _) = credit(&mut connection, &wallet, &last.key).await;
+    assert_eq!(credit(&mut connection, &wallet, &last.key).await, (again, true));
+    ledger.ends_with(0, &["verify", "--quiet"]);
+}
+
+/// Why the projection of freezes has halted, once it has.
+async fn halted(client: &Client) -> String {
+    let began = Instant::now();
+    loop {
+        let row =
+            client.query_one("SELECT halted FROM projection.checkpoint WHERE name = 'freezes'", &[]).await.unwrap();
+        if let Some(reason) = row.get(0) {
+            return reason;
+        }
+        assert!(began.elapsed() < LIMIT, "it does not halt");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Forgets a projection; the next start folds it from the beginning.
+async fn rebuild(ledger: &mut Ledger) {
+    let client = ledger.client().await;
+    let version: i32 =
+        client.query_one("SELECT version FROM projection.registry WHERE name = 'freezes'", &[]).await.unwrap().get(0);
+    client
+        .batch_execute(&format!(
+            "DROP SCHEMA p_freezes_v{version} CASCADE; DELETE FROM projection.checkpoint WHERE name = 'freezes';
+             DELETE FROM projection.registry WHERE name = 'freezes'"
+        ))
+        .await
+        .unwrap();
+    drop(client);
+    ledger.up.stop();
+    ledger.starts().await;
+    let (_, head, _) = ledger.head().await;
+    let client = ledger.client().await;
+    let began = Instant::now();
+    loop {
+        let sql = "SELECT position, halted IS NULL FROM projection.checkpoint WHERE name = 'freezes'";
+        let row = client.query_one(sql, &[]).await.unwrap();
+        if (row.get::<_, i64>(0), row.get::<_, bool>(1)) == (head, true) {
+            return;
+        }
+        assert!(began.elapsed() < LIMIT, "it does not go on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Turns one byte of the newest base backup around.
+fn damage(ledger: &Ledger) {
+    let mut bases: Vec<PathBuf> = std::fs::read_dir(ledger.path("base"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    bases.sort();
+    let path = bases.last().unwrap().join("PG_VERSION");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
