@@ -223,7 +223,7 @@ impl Business {
                 ]),
                 direction: *self.dice.pick(&[Direction::Credit, Direction::Debit]),
                 amount: cents,
-                reason: Some("=a correction, \"quoted\"".into()),
+                reason: Some("=a correction, expected: None, \"quoted\"".into()),
             },
             96 => Command::ChangeApp {
                 public_app_id: "app_pub_test".into(),
