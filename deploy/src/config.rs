@@ -2,6 +2,8 @@
 //!
 //! A setting NAME whose value is secret may also come from a file: `NAME_FILE` names it. Flags win over the environment.
 
+mod looks;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -20,6 +22,7 @@ use tokio_postgres::config::{Host, SslMode};
 
 use crate::edge::{Edge, Origins, Side};
 use crate::trace;
+pub(crate) use looks::RedisPlace;
 
 /// One setting.
 pub(crate) struct Setting {

@@ -91,6 +91,16 @@ fn write_beside(path: &std::path::Path, text: &str) -> std::io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
+/// What is wrong with the guards of the log: triggers and rights.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn guards(client: &impl tokio_postgres::GenericClient) -> Result<Vec<String>, Error> {
+    let mut findings = Findings::new();
+    guards::check(client, &mut findings).await?;
+    Ok(findings.told())
+}
+
 async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Report, Error> {
     let began = Instant::now();
     let mut findings = Findings::new();
