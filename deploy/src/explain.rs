@@ -78,7 +78,11 @@ async fn tell(transaction: &Transaction<'_>, asked: &Asked, args: &ExplainArgs) 
     let mut found = match asked {
         Asked::Event(place) => call::around(transaction, *place).await?,
         Asked::Id(id) => of_id(transaction, &shards, *id).await?,
-        Asked::Request(id) => of_request(transaction, &shards, id, asked.made_at()).await?,
+        Asked::Request(id) => match of_request(transaction, &shards, id, asked.made_at()).await? {
+            // Payments that are entered by hand have any ids.
+            None => outside::find(transaction, &shards, id).await?,
+            found => found,
+        },
         Asked::Outside(id) => outside::find(transaction, &shards, id).await?,
     };
     if found.is_none() && args.scan {

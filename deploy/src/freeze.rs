@@ -45,7 +45,7 @@ pub(crate) struct FreezeArgs {
     #[command(subcommand)]
     verb: Option<FreezeVerb>,
     #[command(flatten)]
-    turn: Option<TurnArgs>,
+    turn: TurnArgs,
 }
 
 /// What else there is to do with kill switches.
@@ -66,14 +66,14 @@ pub(crate) enum FreezeVerb {
 #[command(args_override_self = true)]
 pub(crate) struct TurnArgs {
     /// What it stops: app, developer, session, wallet or credential with an ID; top-ups, usage, payouts, refunds or everything without
-    #[arg(value_name = "SCOPE")]
-    scope: String,
+    #[arg(value_name = "SCOPE", required = true)]
+    scope: Option<String>,
     /// Whom it stops, where the scope does not say it all
     #[arg(value_name = "ID")]
     id: Option<String>,
     /// Why, for the record; for example the name of the incident
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
+    #[arg(long, value_name = "TEXT", required = true)]
+    reason: Option<String>,
     /// Only say what would be done
     #[arg(long)]
     dry_run: bool,
@@ -131,10 +131,9 @@ fn usage(problem: &str) -> ! {
 /// # Errors
 /// A [`Failure`] that says what is wrong; exit 3 if the ledger refuses.
 pub(crate) fn freeze(args: &FreezeArgs) -> Result<Exit, Failure> {
-    match (&args.verb, &args.turn) {
-        (Some(FreezeVerb::List { staff, json }), _) => crate::runtime()?.block_on(list(staff, *json)),
-        (None, Some(turn)) => crate::runtime()?.block_on(turn_to(turn, true)),
-        (None, None) => usage("say what to freeze, or `list`"),
+    match &args.verb {
+        Some(FreezeVerb::List { staff, json }) => crate::runtime()?.block_on(list(staff, *json)),
+        None => crate::runtime()?.block_on(turn_to(&args.turn, true)),
     }
 }
 
@@ -147,8 +146,9 @@ pub(crate) fn thaw(args: &TurnArgs) -> Result<Exit, Failure> {
 }
 
 async fn turn_to(args: &TurnArgs, on: bool) -> Result<Exit, Failure> {
-    let scope = scope(&args.scope, args.id.as_deref()).unwrap_or_else(|problem| usage(&problem));
-    if args.reason.trim().is_empty() {
+    let (kind, reason) = (args.scope.as_deref().unwrap_or_default(), args.reason.as_deref().unwrap_or_default().trim());
+    let scope = scope(kind, args.id.as_deref()).unwrap_or_else(|problem| usage(&problem));
+    if reason.is_empty() {
         usage("--reason says nothing");
     }
     let (client, token) = (args.staff.ledger.client()?, args.staff.token()?);
@@ -158,7 +158,7 @@ async fn turn_to(args: &TurnArgs, on: bool) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     let path = if on { "/v1/admin/freezes" } else { "/v1/admin/freezes/thaw" };
-    let body = json!({ "scope": scope, "reason": args.reason });
+    let body = json!({ "scope": scope, "reason": reason });
     let turned: Turned = client.send(&Call::post(path, &body).token(&token)).await?.json()?;
     let place = format!("{}:{}", ShardId(0), turned.position);
     if args.json {

@@ -263,10 +263,12 @@ pub(super) struct FreezeReply {
 }
 
 /// Freeze.
+///
+/// Without a key a repeat is refused while the freeze lasts, and freezes again behind a thaw.
 #[utoipa::path(post, path = "/v1/admin/freezes", tag = "freezes", request_body = FreezeRequest, security(("bearer" = ["operator"])),
-    responses(
+    params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, description = "Frozen", body = FreezeReply),
-    (status = "4XX", description = "already_frozen, wallet_not_found, …", body = ErrorBody),
+    (status = "4XX", description = "already_frozen, wallet_not_found, idempotency_key_reused, …", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn freeze(
     State(api): State<Api>,
@@ -276,7 +278,9 @@ pub(super) async fn freeze(
 ) -> Result<Response, ApiError> {
     let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let body = body.read().await?;
-    let done = api.submit(&who, Command::Freeze { scope: body.scope, reason: body.reason.0 }, None).await?;
+    let key = idempotency_key(&headers)?.map(|text| Key::new(text, "freeze", "", &body));
+    let command = Command::Freeze { scope: body.scope, reason: body.reason.0.clone() };
+    let done = api.submit(&who, command, key).await?;
     let reply = FreezeReply { scope: body.scope, frozen: true, position: done.recorded().position };
     Ok(done.answer(StatusCode::CREATED, &reply))
 }
@@ -285,9 +289,9 @@ pub(super) async fn freeze(
 ///
 /// Only by somebody else than who froze.
 #[utoipa::path(post, path = "/v1/admin/freezes/thaw", tag = "freezes", request_body = FreezeRequest, security(("bearer" = ["operator"])),
-    responses(
+    params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 200, description = "Thawed", body = FreezeReply),
-    (status = "4XX", description = "not_frozen, same_actor", body = ErrorBody),
+    (status = "4XX", description = "not_frozen, same_actor, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn thaw(
     State(api): State<Api>,
@@ -297,7 +301,9 @@ pub(super) async fn thaw(
 ) -> Result<Response, ApiError> {
     let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let body = body.read().await?;
-    let done = api.submit(&who, Command::Thaw { scope: body.scope, reason: body.reason.0 }, None).await?;
+    let key = idempotency_key(&headers)?.map(|text| Key::new(text, "thaw", "", &body));
+    let command = Command::Thaw { scope: body.scope, reason: body.reason.0.clone() };
+    let done = api.submit(&who, command, key).await?;
     let reply = FreezeReply { scope: body.scope, frozen: false, position: done.recorded().position };
     Ok(done.answer(StatusCode::OK, &reply))
 }

@@ -1,7 +1,7 @@
 //! Carries a plan out, step by step.
 //!
-//! What happens if it is killed anywhere: every step of money goes under a key that follows from the plan, so the ledger answers a
-//! repeat with what it did the first time; a kill switch that is turned already is looked up by the reason that names plan and step.
+//! What happens if it is killed anywhere: every step goes under a key that follows from the plan, so the ledger answers a repeat with what
+//! it did the first time, whoever repeats it.
 
 use std::time::Duration;
 
@@ -147,8 +147,6 @@ struct Page {
 #[derive(Deserialize)]
 struct Item {
     actor: String,
-    #[serde(default)]
-    reason: Option<String>,
     detail: Value,
 }
 
@@ -232,33 +230,18 @@ impl Applying<'_> {
             }
             Act::Freeze { scope } => {
                 let body = json!({ "scope": scope, "reason": reason });
-                match self.send(Call::post("/v1/admin/freezes", &body)).await {
-                    Ok(_) => Ok(Done::Now),
-                    Err(error) if code(&error) == Some("already_frozen") => self.turned("Frozen", &reason).await,
-                    Err(error) => Err(error.into()),
-                }
+                let call = Call::post("/v1/admin/freezes", &body).key(self.plan.key(number));
+                Ok(how(&refused(self.send(call).await, &["already_frozen"])?))
             }
             Act::Thaw { scope } => {
                 let body = json!({ "scope": scope, "reason": reason });
-                match self.send(Call::post("/v1/admin/freezes/thaw", &body)).await {
-                    Ok(_) => Ok(Done::Now),
-                    Err(error) if code(&error) == Some("not_frozen") => self.turned("Thawed", &reason).await,
+                let call = Call::post("/v1/admin/freezes/thaw", &body).key(self.plan.key(number));
+                match self.send(call).await {
                     Err(error) if code(&error) == Some("same_actor") => Err(Stop::AnotherPerson),
-                    Err(error) => Err(error.into()),
+                    reply => Ok(how(&refused(reply, &["not_frozen"])?)),
                 }
             }
         }
-    }
-
-    /// Was the kill switch turned by this step of this plan?
-    async fn turned(&self, action: &str, reason: &str) -> Result<Done, Stop> {
-        let path = format!("/v1/admin/audit?kind=act&action={action}&limit=200");
-        let ours = |items: Vec<Item>| items.iter().any(|item| item.reason.as_deref() == Some(reason)).then_some(());
-        if self.acts(&path, ours).await?.is_some() {
-            return Ok(Done::Before);
-        }
-        let what = if action == "Frozen" { "it is frozen already" } else { "it is not frozen" };
-        Err(Stop::Changed(what.to_owned()))
     }
 }
 
