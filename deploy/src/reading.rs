@@ -142,14 +142,14 @@ pub(crate) async fn last_before(client: &impl GenericClient, shard: ShardId, tim
     Ok(row.get(0))
 }
 
-/// As [`last_before`], moved by seconds.
+/// As [`last_before`], moved by milliseconds.
 pub(crate) async fn last_before_moved(
     client: &impl GenericClient,
     shard: ShardId,
     time: Timestamp,
-    seconds: i64,
+    milliseconds: i64,
 ) -> Result<i64, Error> {
-    let moved = Timestamp::from_micros(time.micros().saturating_add(seconds.saturating_mul(1_000_000)));
+    let moved = Timestamp::from_micros(time.micros().saturating_add(milliseconds.saturating_mul(1_000)));
     last_before(client, shard, moved).await
 }
 

@@ -66,7 +66,7 @@ async fn look(transaction: &Transaction<'_>) -> Result<Status, Error> {
     let (shards, now) = (reading::shards(transaction).await?, Timestamp::now());
     let mut logs = Vec::new();
     for shard in &shards {
-        let before = last_before_moved(transaction, shard.id, now, -RATE_OVER).await?;
+        let before = last_before_moved(transaction, shard.id, now, -1_000 * RATE_OVER).await?;
         logs.push(LogLine {
             shard: shard.id,
             log_id: shard.log,

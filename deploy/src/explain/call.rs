@@ -12,8 +12,8 @@ use crate::reading::{Shard, near};
 /// Positions that are read at first; then four times as many, and so on.
 const FIRST_PAGE: i64 = 1_024;
 const LARGEST_PAGE: i64 = 65_536;
-/// How long behind its time the clock may find a hold, in seconds.
-const CLOCK: i64 = 60;
+/// How long behind its time the clock may find a hold, in milliseconds.
+const CLOCK: i64 = 60_000;
 
 /// The hold that an event is about.
 pub(super) fn hold_of(event: &StoredEvent) -> Option<HoldId> {

@@ -213,3 +213,51 @@ pub(super) async fn card(
 pub(super) fn needs_card(event: &Event) -> bool {
     Charge::of(event).is_some_and(|charge| matches!(charge.call.route, Route::Platform | Route::DeveloperKey))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use modelfaucet_schema::ids::{Position, ShardId};
+    use modelfaucet_schema::rate::Rate;
+    use modelfaucet_schema::usage::Component;
+
+    use super::*;
+
+    /// The worked example of docs/ACCOUNTING.md, as it is stored.
+    const CAPTURED: &str = include_str!("../../../schema/events/HoldCaptured.v1.json");
+
+    fn captured(change: impl FnOnce(String) -> String) -> Event {
+        Event::decode("HoldCaptured", 1, change(CAPTURED.to_owned()).as_bytes()).unwrap()
+    }
+
+    fn card(output: &str) -> RateCard {
+        let rates: BTreeMap<Component, Rate> =
+            [(Component::InputUncached, "0.15"), (Component::CacheRead, "0.075"), (Component::OutputText, output)]
+                .into_iter()
+                .map(|(component, usd)| (component, Rate::per_million(usd).unwrap()))
+                .collect();
+        RateCard::new(vec![ModelRates::flat("openai".parse().unwrap(), "gpt-4o-mini", rates)])
+    }
+
+    fn again(event: &Event, card: Option<&RateCard>) -> Vec<String> {
+        let place = Place { shard: ShardId(0), position: Position(1) };
+        Charge::of(event).unwrap().again(place, card).differences
+    }
+
+    #[test]
+    fn the_worked_example_comes_out_the_same() {
+        assert_eq!(again(&captured(|text| text), Some(&card("0.60"))), Vec::<String>::new());
+    }
+
+    #[test]
+    fn another_price_another_count_or_no_card_is_told() {
+        let event = captured(|text| text);
+        assert!(!again(&event, Some(&card("0.61"))).is_empty());
+        assert!(again(&event, None)[0].starts_with("cannot be rated again"));
+        let counted = captured(|text| text.replace("\"output_text\":212", "\"output_text\":213"));
+        assert!(
+            again(&counted, Some(&card("0.60"))).iter().any(|text| text.starts_with("the exact cost is 0.000230775"))
+        );
+    }
+}

@@ -1,8 +1,8 @@
 //! What proves an event: the link of the append that it came with, hashed again.
 
 use modelfaucet_schema::event::StoredEvent;
-use modelfaucet_schema::hash::BatchHasher;
-use modelfaucet_schema::ids::{Position, ShardId};
+use modelfaucet_schema::hash::{BatchHasher, ChainHash};
+use modelfaucet_schema::ids::{LogId, Position, ShardId};
 use serde_json::{Value, json};
 use tokio_postgres::{Error, Transaction};
 
@@ -40,9 +40,13 @@ async fn proof(transaction: &Transaction<'_>, shard: ShardId, position: i64) -> 
         return Ok(None);
     };
     let before = match batches(transaction, shard, (batch.first - 1, batch.first - 1)).await?.into_iter().next() {
-        Some(before) if before.last < batch.first => before.hash,
+        Some(before) if before.last == batch.first - 1 => before.hash,
         // The first link follows from the log's id.
-        _ => batch.previous,
+        _ if batch.first == 1 => {
+            let row = transaction.query_opt("SELECT log_id FROM ledger.log WHERE shard = $1", &[&shard.0]).await?;
+            row.map(|row| ChainHash::genesis(LogId(row.get(0)), shard))
+        }
+        _ => None,
     };
     let events = between(transaction, shard, (batch.first, batch.last), &Wanted::default()).await?;
     let complete = events.len() == usize::try_from(batch.last - batch.first + 1).unwrap_or(usize::MAX);

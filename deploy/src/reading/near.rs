@@ -6,9 +6,9 @@ use tokio_postgres::{Error, GenericClient};
 
 use super::{Shard, Wanted, between, last_before_moved};
 
-/// Seconds before and after an id was made within which its first event is looked for: first closely, then as far as clocks of
+/// Milliseconds before and after an id was made within which its first event is looked for: first closely, then as far as clocks of
 /// different machines may differ and a queue may be long.
-const WINDOWS: [(i64, i64); 3] = [(-1, 2), (-5, 30), (-60, 300)];
+const WINDOWS: [(i64, i64); 4] = [(-50, 250), (-1_000, 2_000), (-5_000, 30_000), (-60_000, 300_000)];
 /// Positions that are read at once, and positions that are read at the most.
 const PAGE: i64 = 16_384;
 const MOST: i64 = 1_000_000;
