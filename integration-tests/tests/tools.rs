@@ -363,7 +363,8 @@ async fn damage(up: &Up, shop: &Shop) {
     let connection = tokio::spawn(connection);
     let tables = ["event", "event_s00", "event_s00_00000"];
     let each = |verb: &str| -> String {
-        tables.iter().map(|table| format!("ALTER TABLE ledger.{table} {verb} TRIGGER append_only;")).collect()
+        let set = |table: &&str| format!("ALTER TABLE ledger.{table} {verb} TRIGGER append_only;");
+        tables.iter().map(set).collect()
     };
     let change = format!(
         "UPDATE ledger.event SET payload = convert_to(replace(convert_from(payload, 'UTF8'), '0.00030001', '0.00030000'), 'UTF8')
