@@ -623,9 +623,6 @@ fn payment_samples() -> Vec<Event> {
             balance: left(),
         }
         .into(),
-        RepairProposed { repair_id: RepairId(id(21)), digest: "5f".repeat(32), steps: 2, reason: "INC-12".into() }
-            .into(),
-        RepairApproved { repair_id: RepairId(id(21)), digest: "5f".repeat(32) }.into(),
         WriteOffProposed { write_off_id, wallet_id, amount: usd("7"), reason: "gone".into() }.into(),
         ReceivableWrittenOff {
             write_off_id,
@@ -710,6 +707,9 @@ fn payout_samples() -> Vec<Event> {
             entry: entry(house(AccountCode::BankOperating), owed.clone()),
         }
         .into(),
+        RepairProposed { repair_id: RepairId(id(21)), digest: "5f".repeat(32), steps: 2, reason: "INC-12".into() }
+            .into(),
+        RepairApproved { repair_id: RepairId(id(21)), digest: "5f".repeat(32) }.into(),
     ]
 }
 
