@@ -19,6 +19,7 @@ mod promo;
 pub mod rating;
 mod refund;
 mod rejection;
+mod repair;
 mod session;
 mod staff;
 mod state;

@@ -9,6 +9,7 @@ mod holds;
 mod payouts;
 mod provider_keys;
 mod refunds;
+mod repairs;
 mod reply;
 mod sessions;
 mod staff;
@@ -182,6 +183,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(refunds::request))
         .routes(routes!(write_offs::propose))
         .routes(routes!(write_offs::approve))
+        .routes(routes!(repairs::propose))
+        .routes(routes!(repairs::approve))
         .routes(routes!(payouts::run))
         .routes(routes!(payouts::request))
         .routes(routes!(payouts::approve))

@@ -46,6 +46,11 @@ pub(crate) struct LedgerArgs {
 }
 
 impl LedgerArgs {
+    /// The data directory, if it is named.
+    pub(crate) fn data_dir(&self) -> Option<&PathBuf> {
+        self.data_dir.as_ref()
+    }
+
     /// The client of that ledger.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         Client::new(&self.url)

@@ -3,6 +3,7 @@
 //! A setting NAME whose value is secret may also come from a file: `NAME_FILE` names it. Flags win over the environment.
 
 mod backup;
+mod looks;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,6 +23,7 @@ use tokio_postgres::config::{Host, SslMode};
 
 use crate::edge::{Edge, Origins, Side};
 use crate::trace;
+pub(crate) use looks::RedisPlace;
 
 /// One setting.
 pub(crate) struct Setting {

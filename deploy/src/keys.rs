@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::database;
 use crate::exit::{Exit, Failure};
 
-pub(crate) use tools::{KEK_FILE, KeysVerb, run};
+pub(crate) use tools::{KEK_FILE, KeysVerb, missing, run};
 
 /// How long a ciphertext may be without an event: an append that is in doubt may take a while to be known.
 const GRACE: Duration = Duration::from_secs(24 * 3_600);

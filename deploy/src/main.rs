@@ -7,12 +7,17 @@ mod config;
 mod database;
 mod demo;
 mod docs;
+mod doctor;
 mod drill;
 mod edge;
+mod events;
 mod exit;
+mod explain;
 mod export;
+mod freeze;
 mod gateway;
 mod heads;
+mod holds;
 mod import;
 mod keys;
 mod log;
@@ -21,15 +26,19 @@ mod payments;
 mod postgres;
 mod progress;
 mod rates;
+mod reading;
+mod repair;
 mod restore;
 mod roles;
 mod secrets;
 mod seed;
 mod serve;
 mod staff;
+mod status;
 mod trace;
 mod up;
 mod verify;
+mod wallet;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -99,6 +108,36 @@ enum Verb {
     Migrate(DatabaseArgs),
     /// Recompute positions, hashes, sums, floors and read tables from the log; exit 6 if anything was tampered with
     Verify(verify::VerifyArgs),
+    /// One screen: log, projections, holds, freezes, books, what it leans on; exit 1 if something needs attention
+    Status(status::StatusArgs),
+    /// Is everything set up so that it can be relied on? Each line with what to do; exit 78 for what a service would refuse
+    Doctor(doctor::DoctorArgs),
+    /// The whole story of one thing: request, event, hold, wallet, payment, anything with an id
+    Explain(explain::ExplainArgs),
+    /// The log to look at: what is new, one place, what matches
+    Events {
+        #[command(subcommand)]
+        verb: events::EventsVerb,
+    },
+    /// A wallet now or at any point of the log, and what it came from
+    Wallet {
+        #[command(subcommand)]
+        verb: wallet::WalletVerb,
+    },
+    /// Funds that are set aside
+    Holds {
+        #[command(subcommand)]
+        verb: holds::HoldsVerb,
+    },
+    /// Turn a kill switch on, at once; its cut is exact
+    Freeze(freeze::FreezeArgs),
+    /// Turn a kill switch off, at once; takes somebody else than who turned it on
+    Thaw(freeze::TurnArgs),
+    /// Compensating commands from a plan that two people agree on
+    Repair {
+        #[command(subcommand)]
+        verb: repair::RepairVerb,
+    },
     /// Import usage from a file into a running ledger
     Import {
         #[command(subcommand)]
@@ -272,6 +311,15 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Verb::Verify(args) => verify::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Explain(args) => explain::run(&args),
+        Verb::Events { verb } => events::run(&verb),
+        Verb::Wallet { verb } => wallet::run(&verb),
+        Verb::Holds { verb } => holds::run(&verb),
+        Verb::Freeze(args) => freeze::freeze(&args),
+        Verb::Thaw(args) => freeze::thaw(&args),
+        Verb::Repair { verb } => repair::run(&verb),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
         Verb::Keys { verb } => keys::run(&verb),

@@ -112,6 +112,16 @@ pub(crate) async fn everything(transaction: &Transaction<'_>, quiet: bool) -> Re
     verify(transaction, &args).await
 }
 
+/// What is wrong with the guards of the log: triggers and rights.
+///
+/// # Errors
+/// The database's.
+pub(crate) async fn guards(client: &impl tokio_postgres::GenericClient) -> Result<Vec<String>, Error> {
+    let mut findings = Findings::new();
+    guards::check(client, &mut findings).await?;
+    Ok(findings.told())
+}
+
 async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Report, Error> {
     let began = Instant::now();
     let mut findings = Findings::new();

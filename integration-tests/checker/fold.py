@@ -67,6 +67,7 @@ class Fold:
         self.movements = set()
         self.payouts = {}
         self.write_offs = {}
+        self.repairs = {}
         self.owed = {}
         self.payable = {}
         self.apps = {}
@@ -516,6 +517,17 @@ class Fold:
         wallet.promo -= units(rated.get("promo", ZERO))
 
     # Kill switches.
+
+    def on_RepairProposed(self, event, _):
+        if event["repair_id"] in self.repairs:
+            self.fail("I11", f"repair {event['repair_id']} is proposed twice")
+        self.repairs[event["repair_id"]] = [event["digest"], self.actor, False]
+
+    def on_RepairApproved(self, event, _):
+        repair = self.repairs.get(event["repair_id"], ["", self.actor, True])
+        if repair[0] != event["digest"] or repair[1] == self.actor or repair[2]:
+            self.fail("I11", f"repair {event['repair_id']} was not proposed by somebody else")
+        repair[2] = True
 
     def on_Frozen(self, event, _):
         self.report.count("I13")

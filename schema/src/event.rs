@@ -13,6 +13,7 @@ mod money;
 mod payment;
 mod payout;
 mod recorded;
+mod repair;
 mod session;
 mod staff;
 
@@ -30,6 +31,7 @@ pub use money::*;
 pub use payment::*;
 pub use payout::*;
 pub use recorded::*;
+pub use repair::*;
 pub use session::*;
 pub use staff::*;
 
@@ -144,6 +146,8 @@ events! {
     PayoutFailed = 1,
     PayoutCancelled = 1,
     PayoutReturned = 1,
+    RepairProposed = 1,
+    RepairApproved = 1,
 }
 
 impl Event {
@@ -203,6 +207,8 @@ impl Event {
             Self::PayoutFailed(event) => (StreamKind::Payout, event.payout_id.0),
             Self::PayoutCancelled(event) => (StreamKind::Payout, event.payout_id.0),
             Self::PayoutReturned(event) => (StreamKind::Payout, event.payout_id.0),
+            Self::RepairProposed(event) => (StreamKind::Repair, event.repair_id.0),
+            Self::RepairApproved(event) => (StreamKind::Repair, event.repair_id.0),
         };
         StreamId::new(kind, id)
     }

@@ -83,6 +83,8 @@ typed_ids! {
     PromoId,
     /// A payout to a developer.
     PayoutId,
+    /// A plan of compensating commands; follows from its digest.
+    RepairId,
     /// One log line: `ledger.log.log_id`. A restored log that lost a suffix gets a new one.
     LogId,
     /// A gateway: the owner of the holds of its calls, the same after every start.
@@ -170,6 +172,8 @@ pub enum StreamKind {
     Transaction,
     /// A payout to a developer.
     Payout,
+    /// A plan of compensating commands.
+    Repair,
 }
 
 impl StreamKind {
@@ -185,6 +189,7 @@ impl StreamKind {
             Self::Shard => "shard",
             Self::Transaction => "transaction",
             Self::Payout => "payout",
+            Self::Repair => "repair",
         }
     }
 }
@@ -231,6 +236,7 @@ impl FromStr for StreamId {
             StreamKind::Shard,
             StreamKind::Transaction,
             StreamKind::Payout,
+            StreamKind::Repair,
         ]
         .into_iter()
         .find(|kind| kind.prefix() == prefix)

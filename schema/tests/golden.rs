@@ -719,6 +719,9 @@ fn payout_samples() -> Vec<Event> {
             entry: entry(house(AccountCode::BankOperating), owed.clone()),
         }
         .into(),
+        RepairProposed { repair_id: RepairId(id(21)), digest: "5f".repeat(32), steps: 2, reason: "INC-12".into() }
+            .into(),
+        RepairApproved { repair_id: RepairId(id(21)), digest: "5f".repeat(32) }.into(),
     ]
 }
 

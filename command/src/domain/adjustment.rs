@@ -9,7 +9,7 @@ use modelfaucet_schema::ids::WalletId;
 use modelfaucet_schema::money::Money;
 
 use super::decide::Context;
-use super::{Command, Rejection, Wallet};
+use super::{Command, ExpectedBalance, Rejection, Wallet};
 
 fn reason(text: &'static str) -> Result<Name, Rejection> {
     text.parse().map_err(|_| Rejection::Forbidden)
@@ -48,10 +48,15 @@ pub(super) fn grant_test_credit(
 
 /// Credits or debits paid credit. A debit takes at most what is available and never promotional credit.
 pub(super) fn adjust(context: Context<'_>, command: &Command) -> Result<Vec<Event>, Rejection> {
-    let Command::AdjustWallet { adjustment_id, wallet_id, kind, direction, amount, reason: why } = command else {
+    let Command::AdjustWallet { adjustment_id, wallet_id, kind, direction, amount, reason: why, expected } = command
+    else {
         return Err(Rejection::Forbidden);
     };
     let wallet = wallet_for_credit(context, *wallet_id, *amount)?;
+    let Balance { posted, held, .. } = wallet.balance;
+    if expected.is_some_and(|expected| expected != ExpectedBalance { posted, held }) {
+        return Err(Rejection::BalanceChanged { posted, held });
+    }
     let other_side = match kind {
         AdjustmentKind::Adjustment => Account::adjustments(reason("correction")?),
         AdjustmentKind::Refund => Account::house(AccountCode::RefundsInFlight),

@@ -11,7 +11,7 @@ use modelfaucet_schema::event::{
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId,
-    SessionId, TokenId, TopUpId, UsageId, UserId, WalletId, WriteOffId,
+    RepairId, SessionId, TokenId, TopUpId, UsageId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::staff::{Power, StaffRole};
@@ -89,6 +89,15 @@ pub enum HoldAmount {
     Fixed(Money),
     /// The price of at most this usage, rounded up.
     Bound(Usage),
+}
+
+/// What somebody took a wallet's figures for when they decided what to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpectedBalance {
+    /// Posted: paid and promotional credit, open holds included.
+    pub posted: Money,
+    /// The sum of the open holds.
+    pub held: Money,
 }
 
 /// What to do with usage that the wallet cannot pay.
@@ -508,6 +517,8 @@ pub enum Command {
         direction: Direction,
         amount: Money,
         reason: Option<String>,
+        /// Refused if the wallet has other figures.
+        expected: Option<ExpectedBalance>,
     },
     /// Grants `min(amount, available)` if that is at least `min_amount` (absent: all or nothing).
     PlaceHold {
@@ -569,16 +580,28 @@ pub enum Command {
         scope: FreezeScope,
         reason: String,
     },
+    ProposeRepair {
+        repair_id: RepairId,
+        digest: String,
+        steps: u32,
+        reason: String,
+    },
+    /// By somebody other than who proposed it.
+    ApproveRepair {
+        repair_id: RepairId,
+    },
 }
 
 impl Command {
     /// Does it go on while everything is frozen? What stops things, what lets them go on, and what ends open holds, whose calls were
-    /// made; and tokens of staff, since somebody else has to thaw.
+    /// made; tokens of staff, since somebody else has to thaw; and agreeing on a repair, which moves nothing.
     pub const fn is_never_frozen(&self) -> bool {
         matches!(
             self,
             Self::Freeze { .. }
                 | Self::Thaw { .. }
+                | Self::ProposeRepair { .. }
+                | Self::ApproveRepair { .. }
                 | Self::IssueStaffToken { .. }
                 | Self::RevokeStaffToken { .. }
                 | Self::RevokeDeveloperToken { .. }
@@ -646,6 +669,8 @@ impl Command {
             Self::DisableCredential { .. } => "disable_credential",
             Self::Freeze { .. } => "freeze",
             Self::Thaw { .. } => "thaw",
+            Self::ProposeRepair { .. } => "propose_repair",
+            Self::ApproveRepair { .. } => "approve_repair",
         }
     }
 }

@@ -7,8 +7,8 @@ use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
 use super::{
-    adjustment, call, catalogue, credential, dispute, freeze, hold, payout, promo, refund, session, staff, top_up,
-    transaction, usage, write_off,
+    adjustment, call, catalogue, credential, dispute, freeze, hold, payout, promo, refund, repair, session, staff,
+    top_up, transaction, usage, write_off,
 };
 
 /// Decides a command at time `at`. Deterministic; the events are not taken in yet.
@@ -95,6 +95,10 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
         Command::DisableCredential { credential_id, reason } => credential::disable(context, *credential_id, *reason),
         Command::Freeze { scope, reason } => freeze::freeze(context, *scope, reason),
         Command::Thaw { scope, reason } => freeze::thaw(context, *scope, reason),
+        Command::ProposeRepair { repair_id, digest, steps, reason } => {
+            repair::propose(context, *repair_id, digest, *steps, reason)
+        }
+        Command::ApproveRepair { repair_id } => repair::approve(context, *repair_id),
     }
 }
 

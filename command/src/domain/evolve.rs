@@ -12,8 +12,8 @@ use modelfaucet_schema::usage::Usage;
 
 use super::{
     App, BudgetOf, Credential, Developer, DeveloperToken, Dispute, DisputeState, Feature, Hold, Payment, Payout,
-    PayoutState, PendingTopUp, PromoSlice, RateCard, Refund, Sent, Session, Spend, StaffToken, State, Wallet, WriteOff,
-    budget,
+    PayoutState, PendingTopUp, PromoSlice, RateCard, Refund, Repair, Sent, Session, Spend, StaffToken, State, Wallet,
+    WriteOff, budget,
 };
 
 impl State {
@@ -313,6 +313,11 @@ impl State {
             Event::PayoutReturned(event) => {
                 self.payouts.change(&event.payout_id, |payout| payout.state = PayoutState::Over);
             }
+            Event::RepairProposed(event) => {
+                let (digest, proposed_by) = (event.digest.as_str().into(), recorded.actor.to_string().into());
+                self.repairs.set(event.repair_id, Repair { digest, proposed_by, approved: false });
+            }
+            Event::RepairApproved(event) => self.repairs.change(&event.repair_id, |repair| repair.approved = true),
             // Their effect is in balances and debts, taken in above, or there is none here.
             Event::TestCreditGranted(_)
             | Event::WalletAdjusted(_)

@@ -79,6 +79,10 @@ rejections! {
     RefundNotFound = 404 "refund_not_found" "The refund could not be found.";
     /// No write-off of this id waits.
     WriteOffNotFound = 404 "write_off_not_found" "No proposed write-off has this id.";
+    /// No repair of this id.
+    RepairNotFound = 404 "repair_not_found" "No proposed repair has this digest.";
+    /// Somebody has agreed to it already.
+    RepairClosed = 409 "repair_closed" "The repair is approved already.";
     /// No payout of this id.
     PayoutNotFound = 404 "payout_not_found" "Payout was not found.";
     /// No such grant, or nothing is left of it.
@@ -133,6 +137,8 @@ rejections! {
     RefundTooLarge { left: Money } = 409 "refund_too_large" "Of this payment {left} USD can be refunded; refunds and disputes together never pass it.";
     /// More than is owed.
     WriteOffTooLarge { owed: Money } = 409 "write_off_too_large" "The owner of the wallet owes {owed} USD.";
+    /// The wallet's figures are not those that the caller went by.
+    BalanceChanged { posted: Money, held: Money } = 409 "balance_changed" "The wallet has {posted} USD posted and {held} USD held, which is not what was expected.";
     /// One payout at a time.
     PayoutOpen = 409 "payout_open" "The developer has a payout that is not over.";
     /// Not worth a payout yet.

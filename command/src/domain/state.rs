@@ -8,8 +8,8 @@ use modelfaucet_schema::event::{
     FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, Route, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, SessionId, StreamId,
-    TokenId, TopUpId, UserId, WalletId, WriteOffId,
+    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, RepairId, SessionId,
+    StreamId, TokenId, TopUpId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::staff::StaffRole;
@@ -264,6 +264,17 @@ pub struct WriteOff {
     pub proposed_by: Box<str>,
 }
 
+/// A plan of compensating commands. Kept for ever: a plan is agreed on once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// SHA-256 of the plan.
+    pub digest: Box<str>,
+    /// Who proposed it.
+    pub proposed_by: Box<str>,
+    /// Has somebody else agreed?
+    pub approved: bool,
+}
+
 /// What is left of a grant of promotional credit that expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromoSlice {
@@ -444,6 +455,9 @@ pub struct State {
     pub payouts: Table<PayoutId, Payout>,
     /// The one payout of a developer that is pending or processing.
     pub open_payouts: Table<DeveloperId, PayoutId>,
+    /// Plans of compensating commands.
+    #[serde(default)]
+    pub repairs: Table<RepairId, Repair>,
     /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
     pub recorded_at: Table<(), Timestamp>,
 }
@@ -480,6 +494,7 @@ macro_rules! each_table {
         $state.payables.$method();
         $state.payouts.$method();
         $state.open_payouts.$method();
+        $state.repairs.$method();
         $state.recorded_at.$method();
     }};
 }

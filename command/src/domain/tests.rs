@@ -16,6 +16,7 @@ mod payments;
 mod payouts;
 mod promos;
 mod refusals;
+mod repairs;
 mod routes;
 mod sessions;
 mod staff;

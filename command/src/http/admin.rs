@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::reply::{Done, WalletFigures};
 use super::values::{Text, path_id};
 use super::{Api, Key, key_required};
-use crate::domain::Command;
+use crate::domain::{Command, ExpectedBalance};
 
 /// How much.
 #[derive(Deserialize, Serialize, ToSchema)]
@@ -150,6 +150,19 @@ pub(super) struct AdjustWallet {
     /// The key, where no header is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<Text<8, 128>>,
+    /// The figures that the wallet must have; absent: any. Compared in the moment of the adjustment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<ExpectedFigures>,
+}
+
+/// A wallet's figures as the caller knows them.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExpectedFigures {
+    /// Posted: paid and promotional credit, open holds included. May be negative.
+    balance_usd: Money,
+    /// The sum of the open holds.
+    held_usd: Money,
 }
 
 /// An adjustment.
@@ -184,7 +197,7 @@ pub(super) struct AdjustmentReply {
     params(("wallet_id" = WalletId, Path), ("Idempotency-Key" = Option<String>, Header)), security(("bearer" = ["admin"])),
     responses(
     (status = 201, description = "The adjustment", body = AdjustmentReply),
-    (status = "4XX", description = "wallet_not_found, insufficient_balance, in_flight_holds, idempotency_key_reused", body = ErrorBody),
+    (status = "4XX", description = "wallet_not_found, insufficient_balance, in_flight_holds, balance_changed, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "frozen, overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn adjust(
     State(api): State<Api>,
@@ -207,6 +220,10 @@ pub(super) async fn adjust(
         direction: body.direction,
         amount: body.amount_usd.0,
         reason: body.reason.as_ref().map(|reason| reason.0.clone()),
+        expected: body
+            .expected
+            .as_ref()
+            .map(|expected| ExpectedBalance { posted: expected.balance_usd, held: expected.held_usd }),
     };
     let done = api.submit(&who, command, key).await.map_err(wallet_not_found)?;
     let Event::WalletAdjusted(event) = &done.recorded().event else { return Err(done.unexpected()) };
@@ -246,10 +263,12 @@ pub(super) struct FreezeReply {
 }
 
 /// Freeze.
+///
+/// Without a key a repeat is refused while the freeze lasts, and freezes again behind a thaw.
 #[utoipa::path(post, path = "/v1/admin/freezes", tag = "freezes", request_body = FreezeRequest, security(("bearer" = ["operator"])),
-    responses(
+    params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 201, description = "Frozen", body = FreezeReply),
-    (status = "4XX", description = "already_frozen, wallet_not_found, …", body = ErrorBody),
+    (status = "4XX", description = "already_frozen, wallet_not_found, idempotency_key_reused, …", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn freeze(
     State(api): State<Api>,
@@ -259,7 +278,9 @@ pub(super) async fn freeze(
 ) -> Result<Response, ApiError> {
     let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let body = body.read().await?;
-    let done = api.submit(&who, Command::Freeze { scope: body.scope, reason: body.reason.0 }, None).await?;
+    let key = idempotency_key(&headers)?.map(|text| Key::new(text, "freeze", "", &body));
+    let command = Command::Freeze { scope: body.scope, reason: body.reason.0.clone() };
+    let done = api.submit(&who, command, key).await?;
     let reply = FreezeReply { scope: body.scope, frozen: true, position: done.recorded().position };
     Ok(done.answer(StatusCode::CREATED, &reply))
 }
@@ -268,9 +289,9 @@ pub(super) async fn freeze(
 ///
 /// Only by somebody else than who froze.
 #[utoipa::path(post, path = "/v1/admin/freezes/thaw", tag = "freezes", request_body = FreezeRequest, security(("bearer" = ["operator"])),
-    responses(
+    params(("Idempotency-Key" = Option<String>, Header)), responses(
     (status = 200, description = "Thawed", body = FreezeReply),
-    (status = "4XX", description = "not_frozen, same_actor", body = ErrorBody),
+    (status = "4XX", description = "not_frozen, same_actor, idempotency_key_reused", body = ErrorBody),
     (status = "5XX", description = "overloaded, ledger_unavailable, in_doubt", body = ErrorBody)))]
 pub(super) async fn thaw(
     State(api): State<Api>,
@@ -280,7 +301,9 @@ pub(super) async fn thaw(
 ) -> Result<Response, ApiError> {
     let who = api.require_staff(&headers, request_id, Power::Operate).await?;
     let body = body.read().await?;
-    let done = api.submit(&who, Command::Thaw { scope: body.scope, reason: body.reason.0 }, None).await?;
+    let key = idempotency_key(&headers)?.map(|text| Key::new(text, "thaw", "", &body));
+    let command = Command::Thaw { scope: body.scope, reason: body.reason.0.clone() };
+    let done = api.submit(&who, command, key).await?;
     let reply = FreezeReply { scope: body.scope, frozen: false, position: done.recorded().position };
     Ok(done.answer(StatusCode::OK, &reply))
 }

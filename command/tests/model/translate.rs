@@ -243,6 +243,7 @@ pub fn command(order: &Order, known: &Ledger) -> Command {
             direction: if *credit { Direction::Credit } else { Direction::Debit },
             amount: money(*amount),
             reason: None,
+            expected: None,
         },
         Order::Hold { hold, call: facts, amount, min, seconds: time } => Command::PlaceHold {
             hold_id: HoldId(uuid(*hold)),

@@ -86,6 +86,17 @@ fn open(config: &Config) -> Result<(Store, Keyring), Failure> {
     Ok((Store::new(database, std::sync::Arc::new(keys(config)?)), keys(config)?))
 }
 
+/// Key-encryption keys that provider keys need and that are not here, with how many need each.
+///
+/// # Errors
+/// A [`Failure`] where keys or ciphertexts cannot be looked at.
+pub(crate) async fn missing(config: &Config) -> Result<Vec<(u32, i64)>, Failure> {
+    let (store, keyring) = open(config)?;
+    let census = store.census().await.map_err(unreachable)?;
+    let needed = census.iter().filter(|census| census.secrets > 0 && !keyring.has(census.kek));
+    Ok(needed.map(|census| (census.kek.0, census.secrets)).collect())
+}
+
 fn unreachable(error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Temporary, error)
 }

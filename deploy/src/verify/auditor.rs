@@ -52,12 +52,17 @@ impl Auditor {
 
     /// A connection to a database that this program knows.
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        let unreachable = |error: Error| database::unreachable(told(&error));
-        let client = database::connect(&self.config).await.map_err(unreachable)?;
-        client.batch_execute(SESSION).await.map_err(failure)?;
+        let client = self.connect_as_it_is().await?;
         if !is_current(&client).await.unwrap_or(false) {
             return Err(BootError::NotMigrated.into());
         }
+        Ok(client)
+    }
+
+    /// A connection to whatever is there.
+    pub(crate) async fn connect_as_it_is(&self) -> Result<Client, Failure> {
+        let client = database::connect(&self.config).await.map_err(|error| database::unreachable(told(&error)))?;
+        client.batch_execute(SESSION).await.map_err(failure)?;
         Ok(client)
     }
 

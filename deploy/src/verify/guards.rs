@@ -2,7 +2,7 @@
 
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::log::migrate::MIGRATIONS;
-use tokio_postgres::{Error, Transaction};
+use tokio_postgres::{Error, GenericClient};
 
 use super::report::{Check, Findings};
 
@@ -10,7 +10,7 @@ use super::report::{Check, Findings};
 const REFUSE_CHANGE: &str = "FUNCTION ledger.refuse_change() RETURNS";
 
 /// Checks triggers and rights.
-pub(super) async fn check(transaction: &Transaction<'_>, findings: &mut Findings) -> Result<(), Error> {
+pub(super) async fn check(transaction: &impl GenericClient, findings: &mut Findings) -> Result<(), Error> {
     let body = body_of(REFUSE_CHANGE).unwrap_or_default();
     for row in transaction.query(include_str!("sql/guards.sql"), &[&body]).await? {
         findings.checked(Check::Guards, 1);

@@ -177,6 +177,11 @@ impl Findings {
         self.kept.iter().map(place).collect()
     }
 
+    /// What was found, as it is kept.
+    pub(crate) fn told(&self) -> Vec<String> {
+        self.kept.iter().map(|finding| format!("{}{}", finding.place(), finding.what)).collect()
+    }
+
     fn total(&self) -> u64 {
         self.tallies.iter().map(|tally| tally.findings).sum()
     }

@@ -131,6 +131,7 @@ impl Body {
                 direction: if credit { Direction::Credit } else { Direction::Debit },
                 amount: cents(amount),
                 reason: None,
+                expected: None,
             },
             Self::Freeze(scope) => Command::Freeze { scope, reason: "incident".into() },
             Self::Thaw(scope) => Command::Thaw { scope, reason: "over".into() },

@@ -224,6 +224,7 @@ impl Business {
                 direction: *self.dice.pick(&[Direction::Credit, Direction::Debit]),
                 amount: cents,
                 reason: Some("=a correction, \"quoted\"".into()),
+                expected: None,
             },
             96 => Command::ChangeApp {
                 public_app_id: "app_pub_test".into(),

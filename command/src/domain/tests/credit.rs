@@ -21,7 +21,15 @@ fn credit(amount: Option<&str>) -> Command {
 
 fn adjust(kind: AdjustmentKind, direction: Direction, amount: &str) -> Command {
     let adjustment_id = AdjustmentId(Uuid::from_u128(0xad));
-    Command::AdjustWallet { adjustment_id, wallet_id: WALLET, kind, direction, amount: usd(amount), reason: None }
+    Command::AdjustWallet {
+        adjustment_id,
+        wallet_id: WALLET,
+        kind,
+        direction,
+        amount: usd(amount),
+        reason: None,
+        expected: None,
+    }
 }
 
 #[test]

@@ -17,7 +17,15 @@ fn thawed(scope: FreezeScope) -> Step {
 fn adjust(direction: Direction) -> Command {
     let adjustment_id = AdjustmentId(Uuid::from_u128(1));
     let kind = AdjustmentKind::Adjustment;
-    Command::AdjustWallet { adjustment_id, wallet_id: WALLET, kind, direction, amount: usd("1"), reason: None }
+    Command::AdjustWallet {
+        adjustment_id,
+        wallet_id: WALLET,
+        kind,
+        direction,
+        amount: usd("1"),
+        reason: None,
+        expected: None,
+    }
 }
 
 /// Every kind of command that a freeze may stop, by a short name.

@@ -70,6 +70,7 @@ fn spent(amount: &str) -> Step {
         direction: modelfaucet_schema::event::Direction::Debit,
         amount: usd(amount),
         reason: None,
+        expected: None,
     };
     cost.into()
 }
