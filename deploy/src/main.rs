@@ -4,6 +4,7 @@ mod app;
 mod client;
 mod config;
 mod database;
+mod dead;
 mod demo;
 mod docs;
 mod edge;
@@ -13,10 +14,13 @@ mod gateway;
 mod import;
 mod keys;
 mod log_feed;
+mod operator;
 mod payments;
 mod postgres;
 mod progress;
+mod projection;
 mod rates;
+mod replay;
 mod roles;
 mod secrets;
 mod seed;
@@ -94,6 +98,21 @@ enum Verb {
     Migrate(DatabaseArgs),
     /// Recompute positions, hashes, sums, floors and read tables from the log; exit 6 if anything was tampered with
     Verify(verify::VerifyArgs),
+    /// Versions of read tables: built, compared and switched beside live traffic (needs `DATABASE_URL` as `ledger_projector`)
+    Projection {
+        #[command(subcommand)]
+        verb: projection::ProjectionVerb,
+    },
+    /// Events that a projection could not apply (needs `DATABASE_URL` as `ledger_projector`)
+    Dead {
+        #[command(subcommand)]
+        verb: dead::DeadVerb,
+    },
+    /// Look at an incident: a part of the log, folded again in a sandbox (needs `DATABASE_URL` as `ledger_audit`)
+    Replay {
+        #[command(subcommand)]
+        verb: replay::ReplayVerb,
+    },
     /// Import usage from a file into a running ledger
     Import {
         #[command(subcommand)]
@@ -244,6 +263,9 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
             Ok(Exit::Ok)
         }
         Verb::Verify(args) => verify::run(&args),
+        Verb::Projection { verb } => projection::run(&verb),
+        Verb::Dead { verb } => dead::run(&verb),
+        Verb::Replay { verb } => replay::run(&verb),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
         Verb::Keys { verb } => keys::run(&verb),
