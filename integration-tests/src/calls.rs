@@ -249,6 +249,27 @@ pub fn charged(books: &BTreeMap<HoldId, Booked>) -> Money {
     books.values().filter_map(Booked::rating).map(|rating| rating.charge).sum()
 }
 
+/// Asks with a key, again and again and whoever answers, until it is known that the call was charged: the answer.
+///
+/// # Panics
+/// If that takes longer than a minute.
+pub async fn until_charged(mut address: impl FnMut() -> String, token: &str, key: &str, body: &Value) -> String {
+    let (headers, began) = (format!("idempotency-key: {key}\r\n"), Instant::now());
+    loop {
+        let answer = match Raw::try_send(&address(), token, &headers, body).await {
+            Ok(raw) => raw.rest().await,
+            Err(error) => error.to_string(),
+        };
+        let ended = answer.contains("\"usage\":{") || answer.contains("data: [DONE]");
+        let whole = answer.starts_with("HTTP/1.1 200") && ended;
+        if whole || answer.contains("idempotency_reply_expired") {
+            return answer;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "a key never gets its answer: {answer}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// A request on a connection of its own, to be read in pieces or left.
 #[derive(Debug)]
 pub struct Raw {

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod database;
 pub mod fake_stripe;
 pub mod history;
+pub mod ingress;
 pub mod judge;
 pub mod process;
 pub mod provider;

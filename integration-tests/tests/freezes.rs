@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use modelfaucet_schema::event::{Event, FreezeScope};
-use modelfaucet_schema::ids::{AppId, Position, SessionId, WalletId};
+use modelfaucet_schema::ids::{AppId, DeveloperId, Position, SessionId, WalletId};
 use modelfaucet_schema::log::LogReader;
 use serde_json::{Value, json};
 
@@ -34,6 +34,7 @@ struct Deed {
     uses: bool,
     opens: bool,
     credits: bool,
+    pays_out: Option<DeveloperId>,
     /// Goes on whatever is frozen.
     ends: bool,
 }
@@ -47,6 +48,8 @@ fn deed(event: &Event, apps: &BTreeMap<WalletId, AppId>) -> Deed {
         Event::TopUpRequested(event) => Deed { opens: false, credits: true, ..of(event.wallet_id) },
         Event::TopUpCredited(event) => Deed { credits: true, ..of(event.wallet_id) },
         Event::TestCreditGranted(event) => Deed { credits: true, ..of(event.wallet_id) },
+        Event::PayoutRequested(event) => Deed { pays_out: Some(event.developer_id), ..Deed::default() },
+        Event::PayoutApproved(event) => Deed { pays_out: Some(event.developer_id), ..Deed::default() },
         Event::Frozen(_)
         | Event::Thawed(_)
         | Event::StaffTokenIssued(_)
@@ -65,10 +68,13 @@ fn is_stopped(scope: FreezeScope, deed: &Deed) -> bool {
         FreezeScope::App(app) => deed.app == Some(app) && (deed.uses || deed.opens),
         FreezeScope::Wallet(wallet) => deed.wallet == Some(wallet) && (deed.uses || deed.opens),
         FreezeScope::Session(session) => deed.session == Some(session) && deed.uses,
+        // The sandbox has one developer, of all apps.
+        FreezeScope::Developer(developer) => deed.pays_out == Some(developer) || deed.uses || deed.opens,
+        FreezeScope::Payouts => deed.pays_out.is_some(),
         FreezeScope::Usage => deed.uses,
         FreezeScope::TopUps => deed.credits,
         FreezeScope::Everything => !deed.ends,
-        other => panic!("{other:?} is not tried here"),
+        FreezeScope::Refunds | FreezeScope::ProviderCredential(_) => panic!("{scope:?} is not tried here"),
     }
 }
 
@@ -107,6 +113,35 @@ async fn administrate(address: String, admin: String, wallet: String, stop: Arc<
     }
 }
 
+/// Requests payouts of a cent and has somebody else approve them; then they fail, and the cent is owed again.
+async fn pay_out(
+    address: String,
+    [requester, approver]: [String; 2],
+    developer: DeveloperId,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+) {
+    let mut requester = Connection::open(&address, &requester).await.unwrap();
+    let mut approver = Connection::open(&address, &approver).await.unwrap();
+    let body = json!({ "developer_id": developer, "amount_usd": "0.01" });
+    let reason = json!({ "reason": "drill" });
+    for round in 0.. {
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
+        let key = format!("idempotency-key: p{round}\r\n");
+        let requested = requester.json("POST", "/v1/admin/payouts", &key, &body).await.unwrap();
+        assert!(matches!(requested.status, 201 | 503), "{requested:?}");
+        let Some(id) = requested.json()["id"].as_str().map(|id| format!("/v1/admin/payouts/{id}")) else { continue };
+        let approved = approver.json("POST", &format!("{id}/approve"), "", &json!({})).await.unwrap();
+        assert!(matches!(approved.status, 200 | 503), "{approved:?}");
+        done.fetch_add(u64::from(approved.status == 200), Ordering::Relaxed);
+        let end = if approved.status == 200 { "fail" } else { "cancel" };
+        // Only a freeze of everything stops this.
+        while requester.json("POST", &format!("{id}/{end}"), "", &reason).await.unwrap().status == 503 {}
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_frozen_class_lies_behind_its_freeze() {
     if !has_postgres() {
@@ -128,6 +163,17 @@ async fn nothing_of_a_frozen_class_lies_behind_its_freeze() {
         wallets.push(wallet);
     }
     tasks.push(tokio::spawn(administrate(second.address(), up.admin(), wallets[1].clone(), Arc::clone(&stop))));
+    let mut earner = up.connect(&up.wallet_with("frozen-earner", "1000").await.0).await.unwrap();
+    let used = json!({ "model": "gpt-4o-mini", "usage": { "output_text": 10_000_000 } });
+    assert_eq!(earner.json("POST", "/v1/usage", "idempotency-key: earned\r\n", &used).await.unwrap().status, 201);
+    let developer = up.as_admin("GET", "/v1/developer/apps", "", &Value::Null).await.json();
+    let developer: DeveloperId = developer["items"][0]["developer_id"].as_str().unwrap().parse().unwrap();
+    let approver = json!({ "name": "approves", "role": "admin" });
+    let approver =
+        up.as_admin("POST", "/v1/admin/tokens", "", &approver).await.json()["token"].as_str().unwrap().to_owned();
+    let paid_out = Arc::new(AtomicU64::new(0));
+    let people = [up.admin(), approver];
+    tasks.push(tokio::spawn(pay_out(up.address(), people, developer, Arc::clone(&stop), Arc::clone(&paid_out))));
     let sessions = up.as_admin("GET", "/v1/developer/sessions?limit=200", "", &Value::Null).await.json();
     let session_of = |wallet: &str| {
         let items = sessions["items"].as_array().unwrap();
@@ -138,6 +184,8 @@ async fn nothing_of_a_frozen_class_lies_behind_its_freeze() {
         FreezeScope::Usage,
         FreezeScope::Everything,
         FreezeScope::TopUps,
+        FreezeScope::Payouts,
+        FreezeScope::Developer(developer),
         FreezeScope::App(app),
         FreezeScope::Wallet(wallets[0].parse().unwrap()),
         FreezeScope::Session(session_of(&wallets[1]).parse().unwrap()),
@@ -173,7 +221,7 @@ async fn nothing_of_a_frozen_class_lies_behind_its_freeze() {
     let (mut behind, mut stoppable, mut between) = (Vec::new(), 0_u64, 0_u64);
     for (position, event) in log(&up).await {
         let deed = deed(&event, &apps);
-        stoppable += u64::from(deed.uses || deed.opens || deed.credits);
+        stoppable += u64::from(deed.uses || deed.opens || deed.credits || deed.pays_out.is_some());
         for frozen in frozen.iter().filter(|frozen| frozen.from < position && position < frozen.to) {
             between += 1;
             if is_stopped(frozen.scope, &deed) {
@@ -188,6 +236,7 @@ async fn nothing_of_a_frozen_class_lies_behind_its_freeze() {
     );
     assert_eq!(behind, Vec::<String>::new());
     assert!(stoppable > 100 && between > 10, "there was no load: {stoppable} {between}");
+    assert!(paid_out.load(Ordering::Relaxed) > 0, "nothing was paid out");
 }
 
 /// The whole log, as an auditor reads it.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::calls::{
-    Booked, Raw, Served, booked_when_ended, charged, chat, check_read, compare, label, streamed,
+    Booked, Raw, Served, booked_when_ended, charged, chat, check_read, compare, label, streamed, until_charged,
 };
 use modelfaucet_integration_tests::process::{Role, Up, has_postgres};
 use modelfaucet_integration_tests::provider::Provider;
@@ -83,26 +83,17 @@ impl Client {
         seen
     }
 
-    /// Calls with a key each, repeated until it is known what became of them.
+    /// Calls with a key each.
     async fn keyed(mut self, name: u64) -> Seen {
         let mut seen = Seen::default();
         while !self.stop.load(Ordering::Relaxed) {
             seen.keys += 1;
-            let headers = format!("idempotency-key: kill-{name}-{}\r\n", seen.keys);
             let script = self.dice.pick(&["tokens=3", "tokens=5 delay_ms=80", "tokens=4 delay_ms=250"]);
-            let body = chat(script);
-            let began = Instant::now();
-            loop {
-                let answer = self.ask(&headers, &body).await;
-                let known = answer.starts_with("HTTP/1.1 200") && answer.contains("\"usage\":{");
-                if known || answer.contains("idempotency_reply_expired") {
-                    seen.charged += 1;
-                    seen.answers.push(answer);
-                    break;
-                }
-                assert!(began.elapsed() < PATIENCE, "a key never gets its answer: {answer}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            let (body, key) = (chat(script), format!("kill-{name}-{}", seen.keys));
+            let (dice, addresses) = (&mut self.dice, &self.addresses);
+            let answer = until_charged(|| dice.pick(addresses).clone(), &self.token, &key, &body).await;
+            seen.charged += 1;
+            seen.answers.push(answer);
         }
         seen
     }

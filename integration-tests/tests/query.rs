@@ -522,6 +522,19 @@ async fn the_operator_sees_what_is_there() {
     assert_eq!(world.shown(&format!("/v1/admin/journal?account=2010:{}", beta.wallet)).await["items"], json!([]));
     assert_eq!(world.shown("/v1/admin/journal?account=1110").await["items"].as_array().unwrap().len(), 3);
 
+    // What was recorded from a time on and what before it is all of it, whichever account is looked at.
+    for account in [String::new(), "&account=1110".to_owned(), format!("&account=2010:{}", alpha.wallet)] {
+        let of = async |range: &str| {
+            let page = world.shown(&format!("/v1/admin/journal?limit=100{account}{range}")).await;
+            page["items"].as_array().unwrap().iter().map(|item| item["position"].clone()).collect::<Vec<_>>()
+        };
+        let whole = world.shown(&format!("/v1/admin/journal?limit=100{account}")).await;
+        let at = whole["items"][1]["recorded_at"].as_str().unwrap().to_owned();
+        let (later, earlier) = (of(&format!("&from={at}")).await, of(&format!("&to={at}")).await);
+        assert!(later.len() >= 2 && !earlier.is_empty(), "{later:?} {earlier:?}");
+        assert_eq!([later, earlier].concat(), of("").await);
+    }
+
     let books = world.shown("/v1/admin/trial-balance").await;
     assert_eq!((&books["balanced"], &books["totals"]["balance_usd"]), (&json!(true), &json!("0.00000000")));
     assert_eq!(books["position"], json!({ "s00": world.ledger.position() }));

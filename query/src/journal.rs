@@ -18,7 +18,7 @@ use crate::answer::Answer;
 use crate::auth::Admin;
 use crate::columns::{Columns as _, each};
 use crate::error::QueryError;
-use crate::params::{AtParams, FromGiven, Given, Page, PageParams, PositionCursor, Query};
+use crate::params::{AtParams, FromGiven, Given, PageOfRange, PageParams, PositionCursor, Query, RangeParams};
 use crate::progress::AsOf;
 use crate::snapshot::{Params, Snapshot};
 use crate::sql;
@@ -124,7 +124,7 @@ pub(crate) struct Journal {
 
 /// Which entries to show.
 pub(crate) struct Wanted {
-    page: Page<PositionCursor>,
+    listed: PageOfRange<PositionCursor>,
     shard: ShardId,
     account: Option<Account>,
 }
@@ -132,7 +132,7 @@ pub(crate) struct Wanted {
 impl FromGiven for Wanted {
     fn from_given(given: &mut Given) -> Result<Self, ApiError> {
         Ok(Self {
-            page: Page::take(given, 50)?,
+            listed: PageOfRange::take(given, 50)?,
             shard: given.shard()?,
             account: given.parse("account", "an account of the chart, such as 4010 or 2110:openai")?,
         })
@@ -140,23 +140,23 @@ impl FromGiven for Wanted {
 }
 
 async fn entries(snapshot: &Snapshot<'_>, wanted: &Wanted) -> Result<Journal, QueryError> {
-    let (shard, below, fetch) = (wanted.shard.0, wanted.page.below(), wanted.page.fetch());
+    let PageOfRange { page, range } = &wanted.listed;
+    let (shard, below, fetch, [from, to]) = (wanted.shard.0, page.below(), page.fetch(), range.bounds());
     let rows = match &wanted.account {
-        None => snapshot.rows(sql::JOURNAL_PAGE, &[&shard, &below, &fetch]).await?,
+        None => snapshot.rows(sql::JOURNAL_PAGE, &[&shard, &below, &fetch, &from, &to]).await?,
         Some(account) => {
             let text = account.to_string();
             match account.subject() {
                 Subject::Wallet(wallet) => {
-                    let params: Params<'_> = &[&shard, &below, &fetch, &text, &wallet.0];
+                    let params: Params<'_> = &[&shard, &below, &fetch, &text, &wallet.0, &from, &to];
                     snapshot.rows(sql::JOURNAL_OF_WALLET_ACCOUNT, params).await?
                 }
-                _ => snapshot.rows(sql::JOURNAL_OF_ACCOUNT, &[&shard, &below, &fetch, &text]).await?,
+                _ => snapshot.rows(sql::JOURNAL_OF_ACCOUNT, &[&shard, &below, &fetch, &text, &from, &to]).await?,
             }
         }
     };
     let mut items = each(&rows, |row| Entry::read(wanted.shard, row))?;
-    let next_cursor =
-        wanted.page.cut(&mut items, |entry| PositionCursor(entry.position)).map(|cursor| cursor.to_string());
+    let next_cursor = page.cut(&mut items, |entry| PositionCursor(entry.position)).map(|cursor| cursor.to_string());
     Ok(Journal { items, next_cursor })
 }
 
@@ -242,7 +242,7 @@ impl TrialBalance {
 #[utoipa::path(get, path = "/v1/admin/journal", tag = "books", params(
     ("shard" = Option<ShardId>, Query, description = "The log, 0 unless given."),
     ("account" = Option<String>, Query, description = "Only entries that post to this account, such as 4010 or 2110:openai."),
-    PageParams, AtParams), security(("bearer" = ["auditor"])), responses(
+    RangeParams, PageParams, AtParams), security(("bearer" = ["auditor"])), responses(
     (status = 200, body = Journal), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody)))]
 pub(crate) async fn journal(
     State(state): State<QueryState>,
