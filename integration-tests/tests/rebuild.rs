@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Up, binary, has_postgres};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
@@ -24,10 +25,10 @@ async fn connect(up: &Up, role: &str) -> Client {
     client
 }
 
-/// Ten thousand calls, in ten requests.
+/// Twenty thousand calls, in twenty requests.
 async fn history(up: &Up) -> String {
     let (_, wallet) = up.wallet_with("much", "100.00").await;
-    for request in 0..10 {
+    for request in 0..20 {
         let call = |number: i32| {
             json!({ "request_id": format!("much-{request}-{number}"), "wallet_id": wallet, "model": "gpt-4o-mini",
                     "usage": { "input_uncached": number, "output_text": 9 } })
@@ -85,17 +86,31 @@ fn rebuilding(up: &Up) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Kills a rebuild amid its work, when it has committed something. Where it stood.
-async fn kill_a_rebuild(up: &Up, client: &Client) -> i64 {
+/// A rebuild of the journal that has committed more than so much, or, for 0, has begun.
+async fn rebuilding_behind(up: &Up, client: &Client, reached: i64) -> Child {
     let (mut process, began) = (rebuilding(up), Instant::now());
     loop {
         let now = version(client, "journal", 2).await;
-        if now.is_some_and(|(state, position, _)| state == "building" && position > 0) {
-            break;
+        if now.is_some_and(|(state, position, _)| state == "building" && (reached == 0 || position > reached)) {
+            return process;
         }
         assert!(began.elapsed() < PATIENCE && process.try_wait().unwrap().is_none(), "the rebuild was over too soon");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+}
+
+/// Ctrl-C: it commits what it has and says that it was interrupted. Where it stands.
+async fn interrupt_a_rebuild(up: &Up, client: &Client) -> i64 {
+    let mut process = rebuilding_behind(up, client, 0).await;
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(130));
+    version(client, "journal", 2).await.unwrap().1
+}
+
+/// Kills a rebuild amid its work, when it has committed something. Where it stood.
+async fn kill_a_rebuild(up: &Up, client: &Client, reached: i64) -> i64 {
+    let mut process = rebuilding_behind(up, client, reached.max(1)).await;
     process.kill().unwrap();
     assert_eq!(process.wait().unwrap().signal(), Some(9));
     let (state, position, _) = version(client, "journal", 2).await.unwrap();
@@ -163,7 +178,8 @@ async fn a_rebuild_survives_its_death_comes_to_the_same_and_takes_the_place_of_t
     let plan = Plan { clients: 4, ..Plan::of("rebuild", &up, &Dice::of_run()).await };
     let mut traffic = Traffic::start(plan);
     traffic.fault("F16", "rebuild of the journal", "kill");
-    let reached = kill_a_rebuild(&up, &client).await;
+    let reached = interrupt_a_rebuild(&up, &client).await;
+    let reached = kill_a_rebuild(&up, &client, reached).await;
     let second = run_to(&up, "projection switch journal v2 --reason test --yes", 3).await;
     assert!(second.contains("is building"), "{second}");
 
