@@ -235,6 +235,8 @@ struct Seen {
     late: u64,
     /// How long pieces of streams were on their way.
     delays: Vec<Duration>,
+    /// The same without the first and the last piece of each stream: what an answer under way feels like.
+    between: Vec<Duration>,
 }
 
 /// A small generator of pseudo-random numbers (xorshift64*).
@@ -392,6 +394,7 @@ async fn main() -> Result<(), Error> {
                 let mut delays = Vec::new();
                 let status = one_request(&mut connection, mode, items, &mut random, wallet, &mut delays).await?;
                 if counted {
+                    seen.between.extend(delays.get(1..delays.len().saturating_sub(1)).unwrap_or_default());
                     seen.delays.append(&mut delays);
                 }
                 if counted {
@@ -408,6 +411,7 @@ async fn main() -> Result<(), Error> {
         let seen = task.await??;
         all.latencies.extend(seen.latencies);
         all.delays.extend(seen.delays);
+        all.between.extend(seen.between);
         all.late += seen.late;
         for (status, count) in seen.statuses {
             *all.statuses.entry(status).or_default() += count;
@@ -415,6 +419,7 @@ async fn main() -> Result<(), Error> {
     }
     all.latencies.sort_unstable();
     all.delays.sort_unstable();
+    all.between.sort_unstable();
     let at = |part: f64| milliseconds_at(&all.latencies, part);
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let per_second = (all.latencies.len() as f64 / args.seconds).round();
@@ -428,6 +433,7 @@ async fn main() -> Result<(), Error> {
             "p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "p999_ms": at(0.999), "max_ms": at(1.0),
             "pieces": all.delays.len(), "piece_p50_ms": milliseconds_at(&all.delays, 0.5),
             "piece_p99_ms": milliseconds_at(&all.delays, 0.99),
+            "between_p99_ms": milliseconds_at(&all.between, 0.99),
         })
     );
     Ok(())
