@@ -65,6 +65,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     secret("ADMIN_TOKEN", "The administrator's token, at least 32 characters. `up` makes one if there is none."),
     secret(
+        "STAFF_TOKEN",
+        "For tools on the database, such as `modelfaucet projection`: who is at the keyboard, as a staff token. Absent: the user of the operating system, which proves nothing.",
+    ),
+    secret(
         "USER_ID_HMAC_KEY",
         "Key of the HMAC that stands for apps' own user ids, at least 32 characters. Never change it: users would get new wallets. `up` makes one if there is none.",
     ),
@@ -453,6 +457,10 @@ impl Config {
 
     pub(crate) fn admin_token(&self) -> Result<Option<SecretString>, ConfigError> {
         self.long_secret("ADMIN_TOKEN")
+    }
+
+    pub(crate) fn staff_token(&self) -> Result<Option<SecretString>, ConfigError> {
+        self.long_secret("STAFF_TOKEN")
     }
 
     pub(crate) fn user_key(&self) -> Result<Option<SecretString>, ConfigError> {

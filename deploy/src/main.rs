@@ -5,6 +5,7 @@ mod backup;
 mod client;
 mod config;
 mod database;
+mod dead;
 mod demo;
 mod docs;
 mod doctor;
@@ -22,12 +23,15 @@ mod import;
 mod keys;
 mod log;
 mod log_feed;
+mod operator;
 mod payments;
 mod postgres;
 mod progress;
+mod projection;
 mod rates;
 mod reading;
 mod repair;
+mod replay;
 mod restore;
 mod roles;
 mod secrets;
@@ -137,6 +141,21 @@ enum Verb {
     Repair {
         #[command(subcommand)]
         verb: repair::RepairVerb,
+    },
+    /// Versions of read tables: built, compared and switched beside live traffic (needs `DATABASE_URL` as `ledger_projector`)
+    Projection {
+        #[command(subcommand)]
+        verb: projection::ProjectionVerb,
+    },
+    /// Events that a projection could not apply (needs `DATABASE_URL` as `ledger_projector`)
+    Dead {
+        #[command(subcommand)]
+        verb: dead::DeadVerb,
+    },
+    /// Look at an incident: a part of the log, folded again in a sandbox (needs `DATABASE_URL` as `ledger_audit`)
+    Replay {
+        #[command(subcommand)]
+        verb: replay::ReplayVerb,
     },
     /// Import usage from a file into a running ledger
     Import {
@@ -320,6 +339,9 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Freeze(args) => freeze::freeze(&args),
         Verb::Thaw(args) => freeze::thaw(&args),
         Verb::Repair { verb } => repair::run(&verb),
+        Verb::Projection { verb } => projection::run(&verb),
+        Verb::Dead { verb } => dead::run(&verb),
+        Verb::Replay { verb } => replay::run(&verb),
         Verb::Import { what: ImportWhat::Usage(args) } => import::run(&args),
         Verb::Rates { verb } => rates::run(&verb),
         Verb::Keys { verb } => keys::run(&verb),

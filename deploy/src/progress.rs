@@ -47,6 +47,20 @@ impl Progress {
         }
     }
 
+    /// So many of so many steps are done: the end may move.
+    pub(crate) fn set_of(&mut self, done: u64, total: u64) {
+        if total != self.total {
+            self.total = total;
+            self.bar.set_length(total);
+        }
+        self.set(done);
+    }
+
+    /// Where it is, in a few words.
+    pub(crate) fn note(&mut self, place: &str) {
+        self.bar.set_message(format!("{} {place}", self.task));
+    }
+
     /// Ends with a line that says how much was done and how long it took.
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();

@@ -12,7 +12,7 @@ mod keys;
 mod log;
 mod order;
 mod report;
-mod rows;
+pub(crate) mod rows;
 mod shadow;
 mod wallets;
 

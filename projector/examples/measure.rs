@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use modelfaucet_projector::fold::{Folder, Outcome, Span};
 use modelfaucet_projector::projection::{Projection, all};
-use modelfaucet_projector::rebuild::rebuild;
+use modelfaucet_projector::rebuild::{Rebuilding, rebuild};
 use modelfaucet_projector::store::Commit;
 use modelfaucet_projector::{Projector, setup};
 use modelfaucet_schema::log::{LogAppender, LogReader};
@@ -139,7 +139,7 @@ async fn measure(mix: Mix, events: usize, wallets: usize) {
         );
         client.batch_execute(&sql).await.unwrap();
         let watch = Watch::start();
-        rebuild(&config, projection.as_ref(), &[SHARD], None).await.unwrap();
+        rebuild(&config, projection.as_ref(), &[SHARD], &Rebuilding::default()).await.unwrap();
         watch.stop(&format!("rebuild {}", projection.name()), events);
         let sql = format!(
             "DROP SCHEMA {} CASCADE; DELETE FROM projection.registry; DELETE FROM projection.checkpoint",

@@ -171,6 +171,20 @@ impl Changes {
         Ok(())
     }
 
+    /// Takes what comes behind: the two become one batch.
+    ///
+    /// # Errors
+    /// As [`Changes::keep`].
+    pub fn absorb(&mut self, later: Self) -> Result<(), ApplyError> {
+        for (mine, theirs) in self.tables.iter_mut().zip(later.tables) {
+            mine.appended.extend(theirs.appended);
+            for (row, change) in theirs.changed {
+                mine.merge(row, change)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets what was staged.
     pub fn discard(&mut self) {
         self.staged.clear();

@@ -119,6 +119,22 @@ pub struct Batch {
     pub parts: Vec<Part>,
 }
 
+impl Batch {
+    /// Takes the batch that comes behind this one: the two become one.
+    ///
+    /// # Errors
+    /// As [`Changes::keep`].
+    pub(crate) fn absorb(&mut self, later: Self) -> Result<(), ApplyError> {
+        for (mine, theirs) in self.parts.iter_mut().zip(later.parts) {
+            mine.changes.absorb(theirs.changes)?;
+            mine.letters.extend(theirs.letters);
+        }
+        self.to = later.to;
+        self.events += later.events;
+        Ok(())
+    }
+}
+
 /// A projection that stops, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halt {
@@ -162,6 +178,16 @@ pub struct Unit {
     pub projection: Box<dyn Projection>,
     /// Streams that wait behind a dead letter.
     pub quarantined: HashSet<StreamId>,
+    /// Events that two people have taken off the list of dead letters: another event answers them. Only who checks what was folded
+    /// before meets them again.
+    pub resolved: HashSet<Position>,
+}
+
+impl Unit {
+    /// A projection that waits for nothing.
+    pub fn new(projection: Box<dyn Projection>) -> Self {
+        Self { projection, quarantined: HashSet::new(), resolved: HashSet::new() }
+    }
 }
 
 /// Projections that stand at the same place in one log and are fed from the same spans.
@@ -186,8 +212,7 @@ impl Folder {
 
     /// A folder of fresh projections at the beginning of a log.
     pub fn beginning(shard: ShardId, log_id: LogId, projections: Vec<Box<dyn Projection>>) -> Self {
-        let units =
-            projections.into_iter().map(|projection| Unit { projection, quarantined: HashSet::new() }).collect();
+        let units = projections.into_iter().map(Unit::new).collect();
         Self::new(shard, log_id, Head::genesis(log_id, shard), units)
     }
 
@@ -250,7 +275,7 @@ impl Folder {
 impl Unit {
     /// As [`Unit::fold`]. A projection that panics halts, whatever it is of: what it has in memory cannot be trusted any more, and
     /// the others must not end with it.
-    fn fold_or_halt(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
+    pub(crate) fn fold_or_halt(&mut self, events: &[Arc<Recorded>]) -> Result<Part, Halt> {
         let mut reached = Position::START;
         let folded = catch_unwind(AssertUnwindSafe(|| self.fold(events, &mut reached)));
         folded.unwrap_or_else(|panic| {
@@ -272,6 +297,9 @@ impl Unit {
         };
         for event in events {
             *reached = event.position;
+            if self.resolved.contains(&event.position) {
+                continue;
+            }
             if !self.quarantined.is_empty() && self.quarantined.contains(&event.stream) {
                 let cause = "waits behind an earlier event of its stream".to_owned();
                 letters.push(DeadLetter { stream: event.stream, position: event.position, cause });

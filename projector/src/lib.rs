@@ -4,22 +4,26 @@
 //! together with the checkpoints in one transaction of `PostgreSQL`; [`memory`] is the same store in memory. Each projection has
 //! a file of its own. Nothing here talks to the outside world, so a replay sends nothing.
 
+pub mod act;
 pub mod attempts;
 pub mod audit_log;
 pub mod binary;
 pub mod catalogue;
 pub mod changes;
+pub mod compare;
 pub mod credentials;
 mod feed;
 pub mod fold;
 pub mod freezes;
 pub mod journal;
+pub mod letters;
 pub mod memory;
 pub mod payments;
 pub mod payouts;
 pub mod projection;
 pub mod rebuild;
 pub mod reconciliation;
+pub mod registry;
 pub mod runtime;
 mod series;
 pub mod sessions;
@@ -30,6 +34,7 @@ pub mod store;
 pub mod table;
 pub mod tenant;
 pub mod top_ups;
+pub mod trace;
 pub mod usage;
 pub mod wallets;
 

@@ -60,15 +60,16 @@ impl MemoryTable {
         Ok(())
     }
 
-    /// As [`MemoryTable::apply`] for changed rows only, which it takes over.
-    ///
-    /// # Errors
-    /// [`ApplyError`].
-    pub fn take(&mut self, changes: &mut TableChanges) -> Result<(), ApplyError> {
-        for (row, change) in std::mem::take(&mut changes.changed) {
-            self.change(changes.table, &row, change)?;
+    /// As [`MemoryTable::apply`], for the rows of some keys alone. What `PostgreSQL` would refuse changes nothing here.
+    pub fn follow(&mut self, changes: &TableChanges, is_wanted: impl Fn(&[Value]) -> bool) {
+        let table = changes.table;
+        let key_len = table.key_len();
+        for row in changes.appended.iter().filter(|row| is_wanted(&row[..key_len])) {
+            self.0.insert(row[..key_len].into(), row.clone());
         }
-        Ok(())
+        for (row, change) in changes.changed.iter().filter(|(row, _)| is_wanted(&row[..key_len])) {
+            let _refused = self.change(table, row, *change);
+        }
     }
 
     fn change(&mut self, table: &'static Table, row: &Row, change: Change) -> Result<(), ApplyError> {

@@ -10,9 +10,15 @@ pub trait Projection: Send + Sync + 'static {
     /// Its name; tables live in the schema `p_NAME_vVERSION`.
     fn name(&self) -> &'static str;
 
-    /// Counts up whenever the same log would give other tables.
+    /// The version of its tables.
     fn version(&self) -> i32 {
         1
+    }
+
+    /// The version of its fold; counts up whenever the same log would give other tables. Tables of one fold may be built again
+    /// under another number, see [`under`].
+    fn code(&self) -> i32 {
+        self.version()
     }
 
     /// Its tables; [`Changes`] names them by their place here.
@@ -56,6 +62,63 @@ pub trait Projection: Send + Sync + 'static {
     /// The schema of its tables.
     fn schema(&self) -> String {
         format!("p_{}_v{}", self.name(), self.version())
+    }
+}
+
+/// A fold whose tables carry another number than its own.
+struct Renumbered {
+    fold: Box<dyn Projection>,
+    version: i32,
+}
+
+/// The fold with tables of this version.
+pub fn under(fold: Box<dyn Projection>, version: i32) -> Box<dyn Projection> {
+    if fold.version() == version { fold } else { Box::new(Renumbered { fold, version }) }
+}
+
+impl Projection for Renumbered {
+    fn name(&self) -> &'static str {
+        self.fold.name()
+    }
+
+    fn version(&self) -> i32 {
+        self.version
+    }
+
+    fn code(&self) -> i32 {
+        self.fold.code()
+    }
+
+    fn tables(&self) -> &'static [Table] {
+        self.fold.tables()
+    }
+
+    fn views(&self) -> &'static str {
+        self.fold.views()
+    }
+
+    fn is_money(&self) -> bool {
+        self.fold.is_money()
+    }
+
+    fn apply(&mut self, event: &Recorded, changes: &mut Changes) -> Result<(), ApplyError> {
+        self.fold.apply(event, changes)
+    }
+
+    fn flush(&mut self, changes: &mut Changes) {
+        self.fold.flush(changes);
+    }
+
+    fn remembers(&self) -> &'static [usize] {
+        self.fold.remembers()
+    }
+
+    fn remember(&mut self, table: usize, row: &[Value]) -> Result<(), ApplyError> {
+        self.fold.remember(table, row)
+    }
+
+    fn fresh(&self) -> Box<dyn Projection> {
+        Box::new(Self { fold: self.fold.fresh(), version: self.version })
     }
 }
 

@@ -1,37 +1,60 @@
-//! Builds one projection from the first event into fresh tables, as fast as `PostgreSQL` takes them: new rows stream in by COPY,
-//! rows that change are folded in memory and go in at the end, keys and indexes come last.
+//! Builds a version of a projection from the first event beside the live one. What is new streams in by COPY, what changes is merged
+//! over tens of thousands of events and written once; further indexes come last.
+//!
+//! Rows and checkpoint are committed together, segment by segment: whatever ends a rebuild, the same call goes on behind the last
+//! committed segment, and a rebuild holds no snapshot that would keep the server from cleaning up.
 
-use std::mem;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::SinkExt as _;
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{Head, LogReader};
+use modelfaucet_schema::log::LogReader;
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_postgres::{Client, Config, Error};
 
-use crate::binary::copy_stream;
 use crate::feed::{Feed, join};
-use crate::fold::{Batch, Folder, Halt, Outcome};
-use crate::memory::MemoryTable;
+use crate::fold::{Batch, Folder, Halt, Outcome, Span};
 use crate::projection::Projection;
 use crate::runtime::{OnProgress, Progress, ProjectorError, connect};
-use crate::sql::{copy_sql, index_ddl, schema_ddl, table_ddl};
+use crate::sql::{further_index_ddl, index_ddl, key_ddl, schema_ddl, table_ddl, view_ddl};
+use crate::store::{Commit, Saved, Store};
+use crate::table::Writing;
 
-/// Rows per piece where rows come from memory.
-const ROWS: usize = 50_000;
+/// Events per commit; two segments are in memory at most.
+const SEGMENT: usize = 32_768;
+/// A segment is committed after this time although it is small, so that little is done twice.
+const SEGMENT_TIME: Duration = Duration::from_secs(1);
+/// What the log may be ahead when the indexes are made; the projector brings the rest.
+const NEAR: i64 = 8_192;
+/// How long an earlier rebuild that was killed may take to let go.
+const TAKE_OVER: Duration = Duration::from_secs(20);
 
 /// What a rebuild did.
 #[derive(Clone, Copy, Debug)]
 pub struct Rebuilt {
-    /// Events folded, over all shards.
+    /// Events folded by this call, over all shards.
     pub events: u64,
     /// How long it took, indexes included.
     pub elapsed: Duration,
+    /// False if it was asked to stop first; the same call goes on.
+    pub is_complete: bool,
 }
 
-/// Builds `projection` in its own schema, which must not exist, and registers it as `standby` at the position reached: from there
-/// a running projector follows the log with it. Everything is one transaction; a rebuild that is killed leaves nothing.
+/// How to rebuild.
+#[derive(Clone, Default)]
+pub struct Rebuilding {
+    /// Is told after each page.
+    pub on_progress: Option<OnProgress>,
+    /// Stops at the next commit once this is true.
+    pub stop: Option<watch::Receiver<bool>>,
+    /// Events per second at most, over all shards; 0 for as fast as it goes. May change at any time.
+    pub limit: Arc<AtomicU64>,
+}
+
+/// Builds `projection` in its own schema and registers it as `standby` at the position reached: from there a running projector
+/// follows the log with it. Goes on with a rebuild of the same version that was broken off.
 ///
 /// # Errors
 /// [`ProjectorError`]; an event that cannot be applied ends the rebuild, whatever the projection.
@@ -39,121 +62,244 @@ pub async fn rebuild(
     config: &Config,
     projection: &dyn Projection,
     shards: &[ShardId],
-    on_progress: Option<&OnProgress>,
+    how: &Rebuilding,
 ) -> Result<Rebuilt, ProjectorError> {
     let begun = Instant::now();
-    let reader = LogReader::prepare(std::sync::Arc::new(connect(config).await?)).await?;
+    let reader = LogReader::prepare(Arc::new(connect(config).await?)).await?;
     let client = connect(config).await?;
-    let schema = projection.schema();
-    client.batch_execute("BEGIN").await?;
-    crate::setup::shared(&client).await?;
-    client
-        .execute(
-            "INSERT INTO projection.registry (name, version, state) VALUES ($1, $2, 'standby')",
-            &[&projection.name(), &projection.version()],
-        )
-        .await?;
-    let tables: String = projection.tables().iter().map(|table| table_ddl(&schema, table)).collect();
-    client.batch_execute(&(schema_ddl(&schema) + &tables)).await?;
-    let mut build = Build { client: Some(client), pending: None, reader, projection, schema, events: 0, begun };
+    let mut build = Build { store: None, pending: None, reader, projection, how, events: 0, begun };
+    build.take_over(&client).await?;
+    build.create(&client).await?;
+    build.store = Some(Store::prepare(client).await?);
+    let mut is_complete = true;
     for shard in shards {
-        build.shard(*shard, on_progress).await?;
+        is_complete = is_complete && build.shard(*shard).await?;
     }
-    build.finish().await
+    if is_complete {
+        build.finish().await?;
+    }
+    Ok(Rebuilt { events: build.events, elapsed: begun.elapsed(), is_complete })
+}
+
+/// Events that go into one commit.
+struct Segment {
+    batch: Option<Batch>,
+    since: Instant,
+}
+
+impl Segment {
+    fn is_due(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| batch.events >= SEGMENT || self.since.elapsed() >= SEGMENT_TIME)
+    }
 }
 
 struct Build<'a> {
     /// Absent while rows are on their way.
-    client: Option<Client>,
-    pending: Option<JoinHandle<(Client, Result<(), Error>)>>,
+    store: Option<Store>,
+    pending: Option<JoinHandle<(Store, Result<(), Error>)>>,
     reader: LogReader,
     projection: &'a dyn Projection,
-    schema: String,
+    how: &'a Rebuilding,
     events: u64,
     begun: Instant,
 }
 
 impl Build<'_> {
-    async fn shard(&mut self, shard: ShardId, on_progress: Option<&OnProgress>) -> Result<(), ProjectorError> {
-        let (log_id, end) = self.reader.head(shard).await?;
-        let mut folder = Folder::beginning(shard, log_id, vec![self.projection.fresh()]);
-        // The chain begins with the log's first id, which a fork does not change.
-        folder.at = self.reader.genesis(shard).await?;
-        let mut tables: Vec<MemoryTable> = self.projection.tables().iter().map(|_| MemoryTable::default()).collect();
-        let mut feed = Feed::new(self.reader.clone(), shard, folder.at, None);
-        let first = self.events;
-        while folder.at.position < end.position {
-            let (span, broken) = feed.next().await?;
-            if let Some(broken) = broken {
-                return Err(self.halted(broken.to_string()));
+    /// Nobody else may build the same tables. The lock goes with the connection, so with the process.
+    async fn take_over(&self, client: &Client) -> Result<(), ProjectorError> {
+        let lock = "SELECT pg_try_advisory_lock(7307, hashtext($1))";
+        let began = Instant::now();
+        while !client.query_one(lock, &[&self.projection.schema()]).await?.get::<_, bool>(0) {
+            if began.elapsed() > TAKE_OVER {
+                return Err(self.halted("another process is building it".to_owned()));
             }
-            self.events += span.events.len() as u64;
-            let schema = self.schema.clone();
-            let work = move || {
-                let result = fold(&schema, &mut folder, &mut tables, &span);
-                (folder, tables, result)
-            };
-            let (after, kept, result) = join(&mut spawn_blocking(work)).await;
-            (folder, tables) = (after, kept);
-            match result {
-                Ok(streams) => self.send(streams).await?,
-                Err(reason) => return Err(self.halted(reason)),
-            }
-            if let Some(on_progress) = on_progress {
-                #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-                let events_per_second = (self.events - first) as f64 / self.begun.elapsed().as_secs_f64();
-                on_progress(Progress { shard, position: folder.at.position, head: end.position, events_per_second });
-            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        for (shape, table) in self.projection.tables().iter().zip(&tables) {
-            let rows: Vec<_> = table.rows().collect();
-            for rows in rows.chunks(ROWS) {
-                let stream = Stream { sql: frozen(&self.schema, shape), pieces: copy_stream(rows.iter().copied()) };
-                self.send(vec![stream]).await?;
-            }
-        }
-        self.checkpoint(shard, log_id, folder.at).await
-    }
-
-    async fn checkpoint(&mut self, shard: ShardId, log_id: LogId, at: Head) -> Result<(), ProjectorError> {
-        let (name, version) = (self.projection.name(), self.projection.version());
-        let client = self.settle().await?;
-        let sql = "INSERT INTO projection.checkpoint (name, version, shard, log_id, position, hash) VALUES ($1, $2, $3, $4, $5, $6)";
-        client.execute(sql, &[&name, &version, &shard.0, &log_id.0, &at.position.0, &at.hash.0.as_slice()]).await?;
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<Rebuilt, ProjectorError> {
-        let indexes: String = self.projection.tables().iter().map(|table| index_ddl(&self.schema, table)).collect();
-        let projection = self.projection;
-        let client = self.settle().await?;
-        // Sorting for the indexes is worth some memory; it is given back with the transaction.
-        client.batch_execute("SET LOCAL maintenance_work_mem = '256MB'").await?;
-        client.batch_execute(&indexes).await?;
-        crate::tenant::secure(client, projection).await?;
-        client.batch_execute("COMMIT").await?;
-        Ok(Rebuilt { events: self.events, elapsed: self.begun.elapsed() })
+    /// Schema, tables and what an update needs, unless they are there already.
+    async fn create(&self, client: &Client) -> Result<(), ProjectorError> {
+        let (name, version, code) = (self.projection.name(), self.projection.version(), self.projection.code());
+        client.batch_execute("BEGIN").await?;
+        crate::setup::shared(client).await?;
+        let register = "INSERT INTO projection.registry (name, version, code, state) VALUES ($1, $2, $3, 'building')
+                        ON CONFLICT DO NOTHING";
+        if client.execute(register, &[&name, &version, &code]).await? == 0 {
+            let known = "SELECT state, code FROM projection.registry WHERE name = $1 AND version = $2";
+            let row = client.query_one(known, &[&name, &version]).await?;
+            client.batch_execute("ROLLBACK").await?;
+            let (state, of): (&str, i32) = (row.get(0), row.get(1));
+            return match state {
+                "building" if of == code => Ok(()),
+                "building" => Err(self.halted(format!("it was begun with version {of} of the fold; drop it first"))),
+                _ => Err(self.halted(format!("it is there already, as {state}"))),
+            };
+        }
+        let schema = self.projection.schema();
+        let mut ddl = schema_ddl(&schema);
+        for table in self.projection.tables() {
+            ddl.push_str(&table_ddl(&schema, table));
+            // Rows that change are found by their key; those that are only added need none before the end.
+            if table.writing == Writing::Upsert {
+                ddl.push_str(&key_ddl(&schema, table));
+            }
+        }
+        client.batch_execute(&ddl).await?;
+        crate::tenant::secure(client, self.projection).await?;
+        Ok(client.batch_execute("COMMIT").await?)
     }
 
-    /// Sends rows while the next ones are folded.
-    async fn send(&mut self, streams: Vec<Stream>) -> Result<(), ProjectorError> {
+    /// Folds a shard to its end; false if it was asked to stop.
+    async fn shard(&mut self, shard: ShardId) -> Result<bool, ProjectorError> {
+        let (log_id, mut end) = self.reader.head(shard).await?;
+        let saved = self.saved(shard, log_id).await?;
+        let mut folder = Folder::new(shard, log_id, saved.at, vec![saved.unit]);
+        let mut feed = Feed::new(self.reader.clone(), shard, folder.at, None);
+        let mut segment = Segment { batch: None, since: Instant::now() };
+        loop {
+            if folder.at.position >= end.position {
+                let now = self.reader.head(shard).await?.1;
+                if now.position.0 - folder.at.position.0 <= NEAR {
+                    break;
+                }
+                end = now;
+            }
+            let page_begun = Instant::now();
+            let (span, broken) = feed.next().await?;
+            if span.events.is_empty() {
+                let why = broken.map_or_else(|| "the log ends early".to_owned(), |broken| broken.to_string());
+                return Err(self.halted(why));
+            }
+            let events = span.events.len();
+            let work = move || {
+                let result = fold(&mut folder, &mut segment, &span);
+                (folder, segment, result)
+            };
+            let (after, kept, result) = join(&mut spawn_blocking(work)).await;
+            (folder, segment) = (after, kept);
+            result.map_err(|reason| self.halted(reason))?;
+            self.events += events as u64;
+            self.tell(shard, folder.at.position, end.position);
+            self.pace(events, page_begun).await;
+            if self.is_stopping() {
+                break;
+            }
+            if segment.is_due() {
+                self.send(shard, log_id, &mut segment).await?;
+            }
+        }
+        self.send(shard, log_id, &mut segment).await?;
         self.settle().await?;
-        if let Some(client) = self.client.take() {
+        Ok(!self.is_stopping())
+    }
+
+    /// Where an earlier call has come to, or the beginning.
+    async fn saved(&mut self, shard: ShardId, log_id: LogId) -> Result<Saved, ProjectorError> {
+        let (name, version) = (self.projection.name(), self.projection.version());
+        // The chain begins with the log's first id, which a fork does not change.
+        let genesis = self.reader.genesis(shard).await?;
+        let begin = "INSERT INTO projection.checkpoint (name, version, shard, log_id, position, hash) VALUES ($1, $2, $3, $4, 0, $5)
+                     ON CONFLICT DO NOTHING";
+        self.settle()
+            .await?
+            .client()
+            .execute(begin, &[&name, &version, &shard.0, &log_id.0, &genesis.hash.0.as_slice()])
+            .await?;
+        let gone = self.halted("its checkpoint is gone".to_owned());
+        let projection = self.projection;
+        let store = self.settle().await?;
+        let saved = store.load_version(shard, projection).await?.ok_or(gone)?;
+        let linked = if saved.at.position == Position::START {
+            Some(genesis.hash)
+        } else {
+            store.link(shard, saved.at.position).await?
+        };
+        if saved.log_id != log_id || linked != Some(saved.at.hash) {
+            return Err(self.halted("it was begun on another log; drop it first".to_owned()));
+        }
+        if let Some(reason) = saved.halted {
+            return Err(self.halted(reason));
+        }
+        Ok(saved)
+    }
+
+    fn tell(&self, shard: ShardId, position: Position, head: Position) {
+        if let Some(on_progress) = &self.how.on_progress {
+            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+            let events_per_second = self.events as f64 / self.begun.elapsed().as_secs_f64().max(1e-3);
+            on_progress(Progress { shard, position, head: head.max(position), events_per_second });
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.how.stop.as_ref().is_some_and(|stop| *stop.borrow())
+    }
+
+    /// Waits until a page has taken as long as the limit wants; the limit may be lifted meanwhile.
+    async fn pace(&self, events: usize, begun: Instant) {
+        loop {
+            let limit = self.how.limit.load(Ordering::Relaxed);
+            if limit == 0 || self.is_stopping() {
+                return;
+            }
+            let micros = (events as u64).saturating_mul(1_000_000) / limit;
+            let rest = Duration::from_micros(micros).saturating_sub(begun.elapsed());
+            if rest.is_zero() {
+                return;
+            }
+            tokio::time::sleep(rest.min(Duration::from_millis(200))).await;
+        }
+    }
+
+    /// Commits a segment while the next one is folded.
+    async fn send(&mut self, shard: ShardId, log_id: LogId, segment: &mut Segment) -> Result<(), ProjectorError> {
+        segment.since = Instant::now();
+        let Some(batch) = segment.batch.take() else { return Ok(()) };
+        let commit = join(&mut spawn_blocking(move || Commit::new(shard, log_id, batch))).await;
+        self.settle().await?;
+        if let Some(mut store) = self.store.take() {
             self.pending = Some(tokio::spawn(async move {
-                let sent = send_all(&client, streams).await;
-                (client, sent)
+                let result = store.commit(&commit).await;
+                (store, result)
             }));
         }
         Ok(())
     }
 
-    async fn settle(&mut self) -> Result<&Client, ProjectorError> {
+    async fn settle(&mut self) -> Result<&mut Store, ProjectorError> {
         if let Some(mut pending) = self.pending.take() {
-            let (client, sent) = join(&mut pending).await;
-            self.client = Some(client);
+            let (store, sent) = join(&mut pending).await;
+            self.store = Some(store);
             sent?;
         }
-        self.client.as_ref().ok_or_else(|| self.halted("its connection is gone".to_owned()))
+        let gone = self.halted("its connection is gone".to_owned());
+        self.store.as_mut().ok_or(gone)
+    }
+
+    /// Indexes, statistics, and the word that it may be followed.
+    async fn finish(&mut self) -> Result<(), ProjectorError> {
+        let projection = self.projection;
+        let (schema, views) = (projection.schema(), view_ddl(projection));
+        let indexes: String = projection
+            .tables()
+            .iter()
+            .map(|table| match table.writing {
+                Writing::Append => index_ddl(&schema, table),
+                Writing::Upsert => further_index_ddl(&schema, table),
+            })
+            .collect();
+        let client = self.settle().await?.client();
+        // Sorting for the indexes is worth some memory; it is given back with the transaction.
+        client.batch_execute("BEGIN; SET LOCAL maintenance_work_mem = '256MB'").await?;
+        client.batch_execute(&indexes).await?;
+        let ready = "UPDATE projection.registry SET state = 'standby', views = $3 WHERE name = $1 AND version = $2";
+        client.execute(ready, &[&projection.name(), &projection.version(), &views]).await?;
+        client.batch_execute("COMMIT").await?;
+        // Whoever reads after a switch shall have plans that fit.
+        let analyze: Vec<String> =
+            projection.tables().iter().map(|table| format!("ANALYZE {schema}.{}", table.name)).collect();
+        Ok(client.batch_execute(&analyze.join("; ")).await?)
     }
 
     fn halted(&self, reason: String) -> ProjectorError {
@@ -161,37 +307,10 @@ impl Build<'_> {
     }
 }
 
-struct Stream {
-    sql: String,
-    pieces: Vec<bytes::Bytes>,
-}
-
-/// The tables were made by this transaction, so their rows can be born frozen and need no vacuum.
-fn frozen(schema: &str, table: &crate::table::Table) -> String {
-    copy_sql(schema, table, ", FREEZE")
-}
-
-async fn send_all(client: &Client, streams: Vec<Stream>) -> Result<(), Error> {
-    for stream in streams {
-        let sink = client.copy_in(&stream.sql).await?;
-        futures_util::pin_mut!(sink);
-        for piece in stream.pieces {
-            sink.feed(piece).await?;
-        }
-        sink.finish().await?;
-    }
-    Ok(())
-}
-
-/// Folds a span: changed rows into memory, new rows into streams.
-fn fold(
-    schema: &str,
-    folder: &mut Folder,
-    tables: &mut [MemoryTable],
-    span: &crate::fold::Span,
-) -> Result<Vec<Stream>, String> {
-    let mut batch: Batch = match folder.offer(span) {
-        Outcome::Nothing => return Ok(Vec::new()),
+/// Folds a span into the segment.
+fn fold(folder: &mut Folder, segment: &mut Segment, span: &Span) -> Result<(), String> {
+    let batch = match folder.offer(span) {
+        Outcome::Nothing => return Ok(()),
         Outcome::Folded { batch, halts } => match halts.into_iter().next() {
             Some(halt) => return Err(halt.reason),
             None => batch,
@@ -199,20 +318,17 @@ fn fold(
         Outcome::Gap { expected, .. } => return Err(format!("position {expected} is missing")),
         Outcome::Fork { at } => return Err(format!("the log tells another story at position {at}")),
     };
-    let mut streams = Vec::new();
-    for part in &mut batch.parts {
-        if let Some(letter) = part.letters.first() {
-            return Err(format!("position {}: {}", letter.position, letter.cause));
-        }
-        for (table, changes) in tables.iter_mut().zip(part.changes.tables_mut()) {
-            let appended = mem::take(&mut changes.appended);
-            if !appended.is_empty() {
-                streams.push(Stream { sql: frozen(schema, changes.table), pieces: copy_stream(appended.iter()) });
-            }
-            table.take(changes).map_err(|error| format!("before position {}: {error}", batch.to.position))?;
+    if let Some(letter) = batch.parts.iter().flat_map(|part| &part.letters).next() {
+        return Err(format!("position {}: {}", letter.position, letter.cause));
+    }
+    let to = batch.to;
+    match &mut segment.batch {
+        None => segment.batch = Some(batch),
+        Some(first) => {
+            first.absorb(batch).map_err(|error| format!("before position {}: {error}", to.position))?;
         }
     }
-    Ok(streams)
+    Ok(())
 }
 
 /// How far a rebuild has to go, for a plan before it begins.
@@ -220,7 +336,7 @@ fn fold(
 /// # Errors
 /// [`ProjectorError`].
 pub async fn extent(config: &Config, shards: &[ShardId]) -> Result<Vec<(ShardId, Position)>, ProjectorError> {
-    let reader = LogReader::prepare(std::sync::Arc::new(connect(config).await?)).await?;
+    let reader = LogReader::prepare(Arc::new(connect(config).await?)).await?;
     let mut ends = Vec::with_capacity(shards.len());
     for shard in shards {
         ends.push((*shard, reader.head(*shard).await?.1.position));

@@ -304,7 +304,7 @@ impl ShardTask {
                     };
                 }
                 Err(Ended::Failed(error)) => return Err(error),
-                Err(Ended::Reload) => {}
+                Err(Ended::Reload) => run.silence(),
             }
             let Some(idle) = run.store.take() else { return Ok(()) };
             store = idle;
@@ -356,6 +356,16 @@ impl<'a> Run<'a> {
         }
         run.join_lanes();
         Ok(run)
+    }
+
+    /// What is loaded next shows itself anew. A version that has another state then, or is gone, must not be shown as behind for ever
+    /// under its old one.
+    fn silence(&self) {
+        for Shown { series, .. } in self.lanes.iter().flat_map(|lane| &lane.series).chain(&self.stopped) {
+            series.lag_events.set(0.0);
+            series.lag_seconds.set(0.0);
+            series.dead_letters.set(0.0);
+        }
     }
 
     /// Gives a loaded projection a lane, or halts it if the log is not the one that it has read.

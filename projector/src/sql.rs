@@ -33,6 +33,15 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// The statement.
+    pub fn sql(&self) -> &str {
+        match self {
+            Self::Statement { sql, .. } | Self::Copy { sql, .. } => sql,
+        }
+    }
+}
+
 /// Everything that `changes` needs, in the schema `schema`.
 pub fn writes(schema: &str, changes: &Changes) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -226,9 +235,17 @@ pub fn table_ddl(schema: &str, table: &Table) -> String {
 
 /// Statements that create a table's key and further indexes; last, where a table is filled first.
 pub fn index_ddl(schema: &str, table: &Table) -> String {
-    let key =
-        format!("ALTER TABLE {schema}.{} ADD PRIMARY KEY ({});\n", table.name, list(named(table, 0), quoted, ", "));
-    table.indexes.iter().fold(key, |mut sql, index| {
+    key_ddl(schema, table) + &further_index_ddl(schema, table)
+}
+
+/// The statement that creates a table's key.
+pub fn key_ddl(schema: &str, table: &Table) -> String {
+    format!("ALTER TABLE {schema}.{} ADD PRIMARY KEY ({});\n", table.name, list(named(table, 0), quoted, ", "))
+}
+
+/// Statements that create the indexes beside the key.
+pub fn further_index_ddl(schema: &str, table: &Table) -> String {
+    table.indexes.iter().fold(String::new(), |mut sql, index| {
         let (unique, columns) = index.strip_prefix("UNIQUE ").map_or(("", *index), |columns| ("UNIQUE ", columns));
         let _ = writeln!(sql, "CREATE {unique}INDEX ON {schema}.{} ({columns});", table.name);
         sql

@@ -1,6 +1,6 @@
 //! Read tables and checkpoints in `PostgreSQL`: what a projector loads when it starts, and one transaction per batch.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt as _, SinkExt as _, TryStreamExt as _};
@@ -9,11 +9,11 @@ use modelfaucet_schema::ids::{LogId, Position, ShardId};
 use modelfaucet_schema::log::{Head, Lineage, from_system_time};
 use modelfaucet_schema::time::Timestamp;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Error, IsolationLevel, Statement};
+use tokio_postgres::{Client, Error, IsolationLevel, Row, Statement, Transaction};
 
 use crate::binary::read_row;
 use crate::fold::{Batch, DeadLetter, Halt, Unit};
-use crate::projection::{ApplyError, Projection};
+use crate::projection::{ApplyError, Projection, under};
 use crate::sql::{self, Write};
 use crate::table::{ContentDigest, Table, TableDigest};
 
@@ -96,9 +96,7 @@ impl Commit {
 
     /// The statements that it runs.
     pub fn statements(&self) -> impl Iterator<Item = &str> {
-        self.writes.iter().map(|write| match write {
-            Write::Statement { sql, .. } | Write::Copy { sql, .. } => sql.as_str(),
-        })
+        self.writes.iter().map(Write::sql)
     }
 }
 
@@ -155,29 +153,41 @@ impl Store {
             .await?;
         let mut saved = Vec::new();
         for row in transaction.query(include_str!("sql/checkpoints.sql"), &[&shard.0]).await? {
-            let (name, version): (&str, i32) = (row.get(0), row.get(1));
-            let Some(projection) = known.iter().find(|known| known.name() == name && known.version() == version) else {
+            let (name, code): (&str, i32) = (row.get(0), row.get(7));
+            let Some(fold) = known.iter().find(|known| known.name() == name && known.code() == code) else {
                 continue;
             };
-            let halted: Option<String> = row.get(6);
-            let mut unit = Unit { projection: projection.fresh(), quarantined: HashSet::new() };
-            let mut letters = 0;
-            if halted.is_none() {
-                remember(&transaction, shard, unit.projection.as_mut()).await?;
-                for row in transaction.query(include_str!("sql/quarantined.sql"), &[&name, &version, &shard.0]).await? {
-                    letters += row.get::<_, i64>(1);
-                    let stream = row.get::<_, &str>(0).parse();
-                    unit.quarantined.insert(stream.map_err(|_| {
-                        LoadError::Projection(projection.name(), ApplyError::ForeignRow("projection.dead_letter"))
-                    })?);
-                }
-            }
-            let hash = ChainHash::from_slice(row.get(5)).unwrap_or(ChainHash([0; 32]));
-            let at = Head { position: Position(row.get(4)), hash };
-            saved.push(Saved { unit, state: row.get(2), log_id: LogId(row.get(3)), at, halted, letters });
+            let projection = under(fold.fresh(), row.get(1));
+            let is_halted = row.get::<_, Option<&str>>(6).is_some();
+            saved.push(read_saved(&transaction, shard, projection, &row, !is_halted).await?);
         }
         transaction.commit().await?;
         Ok(saved)
+    }
+
+    /// Loads one version, whatever its state and although it is halted; `None` if it has no checkpoint in this shard.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub(crate) async fn load_version(
+        &mut self,
+        shard: ShardId,
+        projection: &dyn Projection,
+    ) -> Result<Option<Saved>, LoadError> {
+        let transaction = self
+            .client
+            .build_transaction()
+            .isolation_level(IsolationLevel::RepeatableRead)
+            .read_only(true)
+            .start()
+            .await?;
+        let key: [&(dyn ToSql + Sync); 3] = [&projection.name(), &projection.version(), &shard.0];
+        let Some(row) = transaction.query_opt(include_str!("sql/checkpoint.sql"), &key).await? else {
+            return Ok(None);
+        };
+        let saved = read_saved(&transaction, shard, projection.fresh(), &row, true).await?;
+        transaction.commit().await?;
+        Ok(Some(saved))
     }
 
     /// Commits a batch: everything or nothing, in one round trip and as many more as it has streams of new rows.
@@ -185,12 +195,7 @@ impl Store {
     /// # Errors
     /// The database's. Unless it says that a statement failed, the batch may or may not be committed: load to find out.
     pub async fn commit(&mut self, commit: &Commit) -> Result<(), Error> {
-        for sql in commit.statements() {
-            if !self.prepared.contains_key(sql) {
-                let statement = self.client.prepare(sql).await?;
-                self.prepared.insert(sql.to_owned(), statement);
-            }
-        }
+        self.prepare_writes(&commit.writes).await?;
         let hashes = [commit.from.hash.0.as_slice(), commit.to.hash.0.as_slice()];
         let move_on: [&(dyn ToSql + Sync); 8] = [
             &commit.names,
@@ -226,7 +231,19 @@ impl Store {
         Ok(())
     }
 
-    async fn send(&self, write: &Write) -> Result<(), Error> {
+    /// Prepares what [`Store::send`] needs.
+    pub(crate) async fn prepare_writes(&mut self, writes: &[Write]) -> Result<(), Error> {
+        for write in writes {
+            let sql = write.sql();
+            if !self.prepared.contains_key(sql) {
+                let statement = self.client.prepare(sql).await?;
+                self.prepared.insert(sql.to_owned(), statement);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn send(&self, write: &Write) -> Result<(), Error> {
         match write {
             Write::Statement { sql, parameters, expected } => {
                 let mut all: Vec<&(dyn ToSql + Sync)> =
@@ -315,9 +332,35 @@ impl<'a, T, F: Future<Output = Result<T, Error>> + Send + 'a> DropOk<'a, T> for 
     }
 }
 
+/// Reads a checkpoint's row and, where it is wanted, what the projection keeps in memory.
+async fn read_saved(
+    transaction: &Transaction<'_>,
+    shard: ShardId,
+    projection: Box<dyn Projection>,
+    row: &Row,
+    remembering: bool,
+) -> Result<Saved, LoadError> {
+    let mut unit = Unit::new(projection);
+    let mut letters = 0;
+    if remembering {
+        remember(transaction, shard, unit.projection.as_mut()).await?;
+        let (name, version) = (unit.projection.name(), unit.projection.version());
+        for row in transaction.query(include_str!("sql/quarantined.sql"), &[&name, &version, &shard.0]).await? {
+            letters += row.get::<_, i64>(1);
+            let stream = row.get::<_, &str>(0).parse();
+            unit.quarantined.insert(
+                stream.map_err(|_| LoadError::Projection(name, ApplyError::ForeignRow("projection.dead_letter")))?,
+            );
+        }
+    }
+    let hash = ChainHash::from_slice(row.get(5)).unwrap_or(ChainHash([0; 32]));
+    let at = Head { position: Position(row.get(4)), hash };
+    Ok(Saved { unit, state: row.get(2), log_id: LogId(row.get(3)), at, halted: row.get(6), letters })
+}
+
 /// Gives a projection back what it keeps in memory.
 async fn remember(
-    transaction: &tokio_postgres::Transaction<'_>,
+    transaction: &Transaction<'_>,
     shard: ShardId,
     projection: &mut dyn Projection,
 ) -> Result<(), LoadError> {

@@ -258,6 +258,25 @@ impl Value {
             Self::I64Array(numbers) => write_list(out, numbers),
         };
     }
+
+    /// Reads the fixed text of a cell of a key back; `None` for a text that is none, and for arrays, which are in no key.
+    pub fn read_text(kind: Kind, text: &str) -> Option<Self> {
+        Some(match kind {
+            Kind::I16 => Self::I16(text.parse().ok()?),
+            Kind::I32 => Self::I32(text.parse().ok()?),
+            Kind::I64 => Self::I64(text.parse().ok()?),
+            Kind::Bool => Self::Bool(text.parse().ok()?),
+            Kind::Text => Self::Text(text.into()),
+            Kind::Uuid => Self::Uuid(text.parse().ok()?),
+            Kind::Bytes => {
+                let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+                Self::Bytes((0..text.len()).step_by(2).map(byte).collect::<Option<_>>()?)
+            }
+            Kind::Time => Self::Time(Timestamp::from_micros(text.parse().ok()?)),
+            Kind::Date => Self::Date(text.parse().ok()?),
+            Kind::I32Array | Kind::I64Array => return None,
+        })
+    }
 }
 
 /// Writes `{1,2,3}`, as `PostgreSQL` prints arrays.
@@ -373,6 +392,28 @@ mod tests {
                 assert_ne!(digest(left), digest(right));
             }
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let values = [
+            (Kind::I16, Value::I16(-3)),
+            (Kind::I32, Value::I32(7)),
+            (Kind::I64, Value::I64(i64::MIN)),
+            (Kind::Bool, Value::Bool(true)),
+            (Kind::Text, Value::from("a, \"b\"")),
+            (Kind::Uuid, Value::Uuid(Uuid::from_u128(0xabc))),
+            (Kind::Bytes, Value::Bytes([0, 255, 16].into())),
+            (Kind::Time, Value::Time(Timestamp::from_micros(-1))),
+            (Kind::Date, Value::Date(20_000)),
+        ];
+        for (kind, value) in values {
+            let mut text = String::new();
+            value.write_text(&mut text);
+            assert_eq!(Value::read_text(kind, &text), Some(value));
+        }
+        assert_eq!(Value::read_text(Kind::Bytes, "0g"), None);
+        assert_eq!(Value::read_text(Kind::Bytes, "012"), None);
     }
 
     #[test]

@@ -26,7 +26,10 @@ fn reload(store: &MemoryStore) -> Folder {
         for index in projection.remembers() {
             saved.tables[*index].rows().for_each(|row| projection.remember(*index, row).unwrap());
         }
-        Unit { projection, quarantined: saved.letters.iter().map(|letter| letter.stream).collect::<HashSet<_>>() }
+        Unit {
+            quarantined: saved.letters.iter().map(|letter| letter.stream).collect::<HashSet<_>>(),
+            ..Unit::new(projection)
+        }
     });
     Folder::new(SHARD, LOG, store.projections[0].checkpoint, units.collect())
 }

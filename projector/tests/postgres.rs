@@ -7,15 +7,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use modelfaucet_projector::act::Who;
 use modelfaucet_projector::changes::Changes;
+use modelfaucet_projector::compare::{Cells, Moment, Side};
 use modelfaucet_projector::fold::{Folder, Outcome};
 use modelfaucet_projector::memory::MemoryStore;
-use modelfaucet_projector::projection::{ApplyError, Projection, all};
-use modelfaucet_projector::rebuild::rebuild;
+use modelfaucet_projector::projection::{ApplyError, Projection, all, under};
+use modelfaucet_projector::rebuild::{Rebuilding, rebuild};
+use modelfaucet_projector::runtime::OnProgress;
 use modelfaucet_projector::setup::setup_projections;
 use modelfaucet_projector::store::{Commit, Store, digest};
 use modelfaucet_projector::table::{Table, TableDigest};
-use modelfaucet_projector::{Projector, ProjectorError, setup, sql};
+use modelfaucet_projector::{Projector, ProjectorError, compare, letters, registry, setup, sql};
 use modelfaucet_schema::event::{Event, Recorded};
 use modelfaucet_schema::hash::BatchHasher;
 use modelfaucet_schema::ids::{LogId, Position, StreamId};
@@ -463,6 +466,102 @@ async fn a_poisonous_event_halts_money_and_quarantines_a_stream_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn letters_that_a_mended_fold_can_apply_are_applied_in_order() {
+    let mut bed = bed!();
+    let batches = bed.append(&[10, 500]).await;
+    let credited = |event: &Recorded| matches!(event.event, Event::TopUpCredited(_));
+    let poison = batches[1].events().iter().map(|event| event.decode().unwrap()).find(credited).unwrap();
+    let known = move |stream| {
+        let mut known = all();
+        known.push(Box::new(Picky { money: false, panics: false, stream }));
+        known
+    };
+    let config = bed.database.role("ledger_projector");
+    setup_projections(&mut bed.database.connect("ledger_projector").await, &known(None)).await.unwrap();
+    let picky = bed.projector().await.with_projections(Arc::new(move || known(Some(poison.stream))));
+    picky.catch_up().await.unwrap();
+    let client = bed.database.connect("ledger_projector").await;
+    let letter = letters::list(&client, false).await.unwrap().remove(0);
+    assert_eq!((letter.position, letter.attempts, letter.is_first), (poison.position, 1, true));
+    assert!(letter.waiting > 0);
+    let who = Who { actor: "os:1".to_owned(), reason: Some("test".to_owned()) };
+
+    // The same fold fails at the same place; nothing is applied, nothing is lost, and the projection goes on.
+    let again = letters::retry(&config, &known(Some(poison.stream)), &who, letter.id, true).await.unwrap();
+    assert_eq!((again.applied, again.left), (0, letter.waiting + 1));
+    assert_eq!(again.failed, Some((poison.position, "does not taste".to_owned())));
+    assert_eq!(letters::find(&client, letter.id).await.unwrap().attempts, 2);
+    // A program that does not know the fold changes nothing either.
+    letters::retry(&config, &all(), &who, letter.id, true).await.unwrap_err();
+    bed.append(&[50]).await;
+    picky.catch_up().await.unwrap();
+
+    // The mended one: first the letter alone, then the rest.
+    let one = letters::retry(&config, &known(None), &who, letter.id, false).await.unwrap();
+    assert_eq!((one.applied, one.failed), (1, None));
+    let next = letters::list(&client, false).await.unwrap().remove(0);
+    assert!(next.is_first && next.position > letter.position);
+    let rest = letters::retry(&config, &known(None), &who, next.id, true).await.unwrap();
+    assert_eq!((rest.left, rest.failed), (0, None));
+    assert!(letters::list(&client, true).await.unwrap().is_empty());
+    bed.append(&[50]).await;
+    bed.projector().await.with_projections(Arc::new(move || known(None))).catch_up().await.unwrap();
+    let counted = "SELECT count(*) FROM p_picky_v1.counted";
+    let counted: i64 = client.query_one(counted, &[]).await.unwrap().get(0);
+    assert_eq!(counted, bed.head.position.0, "nothing is skipped, nothing doubled");
+    assert_eq!(bed.halted().await, BTreeMap::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_that_was_stopped_goes_on_and_what_differs_is_found() {
+    let mut bed = bed!();
+    bed.append(&[4_000, 4_000, 4_000, 4_000, 4_000]).await;
+    bed.projector().await.catch_up().await.unwrap();
+    let config = bed.database.role("ledger_projector");
+    let wallets = || all().into_iter().find(|projection| projection.name() == "wallets").unwrap();
+    let next = under(wallets(), 2);
+    assert_eq!((next.code(), next.schema().as_str()), (1, "p_wallets_v2"));
+    // Asked to stop after the first page.
+    let (stop, stopped) = watch::channel(false);
+    let on_progress: OnProgress = Arc::new(move |_| {
+        stop.send_replace(true);
+    });
+    let how = Rebuilding { on_progress: Some(on_progress), stop: Some(stopped), ..Rebuilding::default() };
+    let first = rebuild(&config, next.as_ref(), &[SHARD], &how).await.unwrap();
+    assert!(!first.is_complete && first.events < 20_000, "{first:?}");
+    let client = bed.database.connect("ledger_projector").await;
+    let begun = registry::find(&client, "wallets", 2).await.unwrap();
+    assert_eq!((begun.state.as_str(), begun.places[0].position.0), ("building", i64::try_from(first.events).unwrap()));
+    bed.append(&[100]).await;
+    let rest = rebuild(&config, next.as_ref(), &[SHARD], &Rebuilding::default()).await.unwrap();
+    assert!(rest.is_complete, "{rest:?}");
+    assert_eq!(registry::find(&client, "wallets", 2).await.unwrap().state, "standby");
+    bed.projector().await.catch_up().await.unwrap();
+
+    // Both hold the same, and a row that somebody changes is found.
+    let mut reader = bed.database.connect("ledger_projector").await;
+    let compared = async |reader: &mut Client| {
+        let Moment::Level(moment, _) = compare::moment(reader, "wallets", (1, 2)).await.unwrap() else { panic!() };
+        let side = |schema| Side { client: &moment, schema };
+        compare::compare(side("p_wallets_v1"), side("p_wallets_v2"), 5).await.unwrap()
+    };
+    assert!(compared(&mut reader).await.iter().all(compare::Compared::is_equal));
+    client
+        .batch_execute(
+            "UPDATE p_wallets_v2.wallet SET held = held + 1 WHERE ctid = (SELECT min(ctid) FROM p_wallets_v2.wallet)",
+        )
+        .await
+        .unwrap();
+    let tables = compared(&mut reader).await;
+    let different: Vec<_> = tables.iter().filter(|table| !table.is_equal()).collect();
+    assert_eq!((different.len(), different[0].table.as_str(), different[0].rows.len()), (1, "wallet", 1));
+    let Cells::Changed(cells) = &different[0].rows[0].cells else { panic!("{different:?}") };
+    assert_eq!((cells.len(), cells[0].0.as_str()), (1, "held"));
+    // It is there: it is not built again under the same number.
+    rebuild(&config, next.as_ref(), &[SHARD], &Rebuilding::default()).await.unwrap_err();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_projection_that_panics_halts_alone_and_goes_on_once_it_is_mended() {
     let mut bed = bed!();
     let batches = bed.append(&[10, 500]).await;
@@ -524,7 +623,9 @@ async fn a_rebuild_gives_the_same_tables() {
             projection.name()
         );
         client.batch_execute(&forget).await.unwrap();
-        rebuild(&bed.database.role("ledger_projector"), projection.as_ref(), &[SHARD], None).await.unwrap();
+        rebuild(&bed.database.role("ledger_projector"), projection.as_ref(), &[SHARD], &Rebuilding::default())
+            .await
+            .unwrap();
     }
     assert_eq!(bed.digests().await, expected);
     bed.append(&[30]).await;

@@ -27,12 +27,17 @@ pub(crate) struct Auditor {
 impl Auditor {
     /// Finds the database; starts it if it is private and at rest. Blocks: call it off the async threads.
     pub(crate) fn open(args: &DatabaseArgs) -> Result<Self, Failure> {
+        Self::open_as(args, ServiceRole::Audit)
+    }
+
+    /// As [`Auditor::open`], but as another role where the database is private.
+    pub(crate) fn open_as(args: &DatabaseArgs, role: ServiceRole) -> Result<Self, Failure> {
         let config = args.config()?;
         if let Some(named) = config.database()? {
             return Ok(Self { config: named, postgres: None });
         }
         let data_dir = config.data_dir();
-        if let Some(running) = database::running_private(&data_dir, ServiceRole::Audit) {
+        if let Some(running) = database::running_private(&data_dir, role) {
             return Ok(Self { config: running, postgres: None });
         }
         if !data_dir.join("postgres").is_dir() {
@@ -47,7 +52,12 @@ impl Auditor {
             ..PrivatePostgresOptions::default()
         };
         let postgres = PrivatePostgres::start(options)?;
-        Ok(Self { config: postgres.config(ServiceRole::Audit.name(), DATABASE), postgres: Some(postgres) })
+        Ok(Self { config: postgres.config(role.name(), DATABASE), postgres: Some(postgres) })
+    }
+
+    /// How to connect.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// A connection to a database that this program knows.

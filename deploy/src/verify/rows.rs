@@ -79,7 +79,8 @@ fn read(shard: ShardId, row: &Row, decoded: &mut Vec<Recorded>) -> Result<ReadEv
     Ok(ReadEvent { position, stored: Some(stored), recorded, problem })
 }
 
-fn stored(shard: ShardId, position: i64, row: &Row) -> Result<(StoredEvent, bool), Error> {
+/// A row of `ledger.event` as `sql/events.sql` gives it, and whether it has half an idempotency key.
+pub(crate) fn stored(shard: ShardId, position: i64, row: &Row) -> Result<(StoredEvent, bool), Error> {
     let (key, fingerprint) = (row.try_get::<_, Option<Uuid>>(8)?, row.try_get::<_, Option<Uuid>>(9)?);
     let half_a_key = key.is_some() != fingerprint.is_some();
     let stored = StoredEvent {

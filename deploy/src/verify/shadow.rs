@@ -12,7 +12,7 @@ use modelfaucet_command::domain::{FOLD_VERSION, State};
 use modelfaucet_projector::binary::read_row;
 use modelfaucet_projector::fold::{Batch, Folder, Outcome, Span};
 use modelfaucet_projector::memory::MemoryTable;
-use modelfaucet_projector::projection::{Projection, all};
+use modelfaucet_projector::projection::{Projection, all, under};
 use modelfaucet_projector::sql::select_all_sql;
 use modelfaucet_projector::table::{Kind, Row, Table, Value, Writing};
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
@@ -45,6 +45,8 @@ struct Shadowed {
     /// Shard by shard.
     checkpoints: Vec<(ShardId, Position)>,
     folder: Option<(Folder, Position)>,
+    /// What was taken off the list of dead letters.
+    resolved: Vec<(ShardId, Position)>,
     /// Why it cannot be compared.
     broken: Option<String>,
 }
@@ -89,17 +91,21 @@ impl Shadow {
                 shadowed.checkpoints.push(checkpoint);
                 continue;
             }
-            let Some(projection) = known.iter().find(|projection| same(&***projection)) else {
-                shadow.findings.skip(Check::Projections, &format!("this program does not know {name} v{version}"));
+            let code: i32 = row.get(4);
+            let Some(fold) = known.iter().find(|fold| fold.name() == name && fold.code() == code) else {
+                shadow.findings.skip(Check::Projections, &format!("this program does not know fold {code} of {name}"));
                 continue;
             };
-            let tables = projection.tables().iter().map(Content::of).collect();
-            let projection = projection.fresh();
+            let tables = fold.tables().iter().map(Content::of).collect();
+            let projection = under(fold.fresh(), version);
+            let sql = "SELECT shard, position FROM projection.resolved_letter WHERE projection = $1 AND version = $2";
+            let resolved = transaction.query(sql, &[&name, &version]).await?;
             shadow.projections.push(Shadowed {
                 projection,
                 tables,
                 checkpoints: vec![checkpoint],
                 folder: None,
+                resolved: resolved.iter().map(|row| (ShardId(row.get(0)), Position(row.get(1)))).collect(),
                 broken: None,
             });
         }
@@ -120,8 +126,12 @@ impl Shadow {
         self.snapshots = rows.iter().map(|row| Snapshot { position: row.get(0), state: row.get(1) }).collect();
         for shadowed in &mut self.projections {
             let checkpoint = shadowed.checkpoints.iter().find(|(of, _)| *of == shard).map(|(_, position)| *position);
-            shadowed.folder = checkpoint
-                .map(|checkpoint| (Folder::beginning(shard, log_id, vec![shadowed.projection.fresh()]), checkpoint));
+            shadowed.folder = checkpoint.map(|checkpoint| {
+                let mut folder = Folder::beginning(shard, log_id, vec![shadowed.projection.fresh()]);
+                let mine = shadowed.resolved.iter().filter(|(of, _)| *of == shard);
+                folder.units[0].resolved = mine.map(|(_, position)| *position).collect();
+                (folder, checkpoint)
+            });
         }
         Ok(())
     }

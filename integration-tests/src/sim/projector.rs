@@ -26,7 +26,7 @@ fn begin(world_shard: modelfaucet_schema::ids::ShardId, tables: &MemoryStore) ->
                 projection.remember(*index, row).expect("a projection knows its own rows");
             }
         }
-        Unit { projection, quarantined: std::collections::HashSet::new() }
+        Unit::new(projection)
     });
     Folder::new(world_shard, first.log_id, first.checkpoint, units.collect())
 }
