@@ -109,6 +109,7 @@ impl Process<'_> {
         };
         let (ledger, mut writer_task) = writer::start(options).await?;
         let (stop, stopped) = watch::channel(false);
+        let relaying = roles::relay_beside(config.broker()?, projector.clone(), ledger.head(), stopped.clone());
         let projector = Projector::connect(projector, vec![ShardId(0)]).await?.with_tail(ShardId(0), ledger.tail());
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
         let developer = seed::seed(&ledger, self.secrets, &user_key).await?;
@@ -168,6 +169,7 @@ impl Process<'_> {
         let result = tokio::select! {
             result = async { if with_demo { demo::play(self.listen, &admin, &developer).await } else { std::future::pending().await } } => result,
             () = crate::interrupted() => Ok(()),
+            error = roles::broke_off(relaying) => Err(error),
             ended = &mut writer_task => Err(match ended {
                 Ok(Err(error)) => error.into(),
                 Ok(Ok(())) => Failure::new(Exit::Temporary, "the writer has ended"),

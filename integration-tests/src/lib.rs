@@ -11,6 +11,7 @@ pub mod judge;
 pub mod process;
 pub mod provider;
 pub mod proxy;
+pub mod rabbitmq;
 pub mod redis;
 pub mod sim;
 pub mod traffic;
