@@ -1,5 +1,6 @@
 //! What the tests and benchmarks of the whole share: processes, databases, a raw HTTP client.
 
+pub mod amqp_proxy;
 pub mod browser;
 pub mod calls;
 pub mod collector;

@@ -48,7 +48,8 @@ impl RabbitMq {
         std::fs::write(dir.path().join("plugins"), "[].").expect("a file");
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "sh", SCRIPTS]).envs(environment.iter().map(|(name, value)| (name, value)));
-        let keeper = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell");
+        let keeper =
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell");
         let node = Self { keeper, port, dir, environment };
         let began = Instant::now();
         while !node.log().contains("Server startup complete") {
@@ -228,6 +229,10 @@ impl Stranger {
     /// How many messages lie in a queue; `None` if there is no such queue.
     pub async fn count(&self, queue: &str) -> Option<u32> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok().map(|queue| queue.message_count())
+        self.channel
+            .queue_declare(queue.into(), passive, FieldTable::default())
+            .await
+            .ok()
+            .map(|queue| queue.message_count())
     }
 }
