@@ -23,6 +23,8 @@ use tokio_postgres::Client;
 const AWAY: u64 = 2;
 /// Commands that must be answered during a fault.
 const MEANWHILE: u64 = 50;
+/// Which of the processes that have a relay projects as well.
+const PROJECTOR: usize = 2;
 /// Where the projector is fed from.
 const QUEUE: &str = "modelfaucet.projector";
 
@@ -42,6 +44,30 @@ async fn metric(address: &str, series: &str) -> f64 {
     let text = String::from_utf8(answer.body).unwrap();
     let values = text.lines().filter(|line| line.starts_with(series)).filter_map(|line| line.rsplit_once(' '));
     values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
+}
+
+/// The same, summed over processes.
+async fn all(roles: &[Role; 3], series: &str) -> f64 {
+    let mut sum = 0.0;
+    for role in roles {
+        sum += metric(&role.address(), series).await;
+    }
+    sum
+}
+
+/// Which relay works.
+async fn working(roles: &[Role; 3]) -> usize {
+    let mut found = None;
+    until("a relay works", async || {
+        for (number, role) in roles.iter().enumerate() {
+            if metric(&role.address(), "modelfaucet_relay_working").await > 0.0 {
+                found = Some(number);
+            }
+        }
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
 }
 
 fn outcome(outcome: &str) -> String {
@@ -132,12 +158,12 @@ async fn unroutable(up: &Up, client: &Client, rabbit: &RabbitMq, stranger: &Stra
     stranger.unbind(QUEUE).await;
     rabbit.ask(&["delete_queue", "again"]);
     let returned = "modelfaucet_publish_total{outcome=\"returned\"";
-    let before: i64 = client.query_one("SELECT position FROM relay.mark", &[]).await.unwrap().get(0);
+    let before = stranger.count(QUEUE).await;
     up.open_session("nobody-listens").await;
     until("messages are returned", async || metric(&up.address(), returned).await > 0.0).await;
-    assert_eq!(client.query_one("SELECT position FROM relay.mark", &[]).await.unwrap().get::<_, i64>(0), before);
-    // Its next connection declares what is missing.
+    // Its next connection declares what is missing, and the message comes again: the mark had not passed it.
     published(client).await;
+    assert!(stranger.count(QUEUE).await > before);
 }
 
 /// The example of docs/BROKER.md, with an auditor's token: by messages and, where they lack something, by `GET /v1/log`.
@@ -174,13 +200,15 @@ async fn subscriber(up: &Up, client: &Client, amqp: &str) {
     let said = printed(&output);
     assert!(output.status.success() && said.contains("log to") | said.contains("message"), "{said}");
     // Now it runs while things happen: those come as messages.
+    let looks = async || {
+        let sql = "SELECT count(*) FROM ledger.access WHERE operation = 'GET /v1/log' AND kind = 'read' AND actor LIKE 'auditor:%'";
+        client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let before = looks().await;
+    assert!(before > 0, "reads of the log are on record");
     let waiting = position + 1;
     let mut running = run(waiting).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    until("it consumes", async || {
-        let sql = "SELECT count(*) FROM ledger.access WHERE operation = 'GET /v1/log' AND actor LIKE 'auditor:%'";
-        client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) >= 3
-    })
-    .await;
+    until("it has filled up", async || looks().await > before).await;
     up.open_session("told-of").await;
     until("it has heard", async || running.try_wait().unwrap().is_some()).await;
     let output = running.wait_with_output().unwrap();
@@ -243,6 +271,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     let Some(database) = TestDatabase::durable().await else { return };
     let Some(rabbit) = tokio::task::spawn_blocking(RabbitMq::start).await.unwrap() else { return };
     let away = std::env::var("MODELFAUCET_BROKER_AWAY").ok().and_then(|away| away.parse().ok()).unwrap_or(AWAY);
+    let began = Instant::now();
     let proxy = AmqpProxy::before(rabbit.port()).await;
     let amqp = rabbit.url().replace(&rabbit.port().to_string(), &proxy.port().to_string());
     let mut dice = Dice::of_run();
@@ -259,36 +288,20 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     let plan = Plan::of("broker", &up, &dice).await;
     up.stop();
 
-    // Each process on its own; the projector gets its events from the broker.
-    let with_broker = [("AMQP_URL", amqp.as_str())];
+    // Each process on its own; the projector gets its events from the broker, and has a relay beside it.
     let command = up.role("command", "ledger_command");
     let query = up.role("query", "ledger_query");
-    let mut relays = [0, 1].map(|_| up.role_with(&["relay"], "ledger_projector", &with_broker));
-    for role in relays.iter().chain([&command, &query]) {
+    let relay = || up.role_with(&["relay"], "ledger_projector", &[("AMQP_URL", amqp.as_str())]);
+    let settings = [("AMQP_URL", amqp.as_str()), ("PROJECTOR_FEED", "amqp")];
+    let mut roles = [relay(), relay(), up.role_with(&["projector"], "ledger_projector", &settings)];
+    for role in roles.iter().chain([&command, &query]) {
         role.wait_until_ready().await;
     }
-    // The two relays first, so that one of them works and not the one beside the projector.
-    let working = async |relays: &[Role; 2]| {
-        let mut found = None;
-        until("a relay works", async || {
-            for (number, relay) in relays.iter().enumerate() {
-                if metric(&relay.address(), "modelfaucet_relay_working").await > 0.0 {
-                    found = Some(number);
-                }
-            }
-            found.is_some()
-        })
-        .await;
-        found.unwrap()
-    };
-    let first = working(&relays).await;
-    let settings = [("AMQP_URL", amqp.as_str()), ("PROJECTOR_FEED", "amqp")];
-    let mut projector = up.role_with(&["projector"], "ledger_projector", &settings);
-    projector.wait_until_ready().await;
     let (reads, token) = (query.address(), plan.token.clone());
     let mut traffic = Traffic::start(Plan { commands: vec![command.address()], reads: reads.clone(), ..plan });
-    fed(&projector).await;
+    fed(&roles[PROJECTOR]).await;
 
+    println!("{:.1?} until the broker feeds the projector", began.elapsed());
     traffic.fault("F6", "broker", "stop");
     rabbit.stop();
     let longest = traffic.more(MEANWHILE).await;
@@ -299,52 +312,46 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     rabbit.start_again();
     traffic.more(MEANWHILE).await;
     published(&client).await;
-    fed(&projector).await;
+    fed(&roles[PROJECTOR]).await;
 
+    println!("{:.1?}", began.elapsed());
     traffic.fault("F6", "broker", "memory alarm");
     rabbit.alarm(true);
-    let works = working(&relays).await;
-    until("the relay knows that it is blocked", async || {
-        metric(&relays[works].address(), "modelfaucet_amqp_blocked").await > 0.0
-    })
-    .await;
+    until("the relay knows that it is blocked", async || all(&roles, "modelfaucet_amqp_blocked").await > 0.0).await;
     traffic.more(MEANWHILE).await;
     assert!(pending(&client).await > 0, "a broker that is blocked confirms nothing");
     let state: String = client.query_one("SELECT state FROM relay.mark", &[]).await.unwrap().get(0);
     assert!(state.starts_with("blocked: "), "{state}");
     rabbit.alarm(false);
     published(&client).await;
-    fed(&projector).await;
+    fed(&roles[PROJECTOR]).await;
 
+    println!("{:.1?}", began.elapsed());
     traffic.fault("F3", "relay", "kill");
-    let works = working(&relays).await;
-    relays[works].kill().unwrap();
+    let works = working(&roles).await;
+    roles[works].kill().unwrap();
     traffic.more(MEANWHILE).await;
     published(&client).await;
-    relays[works].start_again();
+    roles[works].start_again();
     traffic.fault("F3", "projector", "kill");
-    projector.kill().unwrap();
+    roles[PROJECTOR].kill().unwrap();
     traffic.more(MEANWHILE).await;
-    projector.start_again();
-    projector.wait_until_ready().await;
-    fed(&projector).await;
+    roles[PROJECTOR].start_again();
+    roles[PROJECTOR].wait_until_ready().await;
+    fed(&roles[PROJECTOR]).await;
 
+    println!("{:.1?}", began.elapsed());
     // What the relay sends again the projector knows already.
     traffic.fault("F7", "broker", "confirms lost");
-    let known = metric(&projector.address(), &outcome("known")).await;
-    let lost = async || {
-        let mut lost = metric(&projector.address(), "modelfaucet_publish_total{outcome=\"lost\"").await;
-        for relay in &relays {
-            lost += metric(&relay.address(), "modelfaucet_publish_total{outcome=\"lost\"").await;
-        }
-        lost
-    };
-    let before = lost().await;
+    let known = all(&roles, &outcome("known")).await;
+    let lost = "modelfaucet_publish_total{outcome=\"lost\"";
+    let before = all(&roles, lost).await;
     proxy.lose_confirms(true);
-    until("the relay misses its confirms", async || lost().await > before).await;
+    until("the relay misses its confirms", async || all(&roles, lost).await > before).await;
     proxy.lose_confirms(false);
     published(&client).await;
-    until("doubles are dropped", async || metric(&projector.address(), &outcome("known")).await > known).await;
+    until("doubles are dropped", async || all(&roles, &outcome("known")).await > known).await;
+    println!("{:.1?}", began.elapsed());
     traffic.fault("F7", "broker", "acknowledgements lost");
     proxy.lose_acks(true);
     traffic.more(MEANWHILE).await;
@@ -352,12 +359,14 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     proxy.cut();
     proxy.lose_acks(false);
     published(&client).await;
-    fed(&projector).await;
+    fed(&roles[PROJECTOR]).await;
     assert!(proxy.lost().0 > 0);
 
+    println!("{:.1?}", began.elapsed());
     traffic.fault("F7", "broker", "doubled, reordered, lost, forged");
-    hostile(&traffic, &projector, &stranger, &mut dice).await;
+    hostile(&traffic, &roles[PROJECTOR], &rabbit.connect().await, &mut dice).await;
 
+    println!("{:.1?}", began.elapsed());
     let (tally, histories) = traffic.stop().await;
     published(&client).await;
     level(&client).await;
@@ -372,7 +381,59 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
         .unwrap()
         .get(0);
     assert_eq!(halted, 0);
-    println!(
-        "first relay {first}, {MEANWHILE} commands without a broker took {longest:.2?}, {events} events, {tally:.2?}"
-    );
+    println!("{MEANWHILE} commands without a broker took {longest:.2?}, {events} events, {tally:.2?}");
+}
+
+/// Not a test: how fast the relay is, with large batches and with small ones. `integration-tests/benches/run --part relay` runs it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn how_fast_the_relay_is() {
+    let Some(database) = TestDatabase::durable().await else { return };
+    let Some(rabbit) = tokio::task::spawn_blocking(RabbitMq::start).await.unwrap() else { return };
+    let requests: u64 =
+        std::env::var("MODELFAUCET_RELAY_REQUESTS").ok().and_then(|requests| requests.parse().ok()).unwrap_or(100);
+    let up = Up::start_with(Setting { database: Some(database.superuser()), ..Setting::default() }).await;
+    let client = database.connect().await;
+    let counted = async || {
+        let row = client.query_one("SELECT max(last_pos), count(*) FROM ledger.batch", &[]).await.unwrap();
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    let (_, wallet) = up.wallet_with("much", "1000.00").await;
+    let mut before = (0, 0);
+    for what in ["large batches", "small batches"] {
+        if what == "large batches" {
+            for request in 0..requests {
+                let call = |number: i32| {
+                    json!({ "request_id": format!("much-{request}-{number}"), "wallet_id": wallet, "model": "gpt-4o-mini",
+                            "usage": { "input_uncached": number, "output_text": 9 } })
+                };
+                let calls = (0..1_000).map(call).collect::<Vec<_>>().into();
+                assert_eq!(up.as_admin("POST", "/v1/usage/batch", "", &calls).await.status, 200);
+            }
+        } else {
+            let traffic = Traffic::start(Plan::of("relay", &up, &Dice::of_run()).await);
+            traffic.more(requests * 50).await;
+            traffic.stop().await;
+        }
+        let after = counted().await;
+        let relay = up.role_with(&["relay"], "ledger_projector", &[("AMQP_URL", rabbit.url().as_str())]);
+        // From the moment it publishes, not from its start.
+        until("a relay works", async || metric(&relay.address(), "modelfaucet_relay_working").await > 0.0).await;
+        let began = Instant::now();
+        let sql = "SELECT position FROM relay.mark";
+        let first: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        until("everything is published", async || {
+            client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) >= after.0
+        })
+        .await;
+        let seconds = began.elapsed().as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let (events, messages) = ((after.0 - first.max(before.0)) as f64, (after.1 - before.1) as f64);
+        println!(
+            "relay, {what}: {events} events in {messages} messages in {seconds:.2} s: {:.0} events/s, {:.0} messages/s",
+            events / seconds,
+            messages / seconds
+        );
+        before = after;
+    }
 }

@@ -106,12 +106,12 @@ impl Message {
 
     /// Names the batch, whoever sends it and how often.
     pub fn id(&self) -> String {
-        format!("{}:{}:{}", self.log_id, self.shard, self.head.position)
+        format!("{}:{}:{}", self.log_id, self.shard.0, self.head.position)
     }
 
     /// Shard and most frequent kind.
     pub fn routing_key(&self) -> String {
-        format!("{}.{}", self.shard, self.types.first().map_or("", String::as_str))
+        format!("{}.{}", self.shard.0, self.types.first().map_or("", String::as_str))
     }
 
     /// How many events it has.
