@@ -298,7 +298,8 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
         role.wait_until_ready().await;
     }
     let (reads, token) = (query.address(), plan.token.clone());
-    let mut traffic = Traffic::start(Plan { commands: vec![command.address()], reads: reads.clone(), ..plan });
+    let mut traffic =
+        Traffic::start(Plan { clients: 4, commands: vec![command.address()], reads: reads.clone(), ..plan });
     fed(&roles[PROJECTOR]).await;
 
     println!("{:.1?} until the broker feeds the projector", began.elapsed());
@@ -370,6 +371,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     let (tally, histories) = traffic.stop().await;
     published(&client).await;
     level(&client).await;
+    println!("{:.1?} until all is level", began.elapsed());
     let auditor = database.role(ServiceRole::Audit);
     let events = check(&auditor, &histories).await;
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);

@@ -170,7 +170,7 @@ pub(crate) struct BackOff(Duration);
 
 impl BackOff {
     const FIRST: Duration = Duration::from_millis(100);
-    pub(crate) const LAST: Duration = Duration::from_secs(5);
+    pub(crate) const LAST: Duration = Duration::from_secs(2);
 
     pub(crate) fn new() -> Self {
         Self(Self::FIRST)
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn pauses_double_up_to_a_limit_and_differ() {
         let mut back_off = BackOff::new();
-        for pause in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+        for pause in [100, 200, 400, 800, 1_600, 2_000, 2_000] {
             let pause = Duration::from_millis(pause);
             let next = back_off.next();
             assert!(pause / 2 <= next && next <= pause, "{next:?} of {pause:?}");
