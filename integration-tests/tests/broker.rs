@@ -386,7 +386,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     println!("{MEANWHILE} commands without a broker took {longest:.2?}, {events} events, {tally:.2?}");
 }
 
-/// Not a test: how fast the relay is, with large batches and with small ones. `integration-tests/benches/run --part relay` runs it.
+/// Not a test: how fast the relay is, with large batches and with small ones (docs/BENCHMARKS.md says how to run it).
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn how_fast_the_relay_is() {

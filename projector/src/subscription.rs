@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt as _;
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::FieldTable;
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::broker::message::{Received, read};
+use crate::broker::message::{MessageError, Received, read};
 use crate::broker::{self, BackOff, BrokerError, BrokerOptions};
 
 /// Messages that the broker sends ahead.
@@ -74,7 +75,7 @@ impl Subscription {
     }
 
     /// The highest position that any message has told of.
-    pub(crate) fn told(&self) -> Position {
+    pub fn told(&self) -> Position {
         self.seen.lock().1
     }
 
@@ -115,7 +116,7 @@ impl Subscription {
                 ended = self.receive(&options, &wake, &mut back_off) => ended,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
-            self.live.store(false, Ordering::SeqCst);
+            self.set_live(false);
             wake.send_modify(|_| {});
             let wait = back_off.next();
             if let Err(error) = ended {
@@ -140,7 +141,7 @@ impl Subscription {
             .basic_consume(options.queue().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
             .await?;
         info!(shard = %self.shard, queue = options.queue(), "receiving from the broker");
-        self.live.store(true, Ordering::SeqCst);
+        self.set_live(true);
         while let Some(delivery) = deliveries.next().await {
             back_off.reset();
             self.handle(delivery?, wake).await?;
@@ -149,21 +150,33 @@ impl Subscription {
     }
 
     async fn handle(&self, delivery: Delivery, wake: &watch::Sender<Position>) -> Result<(), BrokerError> {
-        let outcome = match read(self.shard, &delivery.properties, &delivery.data) {
-            Ok(received) => {
-                let outcome = self.take(received);
-                wake.send_replace(self.seen.lock().1);
+        match self.offer(&delivery.properties, &delivery.data) {
+            Ok(()) => {
+                wake.send_replace(self.told());
                 delivery.ack(BasicAckOptions::default()).await?;
-                outcome
             }
             Err(error) => {
                 warn!(shard = %self.shard, %error, "a message from the broker is refused");
                 delivery.reject(BasicRejectOptions { requeue: false }).await?;
-                "refused"
             }
-        };
-        counter!("modelfaucet_broker_messages_total", "outcome" => outcome).increment(1);
+        }
         Ok(())
+    }
+
+    /// Takes in a message as it came.
+    ///
+    /// # Errors
+    /// [`MessageError`] if it is not what it says.
+    pub fn offer(&self, properties: &BasicProperties, body: &[u8]) -> Result<(), MessageError> {
+        let result = read(self.shard, properties, body).map(|received| self.take(received));
+        let outcome = *result.as_ref().unwrap_or(&"refused");
+        counter!("modelfaucet_broker_messages_total", "outcome" => outcome).increment(1);
+        result.map(drop)
+    }
+
+    /// Does anybody bring messages? While nobody does, the log is read all the time.
+    pub fn set_live(&self, live: bool) {
+        self.live.store(live, Ordering::SeqCst);
     }
 }
 
@@ -188,7 +201,7 @@ mod tests {
     #[test]
     fn what_comes_twice_or_late_is_dropped_and_what_comes_early_is_a_gap() {
         let subscription = Subscription::new(ShardId(0));
-        subscription.live.store(true, Ordering::SeqCst);
+        subscription.set_live(true);
         assert_eq!(subscription.take(batch(0, 2)), "taken");
         assert_eq!(subscription.take(batch(2, 3)), "taken");
         assert_eq!(subscription.take(batch(0, 2)), "known");
@@ -204,7 +217,7 @@ mod tests {
     fn news_and_silence_send_the_reader_to_the_log() {
         let subscription = Subscription::new(ShardId(0));
         assert!(subscription.wants_log(Position(0)), "nobody is connected");
-        subscription.live.store(true, Ordering::SeqCst);
+        subscription.set_live(true);
         assert!(!subscription.wants_log(Position(0)));
         assert_eq!(subscription.take(Received::News(Position(4))), "news");
         assert!(subscription.wants_log(Position(3)) && !subscription.wants_log(Position(4)));
@@ -213,7 +226,7 @@ mod tests {
     #[test]
     fn what_the_log_does_not_have_is_forgotten() {
         let subscription = Subscription::new(ShardId(0));
-        subscription.live.store(true, Ordering::SeqCst);
+        subscription.set_live(true);
         subscription.take(batch(0, 9));
         subscription.disown(Position(2));
         assert!(ends(&subscription, 0).is_empty() && !subscription.wants_log(Position(2)));

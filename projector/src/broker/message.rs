@@ -124,7 +124,8 @@ impl Message {
         self.body.as_ref().map_or(0, Vec::len) + 1_024
     }
 
-    pub(crate) fn properties(&self) -> BasicProperties {
+    /// What goes before the body.
+    pub fn properties(&self) -> BasicProperties {
         let text = |text: String| AMQPValue::LongString(text.into());
         let types: Vec<AMQPValue> = self.types.iter().cloned().map(text).collect();
         let mut headers = FieldTable::default();
