@@ -22,7 +22,7 @@ use tokio_postgres::Client;
 /// How long the broker is away, in seconds, unless `MODELFAUCET_BROKER_AWAY` says otherwise.
 const AWAY: u64 = 2;
 /// Commands that must be answered during a fault.
-const MEANWHILE: u64 = 50;
+const MEANWHILE: u64 = 20;
 /// Which of the processes that have a relay projects as well.
 const PROJECTOR: usize = 2;
 /// Where the projector is fed from.
