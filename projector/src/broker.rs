@@ -213,6 +213,23 @@ mod tests {
         }
     }
 
+    /// The library sends it in clear if it was built without TLS, and does not say so.
+    #[tokio::test]
+    async fn what_asks_for_tls_says_nothing_in_clear() {
+        use tokio::io::AsyncReadExt as _;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("amqps://user:secret@{}/%2f", listener.local_addr().unwrap());
+        let options =
+            BrokerOptions::new(url.into(), Some(include_str!("broker/authority.pem").to_owned()), "queue").unwrap();
+        let connecting = tokio::spawn(async move { connect(&options, "test").await.map(drop) });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut first = [0; 3];
+        stream.read_exact(&mut first).await.unwrap();
+        assert_eq!(first[..2], [22, 3], "a handshake of TLS, not {first:?}");
+        drop(stream);
+        assert!(connecting.await.unwrap().is_err());
+    }
+
     #[test]
     fn pauses_double_up_to_a_limit_and_differ() {
         let mut back_off = BackOff::new();
