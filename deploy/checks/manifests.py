@@ -73,7 +73,7 @@ def compose(known, secret):
     made = (DEPLOY / "secrets" / "make").read_text()
     for name, kept in document["secrets"].items():
         file = kept["file"].removeprefix("secrets/")
-        stem = re.sub(r"^(database_(?:url|password)?_?|openai|anthropic|gemini|postgres|redis|tls).*", "", file)
+        stem = re.sub(r"^(database_(?:url|password)?_?|openai|anthropic|gemini|postgres|redis|rabbitmq|tls).*", "", file)
         need(not stem or stem in made, f"compose: nobody makes the secret {file}")
     return len(services)
 

@@ -67,6 +67,13 @@ DASHBOARDS = {
         ("Time of a batch", "s", quantiles("modelfaucet_projection_apply_duration_seconds"), None, None),
         ("Events put aside", "short", [("max by (projection, shard) (modelfaucet_dead_letters)", "{{projection}} shard {{shard}}")], "dead-letters", 1),
         ("Events that came twice", "ops", rate("modelfaucet_projection_duplicates_total", "projection"), None, None),
+        ("Where events come from", "ops", rate("modelfaucet_projector_events_total", "source"), None, None),
+        ("Not published yet, in events", "short", [("max by (shard) (modelfaucet_relay_pending)", "shard {{shard}}")], "relay-behind", None),
+        ("Not published yet, in time", "s", [("max by (shard) (modelfaucet_relay_oldest_age_seconds)", "shard {{shard}}")], "relay-behind", 300),
+        ("Relays", "short", [("sum by (shard) (modelfaucet_relay_working)", "work on shard {{shard}}"), ("max by (shard) (modelfaucet_relay_halted)", "halted, shard {{shard}}")], "relay-halted", None),
+        ("The broker takes no messages", "short", [("max(modelfaucet_amqp_blocked)", "blocked")], "broker-blocked", 1),
+        ("Messages to the broker", "ops", rate("modelfaucet_publish_total", "outcome"), "relay-behind", None),
+        ("Messages from the broker", "ops", rate("modelfaucet_broker_messages_total", "outcome"), None, None),
     ],
     "Gateway": [
         ("Calls by result", "ops", rate("gateway_requests_total", "endpoint, code"), None, None),

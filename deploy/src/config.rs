@@ -3,6 +3,7 @@
 //! A setting NAME whose value is secret may also come from a file: `NAME_FILE` names it. Flags win over the environment.
 
 mod backup;
+mod broker;
 mod looks;
 
 use std::collections::BTreeMap;
@@ -233,6 +234,23 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting("REDIS_CA_FILE", "path", "", "PEM file of the authorities that vouch for a Redis behind rediss://."),
     setting("REDIS_TIMEOUT_MS", "milliseconds", "20", "How long a request waits for Redis."),
+    secret(
+        "AMQP_URL",
+        "RabbitMQ to which `relay`, `projector` and `up` publish the log, such as amqp://user:password@127.0.0.1:5672/%2f. Absent: nothing is published. Off loopback only with amqps:// and AMQP_CA_FILE.",
+    ),
+    setting("AMQP_CA_FILE", "path", "", "PEM file of the authorities that vouch for a RabbitMQ behind amqps://."),
+    setting(
+        "PROJECTOR_FEED",
+        "",
+        "log",
+        "Where `projector` takes events from: log, or amqp (needs AMQP_URL; the log is still read for whatever the broker does not bring).",
+    ),
+    setting(
+        "PROJECTOR_QUEUE",
+        "",
+        "modelfaucet.projector",
+        "The queue of projectors that are fed by the broker. Those on one queue take turns: one gets all messages.",
+    ),
     setting(
         "TRUSTED_PROXIES",
         "blocks",
@@ -865,6 +883,7 @@ impl Config {
         self.answers_key()?;
         self.answers_life()?;
         self.redis("")?;
+        self.projector_broker()?;
         self.edge(RateLimits::default(), true)?;
         self.stripe_base()?;
         self.stripe_secret_key()?;
@@ -986,6 +1005,11 @@ mod tests {
             ("REDIS_URL", "redis://:password@redis.example.com"),
             ("REDIS_URL", "http://127.0.0.1:6379"),
             ("REDIS_TIMEOUT_MS", "0"),
+            ("AMQP_URL", "127.0.0.1:5672"),
+            ("AMQP_URL", "amqp://ledger:password@broker.example.com"),
+            ("PROJECTOR_FEED", "amqp"),
+            ("PROJECTOR_FEED", "pigeon"),
+            ("PROJECTOR_QUEUE", "two words"),
             ("TRUSTED_PROXIES", "127.0.0.1"),
             ("GATEWAY_CORS_ORIGINS", "app.example.com"),
             ("API_CORS_ORIGINS", "https://app.example.com/path"),

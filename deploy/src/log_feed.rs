@@ -4,19 +4,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse as _, Response};
+use axum::{Extension, Json};
 use futures_util::FutureExt as _;
 use http::HeaderMap;
 use modelfaucet_command::writer::Ledger;
 use modelfaucet_schema::error::ErrorBody;
-use modelfaucet_schema::event::Event;
+use modelfaucet_schema::event::{Actor, Event};
 use modelfaucet_schema::hash::ChainHash;
-use modelfaucet_schema::http::{ApiError, bearer};
+use modelfaucet_schema::http::{ApiError, RequestId, bearer};
 use modelfaucet_schema::ids::{Position, ShardId};
+use modelfaucet_schema::log::{AccessKind, AccessLog};
 use modelfaucet_schema::time::{ApiTime, Timestamp};
-use modelfaucet_schema::token::TokenHash;
+use modelfaucet_schema::token::{TokenHash, TokenKind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::Mutex;
@@ -48,8 +49,12 @@ struct Shared {
     ledger: Ledger,
     database: Config,
     client: Mutex<Option<Arc<Client>>>,
-    /// Who may read.
-    readers: Vec<TokenHash>,
+    /// Where those of the house are put on record.
+    access: AccessLog,
+    /// The holder of `ADMIN_TOKEN`.
+    root: TokenHash,
+    /// Gateways without a database; they follow all the time, and are not recorded.
+    gateways: Option<TokenHash>,
 }
 
 /// Where to begin and what is wanted.
@@ -128,9 +133,39 @@ pub(crate) struct FeedEvent {
 }
 
 impl LogFeed {
-    /// The feed of a writer's log, read as `ledger_command`, for holders of these tokens.
-    pub(crate) fn new(ledger: Ledger, database: Config, readers: Vec<TokenHash>) -> Self {
-        Self { shared: Arc::new(Shared { ledger, database, client: Mutex::default(), readers }) }
+    /// The feed of a writer's log, read as `ledger_command`, for the root, staff, and gateways with this token.
+    pub(crate) fn new(ledger: Ledger, database: Config, root: TokenHash, gateways: Option<TokenHash>) -> Self {
+        let access = AccessLog::new(database.clone());
+        Self { shared: Arc::new(Shared { ledger, database, client: Mutex::default(), access, root, gateways }) }
+    }
+
+    /// Whoever asks may read; those of the house are put on record first.
+    async fn admit(&self, headers: &HeaderMap, request_id: &RequestId) -> Result<(), ApiError> {
+        let actor = match bearer(headers).map(|token| (token, TokenHash::of_text(token))) {
+            Some((_, hash)) if self.shared.gateways.as_ref().is_some_and(|known| known.matches(&hash)) => return Ok(()),
+            Some((_, hash)) if self.shared.root.matches(&hash) => Some(Actor::Admin),
+            Some((token, hash)) if token.starts_with(TokenKind::Staff.prefix()) => self.staff(&hash).await,
+            _ => None,
+        };
+        let actor = actor.ok_or_else(|| ApiError::new(401, "invalid_session", "Missing or invalid token."))?;
+        self.shared.access.record(&request_id.access(actor, AccessKind::Read)).await.map_err(|error| {
+            tracing::error!(%error, "a read was refused");
+            ApiError::unavailable("audit_unavailable", "The read cannot be recorded at the moment.")
+        })
+    }
+
+    /// The holder of a staff token that may be used; all of them may read.
+    async fn staff(&self, hash: &TokenHash) -> Option<Actor> {
+        let ledger = &self.shared.ledger;
+        let mut facts = ledger.directory().staff(hash);
+        if facts.is_none() {
+            // Another process may have issued it a moment ago.
+            let _late = tokio::time::timeout(Duration::from_millis(250), ledger.catch_up()).await;
+            facts = ledger.directory().staff(hash);
+        }
+        let facts = facts.filter(|facts| facts.expires_at.is_none_or(|end| end > Timestamp::now()))?;
+        self.shared.access.note_use(facts.token_id);
+        Some(Actor::Staff(facts.role, facts.token_id))
     }
 
     /// Its route, documented.
@@ -249,20 +284,18 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
 /// Read the log.
 ///
 /// Every event, in order, page by page: begin with `after=0`, go on with `next`. With `wait_ms` a page at the end of the log waits for
-/// something new. For the operator's token and gateways.
-#[utoipa::path(get, path = "/v1/log", tag = "log", security(("bearer" = ["root"])), params(FeedQuery), responses(
+/// something new. For those who run the ledger, whose reads are put on record, and for gateways.
+#[utoipa::path(get, path = "/v1/log", tag = "log", security(("bearer" = ["auditor"])), params(FeedQuery), responses(
     (status = 200, description = "Events behind `after`", body = FeedPage),
-    (status = "4XX", description = "invalid_session, forbidden, invalid_request, shard_not_found", body = ErrorBody),
-    (status = "5XX", description = "ledger_unavailable", body = ErrorBody)))]
-async fn read(State(feed): State<LogFeed>, headers: HeaderMap, query: Query<FeedQuery>) -> Result<Response, ApiError> {
-    if !is_one_of(&headers, &feed.shared.readers) {
-        // Staff is known, and reads the log where its looks are recorded.
-        let staff = bearer(&headers).and_then(|token| feed.shared.ledger.directory().staff(&TokenHash::of_text(token)));
-        if staff.is_some_and(|facts| facts.expires_at.is_none_or(|end| end > Timestamp::now())) {
-            return Err(ApiError::new(403, "forbidden", "Only the root and gateways may read the log."));
-        }
-        return Err(ApiError::new(401, "invalid_session", "Missing or invalid token."));
-    }
+    (status = "4XX", description = "invalid_session, invalid_request, shard_not_found", body = ErrorBody),
+    (status = "5XX", description = "ledger_unavailable, audit_unavailable", body = ErrorBody)))]
+async fn read(
+    State(feed): State<LogFeed>,
+    Extension(request_id): Extension<RequestId>,
+    headers: HeaderMap,
+    query: Query<FeedQuery>,
+) -> Result<Response, ApiError> {
+    feed.admit(&headers, &request_id).await?;
     let wanted = Wanted::read(&query)?;
     feed.wait(wanted.after, wanted.patience).await;
     match tokio::time::timeout(READ, feed.page(&wanted)).await {

@@ -30,6 +30,7 @@ mod progress;
 mod projection;
 mod rates;
 mod reading;
+mod relay;
 mod repair;
 mod replay;
 mod restore;
@@ -84,6 +85,14 @@ enum Verb {
     Query(ServerArgs),
     /// Run the projector alone (needs `DATABASE_URL` as `ledger_projector`)
     Projector(ServerArgs),
+    /// Publish the log to a broker (needs `AMQP_URL`, and `DATABASE_URL` as `ledger_projector`), or look after that
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Relay {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(subcommand)]
+        verb: Option<relay::RelayVerb>,
+    },
     /// Run the gateway alone, with a writer of its own (needs `DATABASE_URL` as `ledger_command` and `LITELLM_BASE_URL`), or without
     /// a database (needs `COMMAND_URL` and `GATEWAY_TOKEN` instead)
     Gateway {
@@ -312,6 +321,8 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Command(server) => serve_role(&server, "modelfaucet-command", roles::command),
         Verb::Query(server) => serve_role(&server, "modelfaucet-query", roles::query),
         Verb::Projector(server) => serve_role(&server, "modelfaucet-projector", roles::projector),
+        Verb::Relay { server, verb: None } => serve_role(&server, "modelfaucet-relay", roles::relay),
+        Verb::Relay { verb: Some(verb), .. } => relay::run(&verb),
         Verb::Gateway { server, command_url } => {
             let config = server.config_with(&[("COMMAND_URL", command_url)])?;
             serve_configured(&config, "modelfaucet-gateway", roles::gateway)

@@ -9,6 +9,9 @@ use modelfaucet_gateway::Gateway;
 use modelfaucet_gateway::limit::RateLimits;
 use modelfaucet_gateway::sandbox_provider::Book;
 use modelfaucet_projector::Projector;
+use modelfaucet_projector::broker::BrokerOptions;
+use modelfaucet_projector::relay::Relay;
+use modelfaucet_projector::subscription::Subscription;
 use modelfaucet_query::{QueryOptions, QueryState};
 use modelfaucet_schema::ids::{Position, ShardId};
 use modelfaucet_schema::log::AccessLog;
@@ -17,6 +20,7 @@ use modelfaucet_schema::token::TokenHash;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::config::Config;
@@ -106,17 +110,24 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
     until_interrupted(config, listener, router).await
 }
 
-/// The projector alone; it serves probes and metrics only.
+/// The projector alone, with the relay if there is a broker; it serves probes and metrics only.
 pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
     let database = config.required_database()?;
     database::check(&database, ServiceRole::Projector).await?;
+    let (broker, feeding) = (config.broker()?, config.projector_broker()?);
     let edge = config.edge(RateLimits::default(), false)?;
     let listener = bind(config).await?;
     let metrics = app::install_metrics()?;
-    let projector = Projector::connect(database, vec![ShardId(0)]).await?;
+    let mut projector = Projector::connect(database.clone(), vec![ShardId(0)]).await?;
     let (stop, stopped) = watch::channel(false);
-    // Nobody wakes it here: it looks every few milliseconds.
-    let (_wake, woken) = watch::channel(Position::START);
+    // Only messages of the broker wake it here; otherwise it looks every few milliseconds.
+    let (wake, woken) = watch::channel(Position::START);
+    let _receiving = feeding.map(|options| {
+        let subscription = Subscription::new(ShardId(0));
+        projector = projector.clone().with_subscription(Arc::clone(&subscription));
+        tokio::spawn(subscription.run(options, wake.clone(), stopped.clone()))
+    });
+    let relaying = relay_beside(broker, database, woken.clone(), stopped.clone());
     let mut projecting = tokio::spawn(projector.run(woken, stopped));
     let router = app::build("modelfaucet-projector", OpenApiRouter::new(), app::Checks::default(), edge, metrics);
     let result = tokio::select! {
@@ -126,22 +137,64 @@ pub(crate) async fn projector(config: &Config) -> Result<(), Failure> {
             let why = ended.err().map_or_else(String::new, |error| format!(": {error}"));
             return Err(Failure::new(Exit::Temporary, format!("the projector has ended{why}")));
         }
+        error = broke_off(relaying) => return Err(error),
     };
     let _gone = stop.send(true);
     let _ended = projecting.await;
     result
 }
 
-/// The log over HTTP, for the operator and for gateways.
+/// The relay alone; it serves probes and metrics only.
+pub(crate) async fn relay(config: &Config) -> Result<(), Failure> {
+    let database = config.required_database()?;
+    database::check(&database, ServiceRole::Projector).await?;
+    let broker = config.required_broker()?;
+    let edge = config.edge(RateLimits::default(), false)?;
+    let listener = bind(config).await?;
+    let metrics = app::install_metrics()?;
+    let (stop, stopped) = watch::channel(false);
+    // Nobody wakes it here: it looks every few milliseconds.
+    let (_wake, woken) = watch::channel(Position::START);
+    let mut relaying = tokio::spawn(Relay::new(database, vec![ShardId(0)], broker).run(woken, stopped));
+    let router = app::build("modelfaucet-relay", OpenApiRouter::new(), app::Checks::default(), edge, metrics);
+    let result = tokio::select! {
+        result = until_interrupted(config, listener, router) => result,
+        error = broke_off(Some(&mut relaying)) => return Err(error),
+    };
+    let _gone = stop.send(true);
+    let _ended = relaying.await;
+    result
+}
+
+/// The relay beside something else, if there is a broker.
+pub(crate) fn relay_beside(
+    broker: Option<BrokerOptions>,
+    database: tokio_postgres::Config,
+    woken: watch::Receiver<Position>,
+    stopped: watch::Receiver<bool>,
+) -> Option<JoinHandle<()>> {
+    broker.map(|broker| tokio::spawn(Relay::new(database, vec![ShardId(0)], broker).run(woken, stopped)))
+}
+
+/// A relay that broke off must not look like one that has nothing to do. Waits for ever if there is none.
+pub(crate) async fn broke_off(relaying: Option<impl Future<Output = Result<(), JoinError>>>) -> Failure {
+    let ended = match relaying {
+        Some(relaying) => relaying.await,
+        None => std::future::pending().await,
+    };
+    let why = ended.err().map_or_else(String::new, |error| format!(": {error}"));
+    Failure::new(Exit::Temporary, format!("the relay has ended{why}"))
+}
+
+/// The log over HTTP, for those who run the ledger and for gateways.
 pub(crate) fn log_routes(
     config: &Config,
     ledger: &Ledger,
     database: &tokio_postgres::Config,
     admin: &SecretString,
 ) -> Result<OpenApiRouter, Failure> {
-    let readers = [Some(TokenHash::of(admin)), config.gateway_token()?.as_ref().map(TokenHash::of)];
-    let readers = readers.into_iter().flatten().collect();
-    Ok(LogFeed::new(ledger.clone(), database.clone(), readers).router())
+    let gateways = config.gateway_token()?.as_ref().map(TokenHash::of);
+    Ok(LogFeed::new(ledger.clone(), database.clone(), TokenHash::of(admin), gateways).router())
 }
 
 /// The gateway alone: with a writer of its own over the same log, or without a database, over a command side elsewhere. Several may

@@ -118,6 +118,7 @@ impl Process<'_> {
         let (stop_backup, backup_stopped) = watch::channel(false);
         let mut backup = self.back_up(role(ServiceRole::Backup)?, backup_stopped)?;
         let (stop, stopped) = watch::channel(false);
+        let relaying = roles::relay_beside(config.broker()?, projector.clone(), ledger.head(), stopped.clone());
         let projector = Projector::connect(projector, vec![ShardId(0)]).await?.with_tail(ShardId(0), ledger.tail());
         let projecting = tokio::spawn(projector.run(ledger.head(), stopped.clone()));
         let developer = seed::seed(&ledger, self.secrets, &user_key).await?;
@@ -177,6 +178,7 @@ impl Process<'_> {
         let result = tokio::select! {
             result = async { if with_demo { demo::play(self.listen, &admin, &developer).await } else { std::future::pending().await } } => result,
             () = crate::interrupted() => Ok(()),
+            error = roles::broke_off(relaying) => Err(error),
             ended = &mut writer_task => Err(match ended {
                 Ok(Err(error)) => error.into(),
                 Ok(Ok(())) => Failure::new(Exit::Temporary, "the writer has ended"),

@@ -1,5 +1,6 @@
 //! What the tests and benchmarks of the whole share: processes, databases, a raw HTTP client.
 
+pub mod amqp_proxy;
 pub mod browser;
 pub mod calls;
 pub mod collector;
@@ -12,6 +13,7 @@ pub mod judge;
 pub mod process;
 pub mod provider;
 pub mod proxy;
+pub mod rabbitmq;
 pub mod redis;
 pub mod sim;
 pub mod traffic;

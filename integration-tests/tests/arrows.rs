@@ -71,6 +71,20 @@ fn crates_know_only_what_they_may() {
     assert_eq!(seen, 8);
 }
 
+/// The tests speak to it as strangers do.
+#[test]
+fn only_the_projector_speaks_to_the_broker() {
+    for folder in ["schema", "command", "query", "gateway", "secrets", "deploy"] {
+        let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        assert!(!manifest.contains("lapin"), "{folder} must not depend on lapin");
+    }
+    let speaks = |path: &PathBuf| code(path).contains("lapin::");
+    let speakers: Vec<_> = sources(&root().join("projector/src")).into_iter().filter(speaks).collect();
+    let allowed = ["broker.rs", "message.rs", "relay.rs", "subscription.rs"];
+    let strangers: Vec<_> = speakers.iter().filter(|path| !allowed.iter().any(|name| path.ends_with(name))).collect();
+    assert!(strangers.is_empty() && speakers.len() == allowed.len(), "{speakers:?}");
+}
+
 #[test]
 fn the_domain_does_no_io() {
     let files = sources(&root().join("command/src/domain"));

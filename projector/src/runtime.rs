@@ -18,11 +18,12 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 use tracing::{error, info, warn};
 
-use crate::feed::{Feed, HEAVY, join};
+use crate::feed::{Feed, HEAVY, Near, join};
 use crate::fold::{Folder, Halt, Outcome, Span, Undecodable, Unit};
 use crate::projection::{Projection, all};
 use crate::series::{Series, describe, figure};
 use crate::store::{Commit, LoadError, Saved, Store};
+use crate::subscription::Subscription;
 
 /// How often an idle projector looks at the log although nobody woke it.
 const POLL: Duration = Duration::from_millis(20);
@@ -85,7 +86,7 @@ pub struct Projector {
     shards: Vec<ShardId>,
     projections: Catalogue,
     on_progress: Option<OnProgress>,
-    tail: Option<(ShardId, Arc<Tail>)>,
+    near: Option<(ShardId, Near)>,
 }
 
 impl Projector {
@@ -96,7 +97,7 @@ impl Projector {
     pub async fn connect(config: Config, shards: Vec<ShardId>) -> Result<Self, tokio_postgres::Error> {
         describe();
         connect(&config).await?;
-        Ok(Self { config, shards, projections: Arc::new(all), on_progress: None, tail: None })
+        Ok(Self { config, shards, projections: Arc::new(all), on_progress: None, near: None })
     }
 
     /// Runs these projections instead of all.
@@ -109,7 +110,14 @@ impl Projector {
     /// Takes what the writer of a shard has appended from its memory; the writer must be in this process.
     #[must_use]
     pub fn with_tail(mut self, shard: ShardId, tail: Arc<Tail>) -> Self {
-        self.tail = Some((shard, tail));
+        self.near = Some((shard, Near::Writer(tail)));
+        self
+    }
+
+    /// Takes what the broker has brought of a shard; the log is read for whatever is missing.
+    #[must_use]
+    pub fn with_subscription(mut self, subscription: Arc<Subscription>) -> Self {
+        self.near = Some((subscription.shard(), Near::Broker(subscription)));
         self
     }
 
@@ -393,8 +401,8 @@ impl<'a> Run<'a> {
             store.adopt(shard, log_id, name, version, saved.at).await?;
         }
         let folder = Folder::new(shard, log_id, saved.at, vec![saved.unit]);
-        let tail = self.task.projector.tail.as_ref().filter(|(of, _)| *of == shard).map(|(_, tail)| Arc::clone(tail));
-        let feed = Feed::new(self.reader.clone(), shard, saved.at, tail);
+        let near = self.task.projector.near.as_ref().filter(|(of, _)| *of == shard).map(|(_, near)| near.clone());
+        let feed = Feed::new(self.reader.clone(), shard, saved.at, near);
         self.lanes.push(Lane { folder, feed, series: vec![shown], broken: None });
         Ok(())
     }

@@ -15,7 +15,14 @@ pub fn describe() {
     );
     describe_histogram!("modelfaucet_projection_apply_duration_seconds", "Folding and committing one batch");
     describe_counter!("modelfaucet_projection_duplicates_total", "Events that came twice and were dropped");
+    describe_counter!(
+        "modelfaucet_projector_events_total",
+        "Events that were offered to projections, by where they came from"
+    );
     describe_gauge!("modelfaucet_dead_letters", "Events that the projection has put aside");
+    for source in ["log", "writer", "broker"] {
+        counter!("modelfaucet_projector_events_total", "source" => source).increment(0);
+    }
 }
 
 /// The series of one projection in one shard.
@@ -47,6 +54,13 @@ impl Series {
         // Every series is there from the start, zero included.
         series.duplicates.increment(0);
         series
+    }
+}
+
+/// Events came from the log, the writer's memory, or the broker.
+pub(crate) fn fed(source: &'static str, events: usize) {
+    if events > 0 {
+        counter!("modelfaucet_projector_events_total", "source" => source).increment(events as u64);
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use modelfaucet_projector::act::Who;
+use modelfaucet_projector::broker::message::Message;
 use modelfaucet_projector::changes::Changes;
 use modelfaucet_projector::compare::{Cells, Moment, Side};
 use modelfaucet_projector::fold::{Folder, Outcome};
@@ -17,11 +18,13 @@ use modelfaucet_projector::rebuild::{Rebuilding, rebuild};
 use modelfaucet_projector::runtime::OnProgress;
 use modelfaucet_projector::setup::setup_projections;
 use modelfaucet_projector::store::{Commit, Store, digest};
+use modelfaucet_projector::subscription::Subscription;
 use modelfaucet_projector::table::{Table, TableDigest};
 use modelfaucet_projector::{Projector, ProjectorError, compare, letters, registry, setup, sql};
-use modelfaucet_schema::event::{Event, Recorded};
+use modelfaucet_schema::event::{Event, Recorded, StoredRef};
 use modelfaucet_schema::hash::BatchHasher;
 use modelfaucet_schema::ids::{LogId, Position, StreamId};
+use modelfaucet_schema::log::read::{CheckedPage, Seal};
 use modelfaucet_schema::log::{AppendBatch, Head, LogAppender, LogReader};
 use support::database::TestDatabase;
 use support::log::{Generator, Mix, SHARD};
@@ -710,4 +713,73 @@ async fn readers_see_the_views_and_nothing_of_the_log() {
     assert_eq!(client.query_one(hashes, &[]).await.unwrap().get::<_, i64>(0), 0);
     // Set up again, as every start does.
     setup(&mut bed.database.connect("ledger_projector").await).await.unwrap();
+}
+
+/// Waits until it is so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(20) {
+        if is_so().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what}: not within 20 s");
+}
+
+/// I6: messages come doubled, in any order, invented, or not at all; the end is what the log says.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_broker_brings_the_tables_are_those_of_the_log() {
+    let mut bed = bed!();
+    let reader = bed.reader().await;
+    let (log_id, _) = reader.head(SHARD).await.unwrap();
+    let subscription = Subscription::new(SHARD);
+    let offer = |message: &Message| {
+        subscription.offer(&message.properties(), message.body.as_deref().unwrap_or_default()).unwrap();
+    };
+    let ((stop, stopped), (wake, woken)) = (watch::channel(false), watch::channel(Position::START));
+    let projector = bed.projector().await.with_subscription(Arc::clone(&subscription));
+    subscription.set_live(true);
+    let running = tokio::spawn(projector.run(woken, stopped));
+    for round in 0..6 {
+        let after = bed.head;
+        bed.append(&[3, 1, 40, 2, 300, 7, 1, 1]).await;
+        let page = reader.raw_page(SHARD, after, 10_000).await.unwrap();
+        let mut messages = Message::of_page(log_id, SHARD, &page.check().unwrap());
+        assert_eq!(messages.len(), 8);
+        match round {
+            0 => {}
+            1 => messages.reverse(),
+            2 => drop(messages.drain(2..5)),
+            3 => messages = messages.iter().flat_map(|message| [message.clone(), message.clone()]).collect(),
+            4 => messages.iter_mut().for_each(|message| message.body = None),
+            // Nothing comes, and nobody says so.
+            _ => messages.clear(),
+        }
+        messages.iter().for_each(offer);
+        wake.send_replace(subscription.told());
+        let head = bed.head.position.0;
+        until("every projection is there", async || {
+            let positions = bed.positions().await;
+            positions.len() == all().len() && positions.values().all(|position| *position == head)
+        })
+        .await;
+    }
+    // A batch that continues the log, with a right hash, and was never appended.
+    let invented = bed.generator.batch(bed.head, 2);
+    let page = CheckedPage {
+        after: invented.previous(),
+        links: vec![invented.head()],
+        seals: vec![Seal { id: invented.id(), recorded_at: invented.recorded_at() }],
+        events: invented.events().iter().map(StoredRef::from).collect(),
+    };
+    offer(&Message::of_page(log_id, SHARD, &page)[0]);
+    assert_eq!(subscription.told(), invented.head().position);
+    wake.send_replace(subscription.told());
+    until("it is forgotten", async || subscription.told() == bed.head.position).await;
+    stop.send_replace(true);
+    running.await.unwrap();
+    assert_eq!(bed.halted().await, BTreeMap::new());
+    assert!(bed.positions().await.values().all(|position| *position == bed.head.position.0));
+    assert_eq!(bed.digests().await, bed.expected().await);
 }

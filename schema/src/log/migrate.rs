@@ -30,6 +30,7 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { number: 9, name: "secrets", sql: include_str!("../../migrations/0009_secrets.sql") },
     Migration { number: 10, name: "payment", sql: include_str!("../../migrations/0010_payment.sql") },
     Migration { number: 11, name: "access", sql: include_str!("../../migrations/0011_access.sql") },
+    Migration { number: 12, name: "relay", sql: include_str!("../../migrations/0012_relay.sql") },
     Migration {
         number: 13,
         name: "projection_versions",

@@ -66,6 +66,7 @@ pub struct LogReader {
     head: Statement,
     batches: Statement,
     events: Statement,
+    link: Statement,
     keys: Option<Statement>,
     settle: Option<Statement>,
 }
@@ -80,6 +81,7 @@ impl LogReader {
             head: client.prepare(include_str!("sql/head.sql")).await?,
             batches: client.prepare(include_str!("sql/read_batches.sql")).await?,
             events: client.prepare(include_str!("sql/read_events.sql")).await?,
+            link: client.prepare(include_str!("sql/link.sql")).await?,
             keys: None,
             settle: None,
             client,
@@ -113,6 +115,15 @@ impl LogReader {
     pub async fn genesis(&self, shard: ShardId) -> Result<Head, ReadError> {
         let lineage = Lineage::read(&self.client, shard).await?;
         lineage.and_then(|lineage| lineage.genesis()).ok_or(ReadError::NoLog(shard))
+    }
+
+    /// The link of the chain at a position, if a batch ends there.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn link(&self, shard: ShardId, position: Position) -> Result<Option<ChainHash>, ReadError> {
+        let row = self.client.query_opt(&self.link, &[&shard.0, &position.0]).await?;
+        Ok(row.and_then(|row| ChainHash::from_slice(row.get(0))))
     }
 
     /// As [`LogReader::head`], but waits first for the appends that the server has begun, also of writers that are gone.
@@ -234,6 +245,7 @@ impl RawPage {
         let mut page = CheckedPage {
             after: self.after,
             links: Vec::with_capacity(self.batches.len()),
+            seals: Vec::with_capacity(self.batches.len()),
             events: Vec::with_capacity(self.events.len()),
         };
         let mut rows = self.events.iter();
@@ -263,9 +275,19 @@ impl RawPage {
                 page.events.push(event);
             }
             page.links.push(link.check(self.shard, head, &page.events[start..])?);
+            page.seals.push(Seal { id: link.id, recorded_at: link.recorded_at });
         }
         Ok(page)
     }
+}
+
+/// What a link covers beside the events and their places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The batch.
+    pub id: BatchId,
+    /// The writer's clock when it was sealed.
+    pub recorded_at: crate::time::Timestamp,
 }
 
 /// Whole batches that hold what their links say.
@@ -275,6 +297,8 @@ pub struct CheckedPage<'a> {
     pub after: Head,
     /// The head behind each batch, in order.
     pub links: Vec<Head>,
+    /// What each link covers beside, in the same order.
+    pub seals: Vec<Seal>,
     /// The events.
     pub events: Vec<StoredRef<'a>>,
 }

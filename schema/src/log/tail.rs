@@ -51,6 +51,11 @@ impl Tail {
         }
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *self.0.lock() = Kept::default();
+    }
+
     /// The batches that follow `at`, in order; none if this place is not known here, or is the end.
     pub fn behind(&self, at: Head) -> Vec<TailBatch> {
         let kept = self.0.lock();
