@@ -433,7 +433,7 @@ fn histories_reach_what_they_are_to_test() {
     // Tokens change nothing about money; the rules' own tests try them.
     let untried = ["DeveloperTokenRevoked", "StaffTokenIssued", "StaffTokenRevoked"];
     // Histories of these are elsewhere: command/tests/payments.rs has a book of its own, domain/tests/ has attempts.rs, credentials.rs
-    // and budgets.rs.
+    // and budgets.rs; no command of an app or administrator forks a log (integration-tests/tests/backup.rs).
     let elsewhere = [
         "Attempt",
         "DisconnectPolicySet",
@@ -446,6 +446,8 @@ fn histories_reach_what_they_are_to_test() {
         "Credit",
         "StripeTransaction",
         "Payout",
+        "Repair",
+        "LogForked",
     ];
     for (name, _) in Event::KINDS.iter().filter(|(name, _)| !elsewhere.iter().any(|kind| name.starts_with(kind))) {
         let enough = seen.get(name).copied().unwrap_or_default() >= 20 || untried.contains(name);

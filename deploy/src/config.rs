@@ -1005,7 +1005,7 @@ mod tests {
             ("REDIS_URL", "redis://:password@redis.example.com"),
             ("REDIS_URL", "http://127.0.0.1:6379"),
             ("REDIS_TIMEOUT_MS", "0"),
-            ("AMQP_URL", "127.0.0.1:5672"),
+            ("AMQP_URL", "rabbit:5672"),
             ("AMQP_URL", "amqp://ledger:password@broker.example.com"),
             ("PROJECTOR_FEED", "amqp"),
             ("PROJECTOR_FEED", "pigeon"),

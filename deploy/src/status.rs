@@ -49,9 +49,10 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         let transaction = auditor::snapshot(&mut client).await.map_err(auditor::failure)?;
         let mut status = look(&transaction).await.map_err(auditor::failure)?;
         status.books = books::look(&transaction).await.map_err(auditor::failure)?;
+        let relay = outside::relay(&transaction).await.map_err(auditor::failure)?;
         drop(transaction);
         status.holds = holds(auditor, &status).await?;
-        status.outside = outside::look(&config).await?;
+        status.outside = outside::look(&config, relay, Timestamp::now()).await?;
         Ok(status)
     })?;
     if args.json {

@@ -4,13 +4,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_schema::event::StoredEvent;
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{BatchId, Position, ShardId};
 use modelfaucet_schema::log::boot::ServiceRole;
-use modelfaucet_schema::log::{AppendBatch, AppendError, Appended, Head, LogAppender, LogReader, MAX_BATCH_EVENTS};
+use modelfaucet_schema::log::{
+    AppendBatch, AppendError, Appended, Head, LogAppender, LogReader, MAX_BATCH_EVENTS, from_system_time,
+};
 use modelfaucet_schema::time::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,7 +22,10 @@ use tokio_postgres::{Config, NoTls};
 
 /// Events that say nothing, behind a head.
 fn events(previous: Head, id: BatchId, sequence: i64, count: usize) -> AppendBatch {
-    let at = Timestamp::now();
+    events_at(Timestamp::now(), previous, id, sequence, count)
+}
+
+fn events_at(at: Timestamp, previous: Head, id: BatchId, sequence: i64, count: usize) -> AppendBatch {
     let event = |number: usize| StoredEvent {
         shard: ShardId(0),
         position: previous.position.plus(number + 1),
@@ -67,6 +73,37 @@ async fn an_append_follows_exactly_the_head_that_it_was_sealed_behind() {
     let (left, right) = (one_event(head, BatchId::generate(), 2), one_event(head, BatchId::generate(), 2));
     let (left, right) = tokio::join!(appender.append(&left), other.append(&right));
     assert_eq!([left.is_ok(), right.is_ok()].iter().filter(|won| **won).count(), 1, "{left:?} {right:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_ahead_does_not_move_the_logs_time() {
+    let Some(database) = TestDatabase::create().await else { return };
+    let client = Arc::new(database.connect_as(ServiceRole::Command).await);
+    let reader = LogReader::prepare(Arc::clone(&client)).await.unwrap();
+    let appender = LogAppender::prepare(client).await.unwrap();
+    let (_, start) = reader.head(ShardId(0)).await.unwrap();
+    let later = |seconds| Timestamp::now().plus(Duration::from_secs(seconds));
+    for seconds in [70, 3_600, 3 * 86_400] {
+        let refused =
+            appender.append(&events_at(later(seconds), start, BatchId::generate(), 1, 1)).await.unwrap_err();
+        assert!(matches!(refused, AppendError::Refused(_)) && refused.to_string().contains("ahead"), "{refused}");
+    }
+    assert_eq!(reader.head(ShardId(0)).await.unwrap().1, start, "nothing of it was written");
+    // Machines are never quite together; and the past is fine, as for what is recovered.
+    let near = events_at(later(30), start, BatchId::generate(), 1, 1);
+    assert!(matches!(appender.append(&near).await, Ok(Appended::Now)));
+    let past = events_at(Timestamp::from_micros(0), near.head(), BatchId::generate(), 2, 1);
+    assert!(matches!(appender.append(&past).await, Ok(Appended::Now)));
+    // The database's clock was set back: what moves no time goes on.
+    let ahead = "UPDATE ledger.batch SET committed_at = clock_timestamp() + interval '1 hour' WHERE last_pos = 2";
+    let superuser = database.connect().await;
+    superuser.batch_execute(&format!("SET session_replication_role = replica; ALTER TABLE ledger.batch DISABLE TRIGGER append_only; {ahead}")).await.unwrap();
+    let at: std::time::SystemTime =
+        superuser.query_one("SELECT committed_at FROM ledger.batch WHERE last_pos = 2", &[]).await.unwrap().get(0);
+    let same = events_at(from_system_time(at), past.head(), BatchId::generate(), 3, 1);
+    assert!(matches!(appender.append(&same).await, Ok(Appended::Now)));
+    let forward = events_at(from_system_time(at).plus(Duration::from_secs(1)), same.head(), BatchId::generate(), 4, 1);
+    assert!(matches!(appender.append(&forward).await, Err(AppendError::Refused(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::judge::{audit, check};
-use modelfaucet_integration_tests::process::{Role, Setting, Up};
+use modelfaucet_integration_tests::process::{Role, Setting, Up, skip};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
 
@@ -77,4 +77,87 @@ async fn any_role_may_die_at_any_time() {
     assert_eq!(up.log().matches("the writer's state is folded").count() - 1, 2 + 2 * deaths);
     assert!(tally.ok > 200 && tally.in_doubt > 0 && tally.repeats > 0 && tally.reads > 0, "{tally:?}");
     println!("{} deaths, {MEANWHILE} commands meanwhile took {longest:.2?}, {events} events, {tally:.2?}", 4 * deaths);
+}
+
+/// What makes a process see another time, but no other durations.
+fn faketime() -> Option<std::path::PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let found = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.exists());
+    if found.is_none() {
+        skip("faketime", "libfaketime is not installed");
+    }
+    found
+}
+
+/// The time that a process says it is, by the header of an answer, and whether it is ready.
+async fn clock(role: &Role) -> (String, bool) {
+    let mut connection = Connection::open(&role.address(), "").await.unwrap();
+    let answer = connection.send("GET", "/ready", "", "", b"").await.unwrap();
+    // Day, hour: minutes pass by themselves.
+    (answer.header("date").unwrap()[..19].to_owned(), answer.status == 200)
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_jumps_moves_neither_money_nor_the_logs_time() {
+    let (Some(database), Some(library)) = (TestDatabase::durable().await, faketime()) else { return };
+    let dice = Dice::of_run();
+    let setting = Setting { database: Some(database.superuser()), ..Setting::default() };
+    let mut up = Up::start_with(setting).await;
+    let plan = Plan::of("clocks", &up, &dice).await;
+    up.stop();
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("skew");
+    std::fs::write(&file, "+0").unwrap();
+    let jumps = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let commands = [up.role("command", "ledger_command"), up.role_with(&["command"], "ledger_command", &jumps)];
+    let others = [up.role("projector", "ledger_projector"), up.role("query", "ledger_query")];
+    for role in commands.iter().chain(&others) {
+        role.wait_until_ready().await;
+    }
+    let (reads, token) = (others[1].address(), plan.token.clone());
+    let addresses = commands.iter().map(Role::address).collect();
+    let mut traffic = Traffic::start(Plan { commands: addresses, reads: reads.clone(), ..plan });
+    let mut refused = 0;
+    for (skew, ahead) in [("+3600", true), ("-3600", false), ("+259200", true), ("-259200", false)] {
+        traffic.more(MEANWHILE).await;
+        traffic.fault("F11", "command-1", skew);
+        std::fs::write(&file, skew).unwrap();
+        until("the clock jumps", async || clock(&commands[1]).await.0 != clock(&commands[0]).await.0).await;
+        if ahead {
+            // It cannot record any more and says so; nobody else is disturbed.
+            until("who is ahead is not ready", async || !clock(&commands[1]).await.1).await;
+            refused += 1;
+        }
+        traffic.more(MEANWHILE).await;
+        assert!(clock(&commands[0]).await.1, "the other one is not disturbed");
+        std::fs::write(&file, "+0").unwrap();
+        until("the clock is set right", async || clock(&commands[1]).await == (clock(&commands[0]).await.0, true)).await;
+    }
+    traffic.more(MEANWHILE).await;
+    let (tally, histories) = traffic.stop().await;
+    level(&database).await;
+    let auditor = database.role(ServiceRole::Audit);
+    let events = check(&auditor, &histories).await;
+    assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
+    audit(&auditor, &reads, &token).await;
+    let sql = "SELECT max(recorded_at) <= clock_timestamp() + interval '60 s', count(*) FILTER (WHERE type IN ('HoldExpired', 'SessionExpired'))
+               FROM ledger.event";
+    let row = database.connect_as(ServiceRole::Audit).await.query_one(sql, &[]).await.unwrap();
+    assert_eq!((row.get::<_, bool>(0), row.get::<_, i64>(1)), (true, 0), "nothing ended before its time");
+    assert!(refused == 2 && tally.ok > 100, "{tally:?}");
+    println!("4 jumps, {events} events, {tally:.2?}");
 }

@@ -134,8 +134,12 @@ impl Status {
         if let Some(oldest) = books.oldest.filter(|oldest| *oldest > Duration::from_secs(600)) {
             list.push(format!("Stripe events are unfinished for {}: `modelfaucet stripe sweep`", ago(oldest)));
         }
-        for (name, _) in self.outside.iter().filter(|(_, is)| *is == Is::Down) {
-            list.push(format!("{name} does not answer"));
+        for (name, is) in &self.outside {
+            match is {
+                Is::Down => list.push(format!("{name} does not answer")),
+                Is::Bad(how) => list.push(format!("{name}: {how}")),
+                Is::Up | Is::NotConfigured | Is::Fine(_) => {}
+            }
         }
         list
     }
@@ -327,7 +331,7 @@ mod tests {
     #[test]
     fn whatever_is_wrong_needs_attention() {
         type Wrong = fn(&mut Status);
-        let wrongs: [(Wrong, &str); 10] = [
+        let wrongs: [(Wrong, &str); 11] = [
             (|status| status.logs[0].checked = None, "do not hold"),
             (|status| status.logs.clear(), "no log"),
             (|status| status.projections[0].halted = Some("a gap".into()), "has halted: a gap"),
@@ -338,6 +342,7 @@ mod tests {
             (|status| status.books.mismatches = Some(3), "3 wallets do not reconcile"),
             (|status| status.books.refused = 1, "1 Stripe events were refused"),
             (|status| status.outside[1].1 = Is::Down, "redis does not answer"),
+            (|status| status.outside[1].1 = Is::Bad("HALTED".into()), "redis: HALTED"),
         ];
         for (change, expected) in wrongs {
             let mut status = status();

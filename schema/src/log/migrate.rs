@@ -37,6 +37,7 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../migrations/0013_projection_versions.sql"),
     },
     Migration { number: 15, name: "backup", sql: include_str!("../../migrations/0015_backup.sql") },
+    Migration { number: 16, name: "clock", sql: include_str!("../../migrations/0016_clock.sql") },
 ];
 
 /// Why the database could not be set up.
