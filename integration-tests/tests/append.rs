@@ -84,8 +84,7 @@ async fn a_clock_that_is_ahead_does_not_move_the_logs_time() {
     let (_, start) = reader.head(ShardId(0)).await.unwrap();
     let later = |seconds| Timestamp::now().plus(Duration::from_secs(seconds));
     for seconds in [70, 3_600, 3 * 86_400] {
-        let refused =
-            appender.append(&events_at(later(seconds), start, BatchId::generate(), 1, 1)).await.unwrap_err();
+        let refused = appender.append(&events_at(later(seconds), start, BatchId::generate(), 1, 1)).await.unwrap_err();
         assert!(matches!(refused, AppendError::Refused(_)) && refused.to_string().contains("ahead"), "{refused}");
     }
     assert_eq!(reader.head(ShardId(0)).await.unwrap().1, start, "nothing of it was written");
@@ -97,7 +96,12 @@ async fn a_clock_that_is_ahead_does_not_move_the_logs_time() {
     // The database's clock was set back: what moves no time goes on.
     let ahead = "UPDATE ledger.batch SET committed_at = clock_timestamp() + interval '1 hour' WHERE last_pos = 2";
     let superuser = database.connect().await;
-    superuser.batch_execute(&format!("SET session_replication_role = replica; ALTER TABLE ledger.batch DISABLE TRIGGER append_only; {ahead}")).await.unwrap();
+    superuser
+        .batch_execute(&format!(
+            "SET session_replication_role = replica; ALTER TABLE ledger.batch DISABLE TRIGGER append_only; {ahead}"
+        ))
+        .await
+        .unwrap();
     let at: std::time::SystemTime =
         superuser.query_one("SELECT committed_at FROM ledger.batch WHERE last_pos = 2", &[]).await.unwrap().get(0);
     let same = events_at(from_system_time(at), past.head(), BatchId::generate(), 3, 1);

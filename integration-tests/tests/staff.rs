@@ -26,7 +26,9 @@ async fn issue(up: &Up, role: &str, more: Value) -> Token {
 
 async fn ask(address: &str, token: &str, method: &str, path: &str, body: &Value) -> Answer {
     let mut connection = Connection::open(address, token).await.unwrap();
-    connection.json(method, path, "idempotency-key: staff-1\r\n", body).await.unwrap()
+    // A key is for one request, whatever it asks for.
+    let key = format!("idempotency-key: staff{}\r\n", path.replace('/', "-"));
+    connection.json(method, path, &key, body).await.unwrap()
 }
 
 #[tokio::test]

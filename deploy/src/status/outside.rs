@@ -103,12 +103,8 @@ fn last_drill(repository: &Repository, now: Timestamp) -> Is {
     if !last.passed {
         return Is::Bad(format!("FAILED {} ago: {}", ago(since), last.problem));
     }
-    let said = format!(
-        "passed {} ago, {} events lost, {:.1} s to serve",
-        ago(since),
-        last.events_lost,
-        last.seconds_to_serve
-    );
+    let said =
+        format!("passed {} ago, {} events lost, {:.1} s to serve", ago(since), last.events_lost, last.seconds_to_serve);
     if since > OLD[2] { Is::Bad(said) } else { Is::Fine(said) }
 }
 
