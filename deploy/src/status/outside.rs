@@ -49,12 +49,11 @@ pub(super) type Line = (&'static str, Is);
 
 /// Looks at what is beside the database.
 pub(super) async fn look(config: &Config, relay: Is, now: Timestamp) -> Result<Vec<Line>, Failure> {
-    let (backup, drill) = match config.backup_dir() {
-        None => (Is::NotConfigured, Is::NotConfigured),
-        Some(_) => {
-            let repository = Repository::of(config)?;
-            (backup(&repository, now)?, last_drill(&repository, now))
-        }
+    let (backup, drill) = if config.backup_dir().is_some() {
+        let repository = Repository::of(config)?;
+        (backup(&repository, now)?, last_drill(&repository, now))
+    } else {
+        (Is::NotConfigured, Is::NotConfigured)
     };
     let redis = redis(config.redis_place()?).await;
     Ok(vec![("postgres", Is::Up), ("redis", redis), ("relay", relay), ("backup", backup), ("drill", drill)])
