@@ -10,7 +10,7 @@ pub(crate) mod follow;
 mod list;
 pub(crate) mod metrics;
 pub(crate) mod repository;
-mod segment;
+pub(crate) mod segment;
 pub(crate) mod server;
 
 use std::path::{Path, PathBuf};

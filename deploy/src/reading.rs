@@ -116,7 +116,8 @@ pub(crate) async fn between(
     Ok(rows.iter().map(|row| stored(shard, row)).collect())
 }
 
-fn stored(shard: ShardId, row: &Row) -> StoredEvent {
+/// A row of `reading/sql/between.sql`, or of any other statement with its columns.
+pub(crate) fn stored(shard: ShardId, row: &Row) -> StoredEvent {
     let key = match (row.get::<_, Option<Uuid>>(8), row.get::<_, Option<Uuid>>(9)) {
         (Some(key), Some(fingerprint)) => Some(KeyUse { key, fingerprint }),
         _ => None,

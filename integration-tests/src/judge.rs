@@ -3,14 +3,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
+use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::Value;
 use tokio_postgres::Config;
 
 use crate::connection::Connection;
+use crate::database::TestDatabase;
 use crate::history::export_log;
 use crate::process::{Up, binary, skip, url};
-use crate::traffic::Histories;
+use crate::traffic::{Histories, PATIENCE};
 
 /// Runs a program of the checker. `None` if Python is missing.
 ///
@@ -61,6 +64,23 @@ pub async fn audit(auditor: &Config, reads: &str, token: &str) {
     assert_eq!(answer.status, 200, "{answer:?}");
     let summary = &answer.json()["summary"];
     assert!(summary["wallet_count"].as_u64() > Some(0) && summary["mismatch_count"] == 0, "{summary}");
+}
+
+/// Waits until every projection has read the whole log.
+///
+/// # Panics
+/// If one does not within [`PATIENCE`].
+pub async fn level(database: &TestDatabase) {
+    let (client, began) = (database.connect_as(ServiceRole::Audit).await, Instant::now());
+    let sql = "SELECT h.position - min(c.position) FROM ledger.head h, projection.checkpoint c GROUP BY h.position";
+    loop {
+        let behind: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        if behind == 0 {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "I16: a projection stays {behind} events behind");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// As [`audit`], of an `up`.

@@ -12,10 +12,10 @@ use modelfaucet_integration_tests::calls::{booked_when_ended, chat, check_read, 
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::ingress::Ingress;
-use modelfaucet_integration_tests::judge::{audit, check};
+use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::process::{Role, Setting, Up};
 use modelfaucet_integration_tests::provider::Provider;
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
 
@@ -38,20 +38,6 @@ async fn call(address: String, token: String, number: usize, mut dice: Dice, sto
         answers.push(until_charged(|| address.clone(), &token, &key, &body).await);
     }
     answers
-}
-
-/// Waits until every projection has read the whole log.
-async fn level(database: &TestDatabase) {
-    let (client, began) = (database.connect_as(ServiceRole::Audit).await, Instant::now());
-    let sql = "SELECT h.position - min(c.position) FROM ledger.head h, projection.checkpoint c GROUP BY h.position";
-    loop {
-        let behind: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
-        if behind == 0 {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "I16: a projection stays {behind} events behind");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Asks each of these until it answers so.

@@ -35,8 +35,16 @@ fn prints(output: &Output, lines: &[&str]) {
     }
 }
 
+/// The active card, as soon as the read tables have one.
 async fn card(up: &Up) -> Value {
-    up.as_admin("GET", "/v1/admin/rate-card", "", &Value::Null).await.json()
+    for _ in 0..500 {
+        let answer = up.as_admin("GET", "/v1/admin/rate-card", "", &Value::Null).await;
+        if answer.status == 200 {
+            return answer.json();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("there is no card");
 }
 
 #[tokio::test]

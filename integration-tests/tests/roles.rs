@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::database::TestDatabase;
-use modelfaucet_integration_tests::judge::{audit, check};
+use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::process::{Role, Setting, Up, skip};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
@@ -17,20 +17,6 @@ use modelfaucet_schema::log::boot::ServiceRole;
 const DEATHS: usize = 3;
 /// Commands that must be answered while one is dead.
 const MEANWHILE: u64 = 20;
-
-/// Waits until every projection has read the whole log.
-async fn level(database: &TestDatabase) {
-    let (client, began) = (database.connect_as(ServiceRole::Audit).await, Instant::now());
-    let sql = "SELECT h.position - min(c.position) FROM ledger.head h, projection.checkpoint c GROUP BY h.position";
-    loop {
-        let behind: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
-        if behind == 0 {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "I16: a projection stays {behind} events behind");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_role_may_die_at_any_time() {

@@ -216,6 +216,8 @@ impl Repository {
             files.push(WalFile { segment, path: entry.path(), partial, bytes });
         }
         files.sort_by_key(|file| (file.segment, file.partial));
+        // One that is renamed while the folder is read may be seen under both names.
+        files.dedup_by_key(|file| file.segment);
         Ok(files)
     }
 

@@ -14,6 +14,7 @@ use modelfaucet_schema::log::{AppendBatch, Head, Lineage};
 use tokio_postgres::Client;
 
 use crate::exit::{Exit, Failure};
+use crate::reading::stored;
 use crate::verify::auditor;
 
 pub(crate) use line::Line;
@@ -201,7 +202,7 @@ async fn fetch(client: &Client, shard: ShardId, after: Head) -> Result<Vec<Appen
         let last: i64 = link.get(1);
         let mut events = Vec::new();
         while let Some(row) = rows.next_if(|row| row.get::<_, i64>(0) <= last) {
-            events.push(line::stored(shard, row));
+            events.push(stored(shard, row));
         }
         let batch = line::sealed(shard, head, link, events);
         let whole = batch.head()

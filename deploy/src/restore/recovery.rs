@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::plan::{Plan, recovery_time};
 use super::target::Aim;
 use crate::backup::Repository;
+use crate::backup::repository::WalFile;
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::postgres::{self, PostgresError, PrivatePostgres, PrivatePostgresOptions};
@@ -41,7 +42,7 @@ pub(super) fn place(repository: &Repository, plan: &Plan, into: &Path) -> Result
         if file.partial && path.exists() {
             continue;
         }
-        fs::copy(&file.path, &path).map_err(|error| failed(&file.path, &error))?;
+        copy_wal(file, &path).map_err(|error| failed(&file.path, &error))?;
     }
     for name in REPLACED {
         let path = cluster.join(name);
@@ -67,6 +68,16 @@ pub(super) fn place(repository: &Repository, plan: &Plan, into: &Path) -> Result
     }
     // Whoever is root gives the files to the user that the server runs as.
     Ok(postgres::give_to_server(&cluster)?)
+}
+
+/// Copies a file of WAL, which its follower may finish and rename meanwhile.
+fn copy_wal(file: &WalFile, to: &Path) -> std::io::Result<u64> {
+    match fs::copy(&file.path, to) {
+        Err(error) if file.partial && error.kind() == std::io::ErrorKind::NotFound => {
+            fs::copy(file.path.with_extension(""), to)
+        }
+        copied => copied,
+    }
 }
 
 /// Copies a directory with everything in it; of links, the links.
@@ -122,4 +133,24 @@ fn start(config: &Config, aim: Aim, into: &Path) -> Result<PrivatePostgres, Post
 
 fn log_says(into: &Path, what: &str) -> bool {
     fs::read(into.join("postgres.log")).is_ok_and(|log| String::from_utf8_lossy(&log).contains(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::segment::Segment;
+
+    #[test]
+    fn a_file_of_wal_may_be_finished_while_it_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |name: &str| folder.path().join(name);
+        let file = |partial, path| WalFile { segment: Segment { timeline: 1, number: 5 }, path, partial, bytes: 3 };
+        let listed = file(true, of("000000010000000000000005.partial"));
+        std::fs::write(of("000000010000000000000005"), "all").unwrap();
+        assert_eq!(copy_wal(&listed, &of("copy")).unwrap(), 3);
+        assert_eq!(std::fs::read(of("copy")).unwrap(), b"all");
+        // Whatever else is missing is missing.
+        let gone = file(false, of("000000010000000000000006"));
+        assert_eq!(copy_wal(&gone, &of("copy")).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+    }
 }

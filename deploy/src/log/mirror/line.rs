@@ -115,27 +115,6 @@ impl Line {
     }
 }
 
-/// A row of `sql/events.sql`.
-pub(super) fn stored(shard: ShardId, row: &Row) -> StoredEvent {
-    let key = match (row.get::<_, Option<Uuid>>(8), row.get::<_, Option<Uuid>>(9)) {
-        (Some(key), Some(fingerprint)) => Some(KeyUse { key, fingerprint }),
-        _ => None,
-    };
-    StoredEvent {
-        shard,
-        position: Position(row.get(0)),
-        stream: row.get(1),
-        stream_seq: row.get(2),
-        name: row.get(3),
-        version: row.get(4),
-        recorded_at: from_system_time(row.get(5)),
-        actor: row.get(6),
-        request_id: row.get(7),
-        key,
-        payload: row.get(10),
-    }
-}
-
 /// The batch of a row of `sql/links.sql`, hashed again behind `after`; whoever reads it compares its head with the row's.
 pub(super) fn sealed(shard: ShardId, after: Head, link: &Row, events: Vec<StoredEvent>) -> AppendBatch {
     AppendBatch::seal(shard, after, BatchId(link.get(2)), from_system_time(link.get(5)), events)
