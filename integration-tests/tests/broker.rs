@@ -388,7 +388,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
 
 /// Not a test: how fast the relay is, with large batches and with small ones (docs/BENCHMARKS.md says how to run it).
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement"]
+#[ignore = "a measurement, run by hand as docs/BENCHMARKS.md says"]
 async fn how_fast_the_relay_is() {
     let Some(database) = TestDatabase::durable().await else { return };
     let Some(rabbit) = tokio::task::spawn_blocking(RabbitMq::start).await.unwrap() else { return };
