@@ -115,6 +115,33 @@ fn processes(postmaster: Pid) -> Vec<Pid> {
     std::iter::once(postmaster).chain(children).collect()
 }
 
+/// What the kernel says of a process; `None`: it is gone.
+fn stat(pid: Pid) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()
+}
+
+/// Whether a process writes no more: it is stopped, gone, or has ended and waits for a parent that is stopped itself.
+fn stands_still(pid: Pid) -> bool {
+    let state = |stat: &str| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    stat(pid).is_none_or(|stat| matches!(state(&stat), Some('T' | 'Z' | 'X')))
+}
+
+#[test]
+fn a_child_that_ended_below_a_stopped_parent_stands_still() {
+    let mut child = Command::new("true").spawn().unwrap();
+    let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
+    let began = Instant::now();
+    // Nobody has waited for it: the kernel keeps it.
+    while !stands_still(pid) {
+        assert!(began.elapsed() < PATIENCE, "{:?}", stat(pid));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(stat(pid).is_some_and(|stat| stat.contains(") Z ")));
+    assert!(!stands_still(rustix::process::getpid()), "a process that runs");
+    child.wait().unwrap();
+    assert!(stands_still(pid), "gone");
+}
+
 /// What a disk has that loses its power now: the server is stopped where it is, and what has reached the image is copied. What it
 /// only believes to have written, in the cache of the file system on the image, is not in the copy. `meanwhile` is asked before the
 /// server goes on.
@@ -130,12 +157,11 @@ fn cut_power<T>(up: &Up, image: &Path, copy: &Path, meanwhile: impl FnOnce() -> 
         }
     };
     send(Signal::STOP);
-    let state = |pid: &Pid| std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
     for pid in &all {
-        // A process in the middle of a write stops when that has ended; one that is gone has no state.
+        // A process in the middle of a write stops when that has ended.
         let began = Instant::now();
-        while !state(pid).is_empty() && !state(pid).contains(") T ") {
-            assert!(began.elapsed() < PATIENCE, "the server does not stop");
+        while !stands_still(*pid) {
+            assert!(began.elapsed() < PATIENCE, "the server does not stop: {:?}", stat(*pid));
             std::thread::sleep(Duration::from_millis(1));
         }
     }
