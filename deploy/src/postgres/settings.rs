@@ -8,6 +8,9 @@ use std::path::Path;
 /// - `shared_buffers` holds the hot index pages; the log itself is read once, in order.
 /// - Rare checkpoints (`max_wal_size`, `checkpoint_timeout`): after each, the first touch of an index
 ///   page writes all of it to the WAL, and random keys touch many pages.
+/// - Nobody may take a processor for half a second while calls wait for a commit. Statistics of rows that only ever grow need no large
+///   sample (`default_statistics_target`; what is looked up, is looked up by key), and vacuum has time (`autovacuum_vacuum_cost_delay`).
+///   What a backend writes to a table goes on to the disk at once (`backend_flush_after`), not all together with the next commit.
 /// - `jit` only delays our short statements.
 const TUNING: &[(&str, &str)] = &[
     ("shared_buffers", "256MB"),
@@ -16,6 +19,9 @@ const TUNING: &[(&str, &str)] = &[
     ("min_wal_size", "256MB"),
     ("checkpoint_timeout", "15min"),
     ("wal_compression", "off"),
+    ("default_statistics_target", "10"),
+    ("autovacuum_vacuum_cost_delay", "10ms"),
+    ("backend_flush_after", "256kB"),
     // A copy of the WAL that stays away must not fill the disk.
     ("max_slot_wal_keep_size", "8GB"),
     ("max_connections", "100"),

@@ -32,7 +32,7 @@ enum Mode {
     Chat,
     /// The same as a stream.
     ChatStream,
-    /// Streams whose pieces say when the provider sent them: how long each piece was on its way.
+    /// Streams whose pieces say when the provider sent them: how long each piece, and the end, was on its way.
     ChunkDelay,
     /// As many streams as connections, all open and silent for the whole time: what an open stream costs.
     OpenStreams,
@@ -74,6 +74,10 @@ struct Args {
     /// The address is a yardstick: nobody opens wallets there, and for calls `--token` will do.
     #[arg(long)]
     bare: bool,
+    /// Tells on standard error of each request that took longer: when it was due, in milliseconds since 1970, and how many it took.
+    /// What stands close together has one cause.
+    #[arg(long, value_name = "MS")]
+    slow: Option<u64>,
     /// The token of calls at a yardstick.
     #[arg(long, default_value = "none")]
     token: String,
@@ -142,11 +146,11 @@ impl Connection {
         }
     }
 
-    /// Sends a streamed call and reads it to the end; for each stamped piece, how long it was on its way.
-    async fn stamped(&mut self, body: &[u8], delays: &mut Vec<Duration>) -> Result<u16, Error> {
+    /// Sends a streamed call and reads it to the end; notes how long its pieces and its end were on their way.
+    async fn stamped(&mut self, body: &[u8], delays: &mut Delays) -> Result<u16, Error> {
         const MARK: &[u8] = b"\"stamp\":\"";
         self.begin_call(body).await?;
-        let mut seen = 0;
+        let (mut seen, mut last) = (0, Duration::ZERO);
         loop {
             let read = self.stream.read_buf(&mut self.buffer).await?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
@@ -154,13 +158,15 @@ impl Connection {
                 let start = seen + at + MARK.len();
                 let Some(digits) = self.buffer.get(start..start + 16) else { break };
                 let sent = Duration::from_micros(std::str::from_utf8(digits)?.parse()?);
-                delays.push(now.saturating_sub(sent));
+                delays.pieces.push(now.saturating_sub(sent));
+                last = sent;
                 seen = start + 16;
             }
             if read == 0 {
                 return Err("the stream broke off".into());
             }
             if self.buffer.ends_with(b"\r\n0\r\n\r\n") {
+                delays.ends.push(now.saturating_sub(last));
                 return Ok(std::str::from_utf8(&self.buffer[9..12])?.parse()?);
             }
         }
@@ -227,16 +233,29 @@ async fn open_wallet(
     Ok(if args.mode.is_call() { token.to_owned() } else { wallet })
 }
 
+/// How long the parts of streams were on their way.
+#[derive(Default)]
+struct Delays {
+    /// From the moment in which the provider sent a piece.
+    pieces: Vec<Duration>,
+    /// The last byte, from the moment in which the provider sent the last piece: what the provider does behind that piece is in it.
+    ends: Vec<Duration>,
+}
+
+impl Delays {
+    fn append(&mut self, other: &mut Self) {
+        self.pieces.append(&mut other.pieces);
+        self.ends.append(&mut other.ends);
+    }
+}
+
 /// What one connection saw.
 #[derive(Default)]
 struct Seen {
     latencies: Vec<Duration>,
     statuses: BTreeMap<u16, u64>,
     late: u64,
-    /// How long pieces of streams were on their way.
-    delays: Vec<Duration>,
-    /// The same without the first and the last piece of each stream: what an answer under way feels like.
-    between: Vec<Duration>,
+    delays: Delays,
 }
 
 /// A small generator of pseudo-random numbers (xorshift64*).
@@ -267,7 +286,7 @@ async fn one_request(
     items: usize,
     random: &mut Random,
     wallet: &str,
-    delays: &mut Vec<Duration>,
+    delays: &mut Delays,
 ) -> Result<u16, Error> {
     let key = || format!("idempotency-key: {}\r\n", Uuid::now_v7());
     match mode {
@@ -280,7 +299,7 @@ async fn one_request(
             Ok(connection.send("POST", "/v1/chat/completions", "", "application/json", body.as_bytes()).await?.0)
         }
         Mode::ChunkDelay => {
-            let body = r#"{"model":"gpt-4o-mini","max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Hello [[tokens=32 gap_ms=10 stamp]]"}]}"#;
+            let body = r#"{"model":"gpt-4o-mini","max_tokens":64,"stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":"Hello [[tokens=32 gap_ms=10 stamp]]"}]}"#;
             connection.stamped(body.as_bytes(), delays).await
         }
         Mode::OpenStreams => unreachable!("has a loop of its own"),
@@ -370,7 +389,7 @@ async fn main() -> Result<(), Error> {
     for number in 0..args.connections {
         let (wallets, planned, address, admin) =
             (Arc::clone(&wallets), Arc::clone(&planned), args.address.clone(), admin.clone());
-        let (mode, items, rate) = (args.mode, args.items, args.rate);
+        let (mode, items, rate, slow) = (args.mode, args.items, args.rate, args.slow.map(Duration::from_millis));
         tasks.push(tokio::spawn(async move {
             let token = if mode.is_call() { &wallets[number % wallets.len()] } else { &admin };
             let mut connection = Connection::open(&address, token).await?;
@@ -391,14 +410,15 @@ async fn main() -> Result<(), Error> {
                 }
                 let wallet = &wallets[usize::try_from(random.below(wallets.len() as u64))?];
                 let counted = due >= counted_from;
-                let mut delays = Vec::new();
+                let mut delays = Delays::default();
                 let status = one_request(&mut connection, mode, items, &mut random, wallet, &mut delays).await?;
                 if counted {
-                    seen.between.extend(delays.get(1..delays.len().saturating_sub(1)).unwrap_or_default());
                     seen.delays.append(&mut delays);
-                }
-                if counted {
                     let latency = due.elapsed();
+                    if slow.is_some_and(|slow| latency >= slow) {
+                        let due = SystemTime::now().duration_since(UNIX_EPOCH)?.saturating_sub(latency);
+                        eprintln!("{} {}", due.as_millis(), latency.as_millis());
+                    }
                     seen.late += u64::from(rate > 0.0 && Instant::now() > end);
                     seen.latencies.push(latency);
                     *seen.statuses.entry(status).or_default() += 1;
@@ -408,18 +428,17 @@ async fn main() -> Result<(), Error> {
     }
     let mut all = Seen::default();
     for task in tasks {
-        let seen = task.await??;
+        let mut seen = task.await??;
         all.latencies.extend(seen.latencies);
-        all.delays.extend(seen.delays);
-        all.between.extend(seen.between);
+        all.delays.append(&mut seen.delays);
         all.late += seen.late;
         for (status, count) in seen.statuses {
             *all.statuses.entry(status).or_default() += count;
         }
     }
     all.latencies.sort_unstable();
-    all.delays.sort_unstable();
-    all.between.sort_unstable();
+    all.delays.pieces.sort_unstable();
+    all.delays.ends.sort_unstable();
     let at = |part: f64| milliseconds_at(&all.latencies, part);
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let per_second = (all.latencies.len() as f64 / args.seconds).round();
@@ -431,9 +450,9 @@ async fn main() -> Result<(), Error> {
             "mode": format!("{:?}", args.mode), "connections": args.connections, "rate": args.rate, "seconds": args.seconds,
             "requests_per_second": per_second, "items_per_second": items, "statuses": all.statuses, "late": all.late,
             "p50_ms": at(0.5), "p90_ms": at(0.9), "p99_ms": at(0.99), "p999_ms": at(0.999), "max_ms": at(1.0),
-            "pieces": all.delays.len(), "piece_p50_ms": milliseconds_at(&all.delays, 0.5),
-            "piece_p99_ms": milliseconds_at(&all.delays, 0.99),
-            "between_p99_ms": milliseconds_at(&all.between, 0.99),
+            "pieces": all.delays.pieces.len(), "piece_p50_ms": milliseconds_at(&all.delays.pieces, 0.5),
+            "piece_p99_ms": milliseconds_at(&all.delays.pieces, 0.99), "end_p50_ms": milliseconds_at(&all.delays.ends, 0.5),
+            "end_p99_ms": milliseconds_at(&all.delays.ends, 0.99),
         })
     );
     Ok(())
