@@ -91,6 +91,7 @@ pub(super) fn begin(shard: ShardId) {
         metrics::counter!("modelfaucet_commands_total", "outcome" => outcome).increment(0);
     }
     metrics::counter!("modelfaucet_appends_in_doubt_total").increment(0);
+    metrics::counter!("modelfaucet_events_appended_total", "type" => "TopUpCheckoutOpened").increment(0);
     for dispatched in [false, true] {
         expiries(shard, dispatched).increment(0);
     }
