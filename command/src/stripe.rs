@@ -4,6 +4,7 @@
 pub mod client;
 pub mod event;
 pub mod inbox;
+pub(crate) mod series;
 pub mod signature;
 pub(crate) mod work;
 

@@ -37,8 +37,25 @@ def check_names(names, known, secret, where):
         need(name not in secret, f"{where}: the secret {name} is given in clear; give {name}_FILE")
 
 
+# Our own image, and the one with PostgreSQL's programs.
+OURS = ("modelfaucet:", "modelfaucet-backup:")
+
+
 def roles_of(services):
-    return {name: service for name, service in services.items() if service.get("image", "").startswith("modelfaucet:")}
+    return {name: service for name, service in services.items() if service.get("image", "").startswith(OURS)}
+
+
+def verbs(words):
+    """What of the program is run by a command line: `backup wal`, `relay`."""
+    text = " ".join(words) if isinstance(words, list) else str(words)
+    known = r"(?:^|modelfaucet )(backup run|backup wal|drill|verify|command|query|projector|relay|gateway|migrate)\b"
+    return set(re.findall(known, text))
+
+
+def complete(where, run):
+    """Everything that a production needs is run there."""
+    missing = {"command", "query", "projector", "relay", "gateway", "verify", "backup wal", "backup run", "drill"} - run
+    need(not missing, f"{where}: nobody runs {', '.join(sorted(missing))}")
 
 
 def compose(known, secret):
@@ -61,8 +78,8 @@ def compose(known, secret):
         for other in service.get("depends_on", {}):
             need(other in services, f"compose: {name}: no service {other}")
         need("no-new-privileges:true" in service.get("security_opt", []), f"compose: {name} may gain privileges")
-        need(service.get("profiles") or service.get("cap_drop") == ["ALL"], f"compose: {name} keeps capabilities")
-        need(name == "postgres" or service.get("profiles") or service.get("read_only"), f"compose: {name} can write to its image")
+        need(service.get("cap_drop") == ["ALL"], f"compose: {name} keeps capabilities")
+        need(name == "postgres" or service.get("read_only"), f"compose: {name} can write to its image")
         need(name in ("ingress", "grafana") or "ports" not in service, f"compose: {name} has a port on the host")
         need(name in ("ingress", "grafana", "litellm", "gateway-1", "gateway-2") or not out & set(service["networks"]), f"compose: {name} has a way out")
     for name, service in roles_of(services).items():
@@ -70,6 +87,13 @@ def compose(known, secret):
         check_names(given, known, secret, f"compose: {name}")
         for value in (value for key, value in given.items() if key.endswith("_FILE")):
             need(value.removeprefix("/run/secrets/") in service["secrets"], f"compose: {name} does not get {value}")
+    run = set().union(*(verbs(service.get(key, "")) for service in roles_of(services).values() for key in ("command", "entrypoint")))
+    complete("compose", run)
+    scraped = yaml.safe_load((DEPLOY / "observability" / "prometheus.yml").read_text())["scrape_configs"]
+    targets = {target.split(":")[0] for job in scraped for static in job["static_configs"] for target in static["targets"]}
+    for name, service in roles_of(services).items():
+        served = "monitoring" in service["networks"]
+        need(served == (name in targets), f"compose: {name} is {'not scraped' if served else 'scraped, but not on `monitoring`'}")
     made = (DEPLOY / "secrets" / "make").read_text()
     for name, kept in document["secrets"].items():
         file = kept["file"].removeprefix("secrets/")
@@ -89,7 +113,8 @@ def kubernetes(known, secret):
             need((DEPLOY / file).exists(), f"kustomization: {file} does not exist")
     maps = {d["metadata"]["name"]: d for d in documents if d["kind"] == "ConfigMap"}
     check_names(maps["modelfaucet-settings"]["data"], known, secret, "kubernetes: settings")
-    pods = {}
+    pods, run = {}, set()
+    claims = {d["metadata"]["name"] for d in documents if d["kind"] == "PersistentVolumeClaim"}
     for document in documents:
         kind, name = document["kind"], document["metadata"]["name"]
         need(kind != "Secret", f"kubernetes: {name} is a Secret in clear")
@@ -105,18 +130,23 @@ def kubernetes(known, secret):
                 hard = not context["allowPrivilegeEscalation"] and context["readOnlyRootFilesystem"] and context["capabilities"] == {"drop": ["ALL"]}
                 need(hard, f"kubernetes: {name} is not hardened")
                 need("requests" in container["resources"] and "memory" in container["resources"]["limits"], f"kubernetes: {name} has no limits")
-                if container["image"].startswith("modelfaucet:"):
+                if container["image"].startswith(OURS):
+                    run |= verbs(container["args"])
                     check_names([given["name"] for given in container.get("env", [])], known, secret, f"kubernetes: {name}")
                 if kind in ("Deployment", "StatefulSet"):
                     probes = container in pod.get("initContainers", []) or {"livenessProbe", "readinessProbe"} <= set(container)
                     need(probes, f"kubernetes: {name} has no probes")
             mounted = {item["key"] for volume in pod["volumes"] for item in volume.get("secret", {}).get("items", [])}
+            for volume in pod["volumes"]:
+                claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+                need(claim is None or claim in claims, f"kubernetes: {name}: no claim {claim}")
             text = yaml.safe_dump(pod)
             for used in re.findall(r"value: /secrets/(\S+)", text):
                 need(used in mounted, f"kubernetes: {name} does not get {used}")
             need(all("items" in volume["secret"] for volume in pod["volumes"] if "secret" in volume), f"kubernetes: {name} gets every secret")
     budgets = {d["metadata"]["name"] for d in documents if d["kind"] == "PodDisruptionBudget"}
-    need({"command", "query", "projector", "gateway", "ingress"} <= budgets, "kubernetes: a role has no PodDisruptionBudget")
+    complete("kubernetes", run)
+    need({"command", "query", "projector", "gateway", "ingress", "relay"} <= budgets, "kubernetes: a role has no PodDisruptionBudget")
     scaled = {d["metadata"]["name"] for d in documents if d["kind"] == "HorizontalPodAutoscaler"}
     need({"query", "gateway"} <= scaled, "kubernetes: query or gateway does not scale")
     policies(documents, pods)
@@ -155,6 +185,8 @@ def policies(documents, pods):
     expected = {
         "postgres": {names}, "redis": {names}, "litellm": {("outside", 443), names},
         "projector": books, "query": books | {("redis", 6379)}, "migrate": books, "verify": books,
+        "rabbitmq": {names}, "relay": books | {("rabbitmq", 5671)},
+        "backup-wal": books, "backup-run": books, "backup-drill": books,
         "command": books | {("redis", 6379)},
         "gateway": books | {("redis", 6379), ("litellm", 4000), ("outside", 443)},
         "ingress": {("command", 8080), ("query", 8080), ("gateway", 8080), names},
@@ -163,7 +195,12 @@ def policies(documents, pods):
         egress = ways(name, "egress", "to")
         need(egress == expected.get(name), f"kubernetes: {name} reaches {sorted(egress)}, must be {sorted(expected.get(name, []))}")
     entries = {
-        "postgres": {(name, 5432) for name in ("command", "query", "projector", "gateway", "migrate", "verify")},
+        "postgres": {
+            (name, 5432)
+            for name in ("command", "query", "projector", "gateway", "relay", "migrate", "verify", "backup-wal", "backup-run", "backup-drill")
+        },
+        "rabbitmq": {("relay", 5671), ("monitoring", 15692)}, "relay": {("monitoring", 8080)},
+        "backup-wal": {("monitoring", 9100)}, "backup-run": set(), "backup-drill": set(),
         "redis": {("command", 6379), ("query", 6379), ("gateway", 6379)}, "litellm": {("gateway", 4000)}, "ingress": {("outside", 8443)},
         "migrate": set(), "verify": set(),
         **{name: {("ingress", 8080), ("monitoring", 8080)} for name in ("command", "query", "gateway", "projector")},
@@ -174,15 +211,19 @@ def policies(documents, pods):
 
 
 def units(known, secret):
-    count = 0
+    count, run = 0, set()
     for path in sorted((DEPLOY / "systemd").glob("*.service")):
         text = path.read_text()
+        run |= verbs(re.findall(r"^ExecStart=/usr/local/bin/(.*)$", text, re.M))
         credentials = set(re.findall(r"^LoadCredential=([a-z_]+):", text, re.M))
         given = dict(pair.split("=", 1) for line in re.findall(r"^Environment=(.*)$", text, re.M) for pair in line.split())
         check_names(given, known, secret, path.name)
         used = {value.removeprefix("%d/") for value in given.values() if value.startswith("%d/")}
         need(used == credentials, f"{path.name}: credentials {sorted(credentials)}, used {sorted(used)}")
         count += 1
+    complete("systemd", run)
+    for timer in (DEPLOY / "systemd").glob("*.timer"):
+        need(timer.with_suffix(".service").exists(), f"{timer.name}: nothing to start")
     return count
 
 

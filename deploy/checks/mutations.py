@@ -32,6 +32,18 @@ MUTATIONS = [
     ("a port of a role on the host", "deploy/container/compose.yaml", "    command: [projector]\n", "    command: [projector]\n    ports: ['8080:8080']\n", MANIFESTS),
     ("the projector reaches the internet", "deploy/kubernetes/network-policies.yaml", "values: [litellm, modelfaucet-gateway]", "values: [litellm, modelfaucet-gateway, modelfaucet-projector]", MANIFESTS),
     ("everybody reaches PostgreSQL", "deploy/kubernetes/network-policies.yaml", "    - from: [{podSelector: {matchExpressions: [{key: app.kubernetes.io/name, operator: In, values: [modelfaucet-command, modelfaucet-query, modelfaucet-projector,", "    - from: [{podSelector: {}}]\n      ports: [{protocol: TCP, port: 5432}]\n    - from: [{podSelector: {matchExpressions: [{key: app.kubernetes.io/name, operator: In, values: [modelfaucet-command, modelfaucet-query, modelfaucet-projector,", MANIFESTS),
+    ("the relay reaches providers", "deploy/kubernetes/network-policies.yaml", "operator: In, values: [litellm, modelfaucet-gateway]}]}\n  policyTypes: [Egress]", "operator: In, values: [litellm, modelfaucet-gateway, modelfaucet-relay]}]}\n  policyTypes: [Egress]", MANIFESTS),
+    ("everybody reaches the broker", "deploy/kubernetes/network-policies.yaml", "values: [modelfaucet-relay]}]}}]\n      ports: [{protocol: TCP, port: 5671}]", "values: [modelfaucet-relay, modelfaucet-query]}]}}]\n      ports: [{protocol: TCP, port: 5671}]", MANIFESTS),
+    ("a relay without a budget for disruptions", "deploy/kubernetes/relay.yaml", "kind: PodDisruptionBudget", "kind: LimitRange", MANIFESTS),
+    ("a relay without the broker's password", "deploy/kubernetes/relay.yaml", "              - {key: amqp_url, path: amqp_url}\n", "", MANIFESTS),
+    ("a relay that nobody scrapes", "deploy/observability/prometheus.yml", "relay:8080", "relais:8080", MANIFESTS),
+    ("a broker that may write to its image", "deploy/container/compose.yaml", "  rabbitmq:\n    <<: *hardened\n", "  rabbitmq:\n    security_opt: ['no-new-privileges:true']\n    cap_drop: [ALL]\n", MANIFESTS),
+    ("no drill in Kubernetes", "deploy/kubernetes/backup.yaml", "args: [drill, ", "args: [backup, run, ", MANIFESTS),
+    ("no copy of the WAL in the compose file", "deploy/container/compose.yaml", "command: [backup, wal, ", "command: [backup, check, ", MANIFESTS),
+    ("no unit for base backups", "deploy/systemd/modelfaucet-backup.service", "modelfaucet backup run ", "modelfaucet backup check ", MANIFESTS),
+    ("backups on a claim that is not there", "deploy/kubernetes/backup.yaml", "claimName: backup}", "claimName: backups}", MANIFESTS),
+    ("a schedule that Kubernetes does not know", "deploy/kubernetes/backup.yaml", "  schedule:", "  scheduled:", kubernetes("backup")),
+    ("a relay's broker in clear", "deploy/systemd/modelfaucet-relay.service", "AMQP_URL_FILE=%d/amqp_url", "AMQP_URL=amqps://x", MANIFESTS),
     ("a container that may write", "deploy/kubernetes/gateway.yaml", "readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", MANIFESTS),
     ("no budget for disruptions", "deploy/kubernetes/command.yaml", "kind: PodDisruptionBudget", "kind: LimitRange", MANIFESTS),
     ("a credential nobody uses", "deploy/systemd/modelfaucet-query.service", "ADMIN_TOKEN_FILE=%d/admin_token", "", MANIFESTS),
@@ -59,7 +71,7 @@ def main():
             done = subprocess.run(check, cwd=copy, input=settings, capture_output=True, text=True)
             return done.returncode != 0
 
-        for check in (MANIFESTS, METRICS, ROUTES, BOARDS, COMPOSE, kubernetes("gateway")):
+        for check in (MANIFESTS, METRICS, ROUTES, BOARDS, COMPOSE, kubernetes("gateway"), kubernetes("backup")):
             if fails(check):
                 sys.exit(f"{' '.join(check)} fails without a mutation")
         for what, file, text, instead, check in MUTATIONS:

@@ -107,7 +107,7 @@ pub(crate) fn run(verb: &DeadVerb) -> Result<Exit, Failure> {
             let client = database.connect().await?;
             let who = database.who(&client, Some(&act.reason)).await?;
             let letter = letters::find(&client, *id).await?;
-            if !act.yes {
+            if !act.consent.is_given() {
                 let behind =
                     if *from_here { format!(" and {} that wait behind it", letter.waiting) } else { String::new() };
                 return Ok(planned(
@@ -129,7 +129,7 @@ pub(crate) fn run(verb: &DeadVerb) -> Result<Exit, Failure> {
             let mut client = database.connect().await?;
             let who = database.who(&client, Some(&act.reason)).await?;
             let letter = letters::find(&client, *id).await?;
-            if !act.yes {
+            if !act.consent.is_given() {
                 let plan = format!(
                     "position {} will never be applied to {} v{}; position {with_event} answers it",
                     letter.position, letter.projection, letter.version

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 use crate::DatabaseArgs;
 use crate::exit::{Exit, Failure};
-use crate::progress::Progress;
+use crate::progress::{Manner, Progress};
 use crate::reading::{self, Place, Wanted, between, event_json, shown, tell};
 use crate::verify::auditor;
 use filter::{Filter, Span};
@@ -232,7 +232,7 @@ async fn grep(client: &Client, args: &GrepArgs) -> Result<Exit, Failure> {
         last = last.min(reading::last_before(client, shard, until).await.map_err(auditor::failure)?);
     }
     let total = u64::try_from(last - first + 1).unwrap_or(0);
-    let mut progress = Progress::start("grep", total, args.quiet);
+    let mut progress = Progress::start("grep", total, Manner { quiet: args.quiet, json: args.json });
     let (mut from, mut printed) = (first, 0_u64);
     while from <= last {
         let to = last.min(from + PAGE - 1);

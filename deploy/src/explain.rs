@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::DatabaseArgs;
 use crate::exit::{Exit, Failure};
-use crate::progress::Progress;
+use crate::progress::{Manner, Progress};
 use crate::reading::{self, Place, Shard, Wanted, between, near};
 use crate::verify::auditor;
 use asked::Asked;
@@ -86,7 +86,7 @@ async fn tell(transaction: &Transaction<'_>, asked: &Asked, args: &ExplainArgs) 
         Asked::Outside(id) => outside::find(transaction, &shards, id).await?,
     };
     if found.is_none() && args.scan {
-        found = scan(transaction, &shards, asked, args.quiet).await?;
+        found = scan(transaction, &shards, asked, Manner { quiet: args.quiet, json: args.json }).await?;
     }
     let Some(mut found) = found else { return Ok(None) };
     found.events.sort_by_key(|event| (event.shard, event.position));
@@ -162,7 +162,7 @@ async fn scan(
     transaction: &Transaction<'_>,
     shards: &[Shard],
     asked: &Asked,
-    quiet: bool,
+    manner: Manner,
 ) -> Result<Option<Found>, Error> {
     let (wanted, id) = match asked {
         Asked::Event(_) => return Ok(None),
@@ -171,7 +171,7 @@ async fn scan(
         Asked::Id(id) => (Wanted::mention(None, &id.to_string()), id.to_string()),
     };
     let total = shards.iter().map(|shard| u64::try_from(shard.head).unwrap_or(0)).sum();
-    let mut progress = Progress::start("scan", total, quiet);
+    let mut progress = Progress::start("scan", total, manner);
     let (mut done, mut events) = (0_u64, Vec::new());
     for shard in shards {
         let mut last = shard.head;

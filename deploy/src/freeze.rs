@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Call, LedgerArgs};
 use crate::exit::{Exit, Failure};
+use crate::operator::Consent;
 
 /// As whom, and where.
 #[derive(clap::Args)]
@@ -20,6 +21,9 @@ pub(crate) struct StaffArgs {
     /// File with a staff token of your own, so that it is on record who did it [default: `ADMIN_TOKEN`, else that of --data-dir]
     #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,
+    /// Print one JSON object; a list prints one per line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 impl StaffArgs {
@@ -55,9 +59,6 @@ pub(crate) enum FreezeVerb {
     List {
         #[command(flatten)]
         staff: StaffArgs,
-        /// Print one JSON object per line
-        #[arg(long)]
-        json: bool,
     },
 }
 
@@ -74,14 +75,10 @@ pub(crate) struct TurnArgs {
     /// Why, for the record; for example the name of the incident
     #[arg(long, value_name = "TEXT", required = true)]
     reason: Option<String>,
-    /// Only say what would be done
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     staff: StaffArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Deserialize)]
@@ -132,7 +129,7 @@ fn usage(problem: &str) -> ! {
 /// A [`Failure`] that says what is wrong; exit 3 if the ledger refuses.
 pub(crate) fn freeze(args: &FreezeArgs) -> Result<Exit, Failure> {
     match &args.verb {
-        Some(FreezeVerb::List { staff, json }) => crate::runtime()?.block_on(list(staff, *json)),
+        Some(FreezeVerb::List { staff }) => crate::runtime()?.block_on(list(staff)),
         None => crate::runtime()?.block_on(turn_to(&args.turn, true)),
     }
 }
@@ -152,17 +149,21 @@ async fn turn_to(args: &TurnArgs, on: bool) -> Result<Exit, Failure> {
         usage("--reason says nothing");
     }
     let (client, token) = (args.staff.ledger.client()?, args.staff.token()?);
-    if args.dry_run {
+    if !args.consent.is_given() {
         let verb = if on { "freeze" } else { "thaw" };
-        println!("would {verb} {} at {}", in_words(scope), client.base());
+        if args.staff.json {
+            println!("{}", json!({ "scope": scope, "would": verb, "done": false }));
+        } else {
+            println!("would {verb} {} at {}\n{}", in_words(scope), client.base(), Consent::NOTHING_DONE);
+        }
         return Ok(Exit::Ok);
     }
     let path = if on { "/v1/admin/freezes" } else { "/v1/admin/freezes/thaw" };
     let body = json!({ "scope": scope, "reason": reason });
     let turned: Turned = client.send(&Call::post(path, &body).token(&token)).await?.json()?;
     let place = format!("{}:{}", ShardId(0), turned.position);
-    if args.json {
-        println!("{}", json!({ "scope": turned.scope, "frozen": turned.frozen, "cut": [place] }));
+    if args.staff.json {
+        println!("{}", json!({ "scope": turned.scope, "frozen": turned.frozen, "cut": [place], "done": true }));
     } else if turned.frozen {
         println!("frozen: {}. Cut {place}: nothing of this kind is behind it until the thaw", in_words(turned.scope));
     } else {
@@ -181,14 +182,14 @@ struct Page {
 ///
 /// # Errors
 /// The ledger's.
-pub(crate) async fn list(staff: &StaffArgs, as_json: bool) -> Result<Exit, Failure> {
+pub(crate) async fn list(staff: &StaffArgs) -> Result<Exit, Failure> {
     let (client, token) = (staff.ledger.client()?, staff.token()?);
     let mut out = std::io::stdout().lock();
     let mut path = "/v1/admin/freezes?limit=200".to_owned();
     loop {
         let page: Page = client.send(&Call::get(path).token(&token)).await?.json()?;
         for item in page.items {
-            if as_json {
+            if staff.json {
                 writeln!(out, "{item}")?;
                 continue;
             }

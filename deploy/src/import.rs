@@ -197,7 +197,8 @@ impl Import<'_> {
         if !self.args.quiet {
             eprintln!("{}", self.describe());
         }
-        let mut progress = Progress::start("import", total, self.args.quiet);
+        let mut progress =
+            Progress::start("import", total, crate::progress::Manner { quiet: self.args.quiet, json: self.args.json });
         let mut interrupts = self.interrupts.clone();
         let end = tokio::select! {
             end = self.send(&mut progress) => end,

@@ -142,9 +142,9 @@ enum Verb {
         #[command(subcommand)]
         verb: holds::HoldsVerb,
     },
-    /// Turn a kill switch on, at once; its cut is exact
+    /// Turn a kill switch on; its cut is exact. Done with --yes only
     Freeze(freeze::FreezeArgs),
-    /// Turn a kill switch off, at once; takes somebody else than who turned it on
+    /// Turn a kill switch off; takes somebody else than who turned it on. Done with --yes only
     Thaw(freeze::TurnArgs),
     /// Compensating commands from a plan that two people agree on
     Repair {

@@ -18,6 +18,7 @@ use tokio_postgres::{Client, Config};
 use crate::DatabaseArgs;
 use crate::database;
 use crate::exit::{Exit, Failure};
+use crate::progress::Manner;
 use crate::verify::auditor::{self, Auditor};
 
 /// Where an operator's tool works, and how it talks.
@@ -25,7 +26,7 @@ use crate::verify::auditor::{self, Auditor};
 #[command(args_override_self = true)]
 pub(crate) struct OperatorArgs {
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub(crate) database: DatabaseArgs,
     /// Print the result as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -34,15 +35,42 @@ pub(crate) struct OperatorArgs {
     pub(crate) quiet: bool,
 }
 
-/// Whether it is meant.
+impl OperatorArgs {
+    /// How progress is shown.
+    pub(crate) fn manner(&self) -> Manner {
+        Manner { quiet: self.quiet, json: self.json }
+    }
+}
+
+/// The one rule of every tool that changes something: it says what it would do, and does it with `--yes`.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Consent {
+    /// Do it; without this only say what would be done
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
+    /// Only say what would be done, as without --yes
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Consent {
+    /// What is said when nothing was done.
+    pub(crate) const NOTHING_DONE: &str = "nothing was done; repeat with --yes";
+
+    /// Is it meant?
+    pub(crate) fn is_given(&self) -> bool {
+        self.yes && !self.dry_run
+    }
+}
+
+/// Whether it is meant, and why.
 #[derive(clap::Args, Clone)]
 pub(crate) struct ActArgs {
-    /// Why, for the record
+    /// Why, for the record; for example the name of the incident
     #[arg(long, value_name = "TEXT", required = true)]
     pub(crate) reason: String,
-    /// Do it; without this only say what would be done
-    #[arg(long)]
-    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) consent: Consent,
 }
 
 /// The database, reachable as `ledger_projector`.

@@ -11,14 +11,16 @@ use crate::config::{Config, ConfigError};
 use crate::exit::{Exit, Failure};
 
 /// Stripe as configured; what it tells is kept in this database, as the role `ledger_command`.
-pub(crate) fn stripe(config: &Config, database: &tokio_postgres::Config) -> Result<Arc<Stripe>, Failure> {
-    Ok(Arc::new(Stripe {
+pub(crate) async fn stripe(config: &Config, database: &tokio_postgres::Config) -> Result<Arc<Stripe>, Failure> {
+    let stripe = Stripe {
         client: client(config)?,
         webhook_secret: config.stripe_webhook_secret()?,
         livemode: config.stripe_livemode()?,
         account: config.stripe_account(),
         inbox: Inbox::new(database.clone()),
-    }))
+    };
+    stripe.begin_series().await;
+    Ok(Arc::new(stripe))
 }
 
 fn client(config: &Config) -> Result<Option<StripeClient>, Failure> {

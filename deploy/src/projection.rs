@@ -11,7 +11,7 @@ use modelfaucet_projector::registry::{self, Switched, Version, vector};
 use serde_json::json;
 
 use crate::exit::{Exit, Failure};
-use crate::operator::{ActArgs, Operator, OperatorArgs, thousands};
+use crate::operator::{ActArgs, Consent, Operator, OperatorArgs, thousands};
 use crate::verify::auditor;
 
 /// What to do with versions of read tables.
@@ -125,7 +125,7 @@ pub(crate) fn run(verb: &ProjectionVerb) -> Result<Exit, Failure> {
                 return Err(Failure::new(Exit::Refused, format!("{} is live already", next.title())));
             }
             registry::may_switch(&client, &who, &live, &next, *approve).await?;
-            if !act.yes {
+            if !act.consent.is_given() {
                 return Ok(planned(operator, &format!("{} becomes live instead of v{}", next.title(), live.version)));
             }
             Ok(tell_switched(operator, &version.name, &registry::switch(&mut client, &who, &next, *approve).await?))
@@ -134,7 +134,7 @@ pub(crate) fn run(verb: &ProjectionVerb) -> Result<Exit, Failure> {
             let mut client = database.connect().await?;
             let who = database.who(&client, Some(&act.reason)).await?;
             let before = registry::before(&client, name).await?;
-            if !act.yes {
+            if !act.consent.is_given() {
                 return Ok(planned(operator, &format!("{} becomes live again", before.title())));
             }
             Ok(tell_switched(operator, name, &registry::rollback(&mut client, &who, name).await?))
@@ -167,7 +167,7 @@ fn change(operator: &OperatorArgs, version: &VersionArgs, act: &ActArgs, change:
             }
             Change::Drop => (format!("{title} ({}) goes, with all its rows", version.state), "is gone"),
         };
-        if !act.yes {
+        if !act.consent.is_given() {
             return Ok(planned(operator, &plan));
         }
         match change {
@@ -182,11 +182,7 @@ fn change(operator: &OperatorArgs, version: &VersionArgs, act: &ActArgs, change:
 
 /// Says what would be done.
 pub(crate) fn planned(operator: &OperatorArgs, plan: &str) -> Exit {
-    tell(
-        operator,
-        &format!("plan  {plan}\nnothing was done; repeat with --yes"),
-        &json!({ "plan": plan, "done": false }),
-    );
+    tell(operator, &format!("plan  {plan}\n{}", Consent::NOTHING_DONE), &json!({ "plan": plan, "done": false }));
     Exit::Ok
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
+use crate::operator::{ActArgs, Consent, OperatorArgs};
 use crate::progress::Progress;
 use crate::{DatabaseArgs, database};
 
@@ -36,7 +37,7 @@ pub(crate) enum RelayVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Publish every batch with a position FROM..TO again, beside the relay; without --yes only say what that would be
+    /// Publish every batch with a position FROM..TO again, beside the relay
     Resend {
         /// First and last position, such as 100..200
         #[arg(value_name = "FROM..TO", value_parser = range)]
@@ -44,7 +45,7 @@ pub(crate) enum RelayVerb {
         #[command(flatten)]
         act: Act,
     },
-    /// Let the relay go on behind another position, and lift a halt; without --yes only say where that would be
+    /// Let the relay go on behind another position, and lift a halt
     Rewind {
         /// The position; the end of a batch at it or before it is taken
         #[arg(value_name = "POSITION", value_parser = clap::value_parser!(i64).range(0..))]
@@ -58,19 +59,15 @@ pub(crate) enum RelayVerb {
 #[derive(clap::Args)]
 pub(crate) struct Act {
     #[command(flatten)]
-    database: DatabaseArgs,
-    /// Why; it is put on record
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
-    /// Do it; without this it is only said what would be done
-    #[arg(long)]
-    yes: bool,
-    /// No progress on standard error
-    #[arg(long)]
-    quiet: bool,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
+    act: ActArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
+}
+
+impl Act {
+    fn is_meant(&self) -> bool {
+        self.act.consent.is_given()
+    }
 }
 
 fn range(text: &str) -> Result<(i64, i64), String> {
@@ -190,7 +187,7 @@ fn as_text(status: &Status, age: Duration) -> String {
 }
 
 async fn resend((from, to): (i64, i64), act: &Act) -> Result<Exit, Failure> {
-    let place = Place::open(&act.database).await?;
+    let place = Place::open(&act.operator.database).await?;
     // The end of the batch before the one that has FROM.
     let place_before = mark::boundary(&place.client, &place.reader, SHARD, Position(from - 1));
     let before = place_before.await.map_err(unreadable)?;
@@ -198,12 +195,14 @@ async fn resend((from, to): (i64, i64), act: &Act) -> Result<Exit, Failure> {
     let Some((first, last)) = plan.positions else {
         return Err(Failure::new(Exit::Config, format!("the log has no position {from} yet")));
     };
-    if !act.yes {
+    if !act.is_meant() {
         tell(act, &plan, false);
         return Ok(Exit::Ok);
     }
     let broker = place.config.required_broker()?;
-    place.record("modelfaucet relay resend", format!("shard {SHARD} positions {first}..{last}"), &act.reason).await?;
+    place
+        .record("modelfaucet relay resend", format!("shard {SHARD} positions {first}..{last}"), &act.act.reason)
+        .await?;
     let done = publish(&place, before, to, Some(&broker), act, "resend").await?;
     tell(act, &done, true);
     Ok(Exit::Ok)
@@ -220,7 +219,9 @@ async fn publish(
     let (_, head) = place.reader.head(SHARD).await.map_err(unreadable)?;
     let last = Position(to.min(head.position.0));
     let total = u64::try_from(last.0 - before.1.position.0).unwrap_or(0);
-    let mut progress = Progress::start(task, total, act.quiet || broker.is_none());
+    // Counting takes no time worth showing.
+    let manner = if broker.is_none() { true.into() } else { act.operator.manner() };
+    let mut progress = Progress::start(task, total, manner);
     let tell = |resent: &Resent| progress.set(u64::try_from(resent.events).unwrap_or(0));
     let result = relay::resend(&place.reader, SHARD, before, last, broker, tell).await;
     progress.finish();
@@ -232,7 +233,7 @@ async fn publish(
 
 fn tell(act: &Act, resent: &Resent, done: bool) {
     let (first, last) = resent.positions.unwrap_or((Position::START, Position::START));
-    if act.json {
+    if act.operator.json {
         let object = json!({
             "done": done, "first_position": first.0, "last_position": last.0,
             "messages": resent.messages, "events": resent.events, "bytes": resent.bytes,
@@ -247,26 +248,26 @@ fn tell(act: &Act, resent: &Resent, done: bool) {
     if done {
         println!("published again, {what}");
     } else {
-        println!("would publish again, {what}\nnothing is done without --yes");
+        println!("would publish again, {what}\n{}", Consent::NOTHING_DONE);
     }
 }
 
 async fn rewind(position: Position, act: &Act) -> Result<Exit, Failure> {
-    let place = Place::open(&act.database).await?;
+    let place = Place::open(&act.operator.database).await?;
     let (log_id, to) = mark::boundary(&place.client, &place.reader, SHARD, position).await.map_err(unreadable)?;
     let status = mark::status(&place.client, &place.reader, SHARD).await.map_err(unreadable)?;
     let was = status.mark.map_or(Position::START, |mark| mark.at.position);
-    if act.yes {
+    if act.is_meant() {
         let target = format!("shard {SHARD} from {was} to {}", to.position);
-        place.record("modelfaucet relay rewind", target, &act.reason).await?;
+        place.record("modelfaucet relay rewind", target, &act.act.reason).await?;
         mark::rewind(&place.client, &place.reader, SHARD, log_id, to).await.map_err(unreadable)?;
     }
-    if act.json {
-        println!("{}", json!({ "done": act.yes, "was": was.0, "is": to.position.0, "log_id": log_id.0 }));
-    } else if act.yes {
+    if act.operator.json {
+        println!("{}", json!({ "done": act.is_meant(), "was": was.0, "is": to.position.0, "log_id": log_id.0 }));
+    } else if act.is_meant() {
         println!("the relay goes on behind {} (it was at {was})", to.position);
     } else {
-        println!("the relay would go on behind {} (it is at {was})\nnothing is done without --yes", to.position);
+        println!("the relay would go on behind {} (it is at {was})\n{}", to.position, Consent::NOTHING_DONE);
     }
     Ok(Exit::Ok)
 }

@@ -19,6 +19,7 @@ use crate::DatabaseArgs;
 use crate::client::Call;
 use crate::exit::{Exit, Failure};
 use crate::freeze::{StaffArgs, scope};
+use crate::operator::Consent;
 use crate::reading;
 use draft::Order;
 use plan::Plan;
@@ -62,17 +63,13 @@ pub(crate) struct PlanArgs {
     /// Why, for the record; for example the name of the incident
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Write the file, but do not propose it
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    consent: Consent,
     /// PostgreSQL to read; better given as `DATABASE_URL`
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     #[command(flatten)]
     staff: StaffArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 /// Which plan.
@@ -82,14 +79,10 @@ pub(crate) struct ApproveArgs {
     /// The plan
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Only print the steps
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     staff: StaffArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 /// Which plan, and in earnest or not.
@@ -99,14 +92,10 @@ pub(crate) struct ApplyArgs {
     /// The plan
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Do it; without this the steps are only printed
-    #[arg(long)]
-    yes: bool,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     staff: StaffArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
     /// No progress on standard error
     #[arg(long)]
     quiet: bool,
@@ -163,24 +152,27 @@ fn draw_up(args: &PlanArgs) -> Result<Exit, Failure> {
         Ok(Plan::new(args.reason.trim(), now, head.position, steps))
     })?;
     plan.check().map_err(|problem| Failure::new(Exit::Refused, problem))?;
-    write_new(&args.file, &plan.text())?;
     let digest = plan.digest();
     let mut proposed = None;
-    if !args.dry_run {
+    if args.consent.is_given() {
+        write_new(&args.file, &plan.text())?;
         let body = json!({ "digest": digest, "steps": plan.steps.len(), "reason": plan.reason });
         proposed = Some(crate::runtime()?.block_on(send(&args.staff, &Call::post("/v1/admin/repairs", &body)))?);
     }
     let position = proposed.as_ref().map(|reply| reply.position);
-    if args.json {
-        println!("{}", json!({ "file": args.file, "digest": digest, "proposed_at": position, "plan": plan }));
+    if args.staff.json {
+        println!(
+            "{}",
+            json!({ "file": args.file, "digest": digest, "proposed_at": position, "done": position.is_some(), "plan": plan })
+        );
     } else {
         print!("{}", plan.told());
         let file = args.file.display();
         match position {
             Some(position) => println!(
-                "proposed at s00:{position}. Next: somebody else reads {file} and runs `modelfaucet repair approve {file}`"
+                "proposed at s00:{position}. Next: somebody else reads {file} and runs `modelfaucet repair approve {file} --yes`"
             ),
-            None => println!("written to {file}, not proposed"),
+            None => println!("would be written to {file} and proposed\n{}", Consent::NOTHING_DONE),
         }
     }
     Ok(Exit::Ok)
@@ -220,13 +212,16 @@ async fn approve(args: &ApproveArgs) -> Result<Exit, Failure> {
     let plan = read(&args.file)?;
     let digest = plan.digest();
     let mut standing: Option<Standing> = None;
-    if !args.dry_run {
+    if args.consent.is_given() {
         let call = Call::post(format!("/v1/admin/repairs/{digest}/approve"), &Value::Null);
         standing = Some(send(&args.staff, &call).await?);
     }
-    if args.json {
+    if args.staff.json {
         let (status, position) = standing.map(|standing| (standing.status, standing.position)).unzip();
-        println!("{}", json!({ "digest": digest, "status": status, "approved_at": position, "plan": plan }));
+        println!(
+            "{}",
+            json!({ "digest": digest, "status": status, "approved_at": position, "done": position.is_some(), "plan": plan })
+        );
         return Ok(Exit::Ok);
     }
     print!("{}", plan.told());
@@ -235,7 +230,7 @@ async fn approve(args: &ApproveArgs) -> Result<Exit, Failure> {
             let file = args.file.display();
             println!("approved at s00:{}. Next: `modelfaucet repair apply {file} --yes`", standing.position);
         }
-        None => println!("not approved: this was only a look"),
+        None => println!("{}", Consent::NOTHING_DONE),
     }
     Ok(Exit::Ok)
 }

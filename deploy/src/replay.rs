@@ -284,7 +284,11 @@ async fn replay(
     let moment = snapshot(&mut client).await.map_err(auditor::failure)?;
     let range = range(args, &moment, folds).await?;
     sandbox.prepare(&range, folds).await?;
-    let mut progress = Progress::start("replay", u64::try_from(range.to).unwrap_or_default(), args.quiet);
+    let mut progress = Progress::start(
+        "replay",
+        u64::try_from(range.to).unwrap_or_default(),
+        crate::progress::Manner { quiet: args.quiet, json: args.json },
+    );
     let mut copy = Copy::begin(sandbox, &range).await?;
     copy.up_to(&moment, range.before, &mut progress).await?;
     fold(sandbox, &range, args).await?;

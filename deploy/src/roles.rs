@@ -65,7 +65,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
         session_ttl: config.session_ttl()?,
         gateway_base_url: config.gateway_base_url(listener.local_addr()?)?.into(),
         vault: keeper.clone().map(|keeper| Arc::new(keeper) as Arc<dyn Vault>),
-        stripe: payments::stripe(config, &database)?,
+        stripe: payments::stripe(config, &database).await?,
         payout_providers: payments::payout_providers(config)?,
         payout_threshold: config.payout_threshold()?,
     };
@@ -104,6 +104,7 @@ pub(crate) async fn query(config: &Config) -> Result<(), Failure> {
     })
     .await
     .map_err(database::unreachable)?;
+    tokio::spawn(modelfaucet_query::show_figures(query.clone()));
     let routes = modelfaucet_query::router(query.clone());
     let checks = app::Checks { query: Some(query), ..app::Checks::default() };
     let router = app::build("modelfaucet-query", routes, checks, edge, metrics);

@@ -11,15 +11,17 @@ use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Frame, SizeHint};
-use modelfaucet_gateway::trace::TARGET;
+use modelfaucet_gateway::trace::{FINISH_REASONS, TARGET};
 use modelfaucet_schema::http::RequestId;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+use opentelemetry::{Array, StringValue, Value};
 use opentelemetry_http::{HeaderExtractor, HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter as Export};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -75,7 +77,7 @@ pub(crate) fn start(options: Options, service: &'static str, filter: EnvFilter, 
         .map_err(|error| failed(&error))?;
     let name = options.service.unwrap_or_else(|| service.to_owned());
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+        .with_batch_exporter(WithLists(exporter))
         .with_sampler(Sampler::TraceIdRatioBased(options.share))
         .with_resource(Resource::builder().with_service_name(name).build())
         .build();
@@ -92,6 +94,39 @@ pub(crate) fn start(options: Options, service: &'static str, filter: EnvFilter, 
     registry().with(lines).with(spans).init();
     let _once = ON.set(());
     Ok(Traces(provider))
+}
+
+/// Makes a list of what could not be recorded as one.
+#[derive(Debug)]
+struct WithLists(SpanExporter);
+
+impl Export for WithLists {
+    async fn export(&self, mut batch: Vec<SpanData>) -> OTelSdkResult {
+        for attribute in batch.iter_mut().flat_map(|span| &mut span.attributes) {
+            if attribute.key.as_str() == FINISH_REASONS {
+                attribute.value = listed(&attribute.value);
+            }
+        }
+        self.0.export(batch).await
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.0.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.0.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.0.set_resource(resource);
+    }
+}
+
+/// `["stop"]`, a text, as a list of texts.
+fn listed(value: &Value) -> Value {
+    let texts: Vec<String> = serde_json::from_str(&value.as_str()).unwrap_or_default();
+    Value::Array(Array::String(texts.into_iter().map(StringValue::from).collect()))
 }
 
 /// Carries spans to the collector, from the exporter's own thread.

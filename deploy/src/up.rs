@@ -148,6 +148,7 @@ impl Process<'_> {
         })
         .await
         .map_err(database::unreachable)?;
+        let showing = tokio::spawn(modelfaucet_query::show_figures(query.clone()));
         let api = Api {
             ledger: ledger.clone(),
             admin_token: TokenHash::of(&admin),
@@ -156,7 +157,7 @@ impl Process<'_> {
             session_ttl: config.session_ttl()?,
             gateway_base_url: gateway_base_url.into(),
             vault: Some(Arc::new(keeper.clone())),
-            stripe: payments::stripe(config, &command)?,
+            stripe: payments::stripe(config, &command).await?,
             payout_providers: payments::payout_providers(config)?,
             payout_threshold: config.payout_threshold()?,
         };
@@ -200,6 +201,7 @@ impl Process<'_> {
         let _gone = stop_sandbox.send(true);
         drop(gateway);
         sweeping.abort();
+        showing.abort();
         let _late = tokio::time::timeout(Duration::from_secs(10), projecting).await;
         drop(ledger);
         // Last, so that the last head is witnessed.

@@ -25,7 +25,7 @@ use tokio_postgres::{Error, Transaction};
 use crate::DatabaseArgs;
 use crate::exit::{Exit, Failure};
 use crate::log::note::Verifier;
-use crate::progress::Progress;
+use crate::progress::{Manner, Progress};
 use auditor::Auditor;
 use log::Extent;
 pub(crate) use report::Report;
@@ -140,7 +140,11 @@ async fn verify(transaction: &Transaction<'_>, args: &VerifyArgs) -> Result<Repo
     let whole = args.from.is_none_or(|from| from == 1) && args.to.is_none();
     let left_out =
         if args.no_projections { Some("left out as asked") } else { (!whole).then_some("needs the whole log") };
-    let mut progress = Progress::start("verify", extents.iter().map(Extent::events).sum(), args.quiet);
+    let mut progress = Progress::start(
+        "verify",
+        extents.iter().map(Extent::events).sum(),
+        Manner { quiet: args.quiet, json: args.json },
+    );
     let mut shadow = Shadow::prepare(transaction, left_out).await?;
     let (mut logs, mut done) = (Vec::new(), 0);
     for extent in extents {

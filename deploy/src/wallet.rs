@@ -11,6 +11,7 @@ use tokio_postgres::Transaction;
 
 use crate::DatabaseArgs;
 use crate::exit::{Exit, Failure};
+use crate::progress::Manner;
 use crate::reading::{self, Place};
 use crate::verify::auditor;
 use as_of::AsOf;
@@ -109,7 +110,9 @@ fn show(args: &ShowArgs) -> Result<Exit, Failure> {
             None => None,
             Some(as_of) => Some(as_of.position(&transaction, row.shard).await?),
         };
-        let figures = as_of::figures(&transaction, args.wallet, &row, point, args.quiet).await?;
+        let figures =
+            as_of::figures(&transaction, args.wallet, &row, point, Manner { quiet: args.quiet, json: args.json })
+                .await?;
         if args.json {
             println!("{}", as_json(args.wallet, &row, &figures, point));
         } else {

@@ -25,6 +25,7 @@ use crate::limit::Charge;
 use crate::plan::Target;
 use crate::read_model::{Policy, Session};
 use crate::request::CallRequest;
+use crate::trace::CallSpan;
 
 use attempt::Good;
 use custody::Custody;
@@ -77,17 +78,20 @@ struct Call<'a> {
     /// Attempts that have ended and that the log does not have yet.
     attempts: Vec<Attempt>,
     hold_time: Option<Duration>,
+    span: CallSpan,
 }
 
 impl<'a> Call<'a> {
     fn new(gateway: &'a Gateway, job: &'a Job, custody: &'a Custody, client: Client) -> Option<Self> {
         let target = job.targets.first()?;
-        Some(Self { gateway, job, custody, client, target, attempts: Vec::new(), hold_time: None })
+        let span = CallSpan::none();
+        Some(Self { gateway, job, custody, client, target, attempts: Vec::new(), hold_time: None, span })
     }
 
     async fn run(mut self) {
         let Some(mut held) = self.begin().await else { return };
         fault::at(Point::HoldPlaced);
+        self.span = CallSpan::begin(self.job.request.endpoint);
         if self.client.is_gone() {
             self.release(&held, ReleaseReason::Cancelled).await;
             return;

@@ -26,7 +26,12 @@ pub(crate) struct Said {
     pub(crate) service_tier: Option<String>,
     /// The last usage object, as JSON.
     pub(crate) usage: Option<String>,
+    /// Why it stopped, in the order in which its choices did.
+    pub(crate) finish_reasons: Vec<String>,
 }
+
+/// So many reasons are kept.
+const MAX_CHOICES: usize = 16;
 
 /// A frame that waits.
 #[derive(Debug)]
@@ -87,6 +92,7 @@ impl Relay {
         let interesting = self.said.id.is_none()
             || memmem::find(data, b"\"usage\"").is_some()
             || memmem::find(data, b"\"error\"").is_some()
+            || !responses && finishes(data)
             || responses && memmem::find(data, b"\"response\"").is_some();
         match if interesting { Members::parse(data).ok() } else { None } {
             None => Verdict::Pass,
@@ -186,6 +192,10 @@ impl Relay {
         if tier.is_some() {
             self.said.service_tier = tier;
         }
+        if let Some(choices) = members.present("choices").filter(|choices| finishes(choices.as_bytes())) {
+            self.said.finish_reasons.extend(finish_reasons(choices));
+            self.said.finish_reasons.truncate(MAX_CHOICES);
+        }
     }
 
     /// What the provider said of the call.
@@ -264,6 +274,28 @@ fn says_nothing(choices: &str) -> bool {
     choices.iter().all(|choice| choice.delta.as_ref().is_some_and(Map::is_empty) && choice.finish_reason.is_none())
 }
 
+/// Does a chunk say why it stopped? Most say `"finish_reason":null`.
+fn finishes(data: &[u8]) -> bool {
+    const NAME: &[u8] = b"\"finish_reason\"";
+    memmem::find_iter(data, NAME).any(|at| {
+        let mut behind = data.get(at + NAME.len()..).unwrap_or_default().iter();
+        behind.find(|byte| !matches!(byte, b' ' | b':')) == Some(&b'"')
+    })
+}
+
+/// The words for it, of each choice that stopped. Anything but a word is left out: it is shown where nothing of an answer may be.
+fn finish_reasons(choices: &str) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Choice {
+        finish_reason: Option<String>,
+    }
+    let is_word = |reason: &String| {
+        (1..=32).contains(&reason.len()) && reason.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    let choices: Vec<Choice> = serde_json::from_str(choices).unwrap_or_default();
+    choices.into_iter().filter_map(|choice| choice.finish_reason).filter(is_word).collect()
+}
+
 /// An answer with our member.
 pub(crate) fn with_member(json: &[u8], ours: &Value) -> Vec<u8> {
     match Members::parse(json) {
@@ -320,6 +352,19 @@ mod tests {
         "data: {\"id\":\"c1\",\"choices\":[],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":1}}\n\n";
     const DONE: &str = "data: [DONE]\n\n";
     const OURS: &str = ": modelfaucet {\"request_id\":\"r\"}\n\n";
+
+    #[test]
+    fn why_it_stopped_is_learned_and_nothing_else() {
+        let stream = format!("{CONTENT}{FINISH}data: [DONE]\n\n");
+        let (out, tail, relay) = relay(&stream, false, 7);
+        assert_eq!(relay.said().finish_reasons, ["stop"]);
+        assert!(out.contains("\"finish_reason\":\"stop\"") || tail.contains("\"finish_reason\":\"stop\""));
+        let body = br#"{"id":"c","choices":[{"finish_reason": "length"},{"finish_reason":null},
+            {"finish_reason":"what nobody may read"},{"finish_reason":"tool_calls"}]}"#;
+        let (said, _) = read_answer(Endpoint::ChatCompletions, body).unwrap();
+        assert_eq!(said.finish_reasons, ["length", "tool_calls"]);
+        assert!(!finishes(br#"{"choices":[{"delta":{"content":"\"finish_reason\":\"x\""},"finish_reason":null}]}"#));
+    }
 
     #[test]
     fn the_usage_that_nobody_asked_for_is_taken_out() {

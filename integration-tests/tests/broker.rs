@@ -126,7 +126,11 @@ async fn operators(up: &Up, database: &TestDatabase, stranger: &Stranger, amqp: 
     // A range is published again as the whole batches that have it, if somebody says why and means it.
     stranger.listen("again").await;
     let said = relay(&["resend", "2..4", "--reason", "INC-1"]);
-    assert!(said.status.success() && printed(&said).contains("nothing is done without --yes"), "{}", printed(&said));
+    assert!(
+        said.status.success() && printed(&said).contains("nothing was done; repeat with --yes"),
+        "{}",
+        printed(&said)
+    );
     assert_eq!(stranger.count("again").await, Some(0));
     assert_eq!(relay(&["resend", "2..4", "--yes"]).status.code(), Some(2), "no reason");
     assert_eq!(relay(&["resend", "4..2", "--reason", "x"]).status.code(), Some(2));

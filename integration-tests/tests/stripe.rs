@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use modelfaucet_command::stripe::inbox::STATEMENTS;
@@ -136,6 +137,22 @@ impl Shop {
                 None => return found,
             }
         }
+    }
+
+    /// Waits until a series shows a figure that is right; the figures of the books are looked up every few seconds.
+    async fn shows(&self, series: &str, right: RangeInclusive<f64>) {
+        let mut seen = None;
+        for _ in 0..800 {
+            let text = self.up.connect("").await.unwrap().send("GET", "/metrics", "", "", b"").await.unwrap().body;
+            let text = String::from_utf8(text).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+            seen = line.map(|figure| figure.parse::<f64>().unwrap());
+            if seen.is_some_and(|seen| right.contains(&seen)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{series} is {seen:?}");
     }
 
     /// The balance of each code of the chart, debits positive, in units of 1e-8 USD.
@@ -307,6 +324,12 @@ async fn stripe_runs() {
     // What is not ours, not true, or not now.
     let refused = refusals(&mut shop, &users[0].0).await;
 
+    // Alerts see what only one source has told; none of it is old.
+    shop.shows("modelfaucet_recon_exceptions{source=\"stripe\",age=\"day\"}", 1.0..=f64::MAX).await;
+    shop.shows("modelfaucet_recon_unexplained_units{source=\"stripe\"}", 0.0..=0.0).await;
+    shop.shows("modelfaucet_clearing_units{account=\"1110\"}", 1.0..=f64::MAX).await;
+    shop.shows("modelfaucet_recon_last_success_timestamp_seconds{source=\"stripe\"}", 0.0..=0.0).await;
+
     // The sweep brings the rest, and the second source.
     let (_, dry) = shop.sweep(&["--dry-run"]);
     let missing = never + 1;
@@ -340,6 +363,13 @@ async fn stripe_runs() {
     assert_eq!(balance("5110") + balance("5120"), truth(fees), "the provider's fees");
     assert_eq!((balance("1110"), balance("2030"), balance("1130")), (0, 0, 0), "clearing accounts");
     assert_eq!(balance("1120"), truth(5_000), "on its way to the bank");
+    shop.shows("modelfaucet_clearing_units{account=\"1120\"}", 5e9..=5e9).await;
+    shop.shows("modelfaucet_clearing_units{account=\"1110\"}", 0.0..=0.0).await;
+    shop.shows("modelfaucet_recon_exceptions{source=\"stripe\",age=\"day\"}", 0.0..=0.0).await;
+    let until = shop.read("/v1/admin/stripe/sweep").await["transactions_until"].as_f64().unwrap();
+    shop.shows("modelfaucet_recon_last_success_timestamp_seconds{source=\"stripe\"}", until..=until).await;
+    let lately = f64::from(u32::try_from(now() - 3_600).unwrap());
+    shop.shows("modelfaucet_webhook_last_received_timestamp_seconds{provider=\"stripe\"}", lately..=f64::MAX).await;
     let wallets = shop.read("/v1/admin/reconciliation/ledger").await;
     assert_eq!(wallets["summary"]["mismatch_count"], 0, "{wallets}");
     let verified = shop.up.run(&["verify", "--data-dir", "data"]);

@@ -352,8 +352,37 @@ fn rules(up: &Up) {
         let away = up.run(&[verb, &["--database-url", "host=127.0.0.1 port=1 user=ledger_audit"]].concat());
         assert_eq!(exit(&away), 4, "{verb:?}: {}", told(&away));
     }
-    let unheard = up.run(&["freeze", "payouts", "--reason", "x", "--url", "http://127.0.0.1:1"]);
+    let unheard = up.run(&["freeze", "payouts", "--reason", "x", "--yes", "--url", "http://127.0.0.1:1"]);
     assert_eq!(exit(&unheard), 4, "{}", told(&unheard));
+    one_rule(up);
+}
+
+/// Everything that changes something says what it would do, and does it with --yes only.
+fn one_rule(up: &Up) {
+    let verbs: [&[&str]; 14] = [
+        &["freeze"],
+        &["thaw"],
+        &["repair", "plan"],
+        &["repair", "approve"],
+        &["repair", "apply"],
+        &["projection", "switch"],
+        &["projection", "rollback"],
+        &["projection", "pause"],
+        &["projection", "resume"],
+        &["projection", "drop"],
+        &["dead", "retry"],
+        &["dead", "resolve"],
+        &["relay", "resend"],
+        &["relay", "rewind"],
+    ];
+    for verb in verbs {
+        let help = told(&up.run(&[verb, &["--help"]].concat()));
+        for flag in ["--yes", "--dry-run", "without this only say what would be done", "--json"] {
+            assert!(help.contains(flag), "{verb:?} lacks {flag}: {help}");
+        }
+        let both = up.run(&[verb, &["x", "1", "--reason", "x", "--yes", "--dry-run"]].concat());
+        assert!(exit(&both) == 2 && both.stdout.is_empty(), "{verb:?}: {}", told(&both));
+    }
 }
 
 /// Somebody who owns the server makes a charge smaller: the story does not hold any more, and says where.
@@ -452,20 +481,28 @@ async fn a_repair_takes_two_people_and_is_done_once_however_often_it_is_killed()
         ["repair", "plan", &plan, "--freeze", "refunds", "--release", &hold, "--adjust", &minus, "--adjust", &plus];
     let rest =
         ["--to-balance", &format!("{wallet}=8"), "--thaw", "refunds", "--reason", "INC-7: charged twice", "--json"];
-    let (code, planned) = value(&up, &[&wishes[..], &rest[..], &ledger[..]].concat());
+    let (code, thought) = value(&up, &[&wishes[..], &rest[..], &ledger[..]].concat());
+    assert_eq!(
+        (code, &thought["done"], std::path::Path::new(&plan).exists()),
+        (0, &json!(false), false),
+        "{thought:#}"
+    );
+    let (code, planned) = value(&up, &[&wishes[..], &rest[..], &ledger[..], &["--yes"]].concat());
     assert_eq!((code, planned["plan"]["steps"].as_array().unwrap().len()), (0, 6), "{planned:#}");
     assert_eq!(planned["plan"]["steps"][4]["after"]["wallet"]["posted_usd"], "8.00000000");
     let apply = [&["repair", "apply", &plan, "--yes", "--json", "--quiet"][..], &ledger[..]].concat();
 
     // Nothing goes without somebody else.
     assert_eq!(exit(&up.run(&apply)), 3);
-    let own = up.run(&[&["repair", "approve", &plan][..], &ledger[..]].concat());
+    let look = up.run(&[&["repair", "approve", &plan][..], &ledger[..]].concat());
+    assert!(exit(&look) == 0 && told(&look).contains("nothing was done; repeat with --yes"), "{}", told(&look));
+    let own = up.run(&[&["repair", "approve", &plan, "--yes"][..], &ledger[..]].concat());
     assert!(exit(&own) == 3 && told(&own).contains("same_actor"), "{}", told(&own));
     let forged = dir.path().join("forged.json").display().to_string();
     std::fs::write(&forged, std::fs::read_to_string(&plan).unwrap().replace("INC-7", "INC-8")).unwrap();
-    let unknown = up.run(&[&["repair", "approve", &forged][..], &as_bob[..]].concat());
+    let unknown = up.run(&[&["repair", "approve", &forged, "--yes"][..], &as_bob[..]].concat());
     assert!(exit(&unknown) == 3 && told(&unknown).contains("repair_not_found"), "{}", told(&unknown));
-    let agreed = up.run(&[&["repair", "approve", &plan, "--json"][..], &as_bob[..]].concat());
+    let agreed = up.run(&[&["repair", "approve", &plan, "--yes", "--json"][..], &as_bob[..]].concat());
     assert_eq!(exit(&agreed), 0, "{}", told(&agreed));
     assert_eq!(exit(&up.run(&[&["repair", "apply", &forged, "--yes"][..], &ledger[..]].concat())), 3);
 
@@ -514,7 +551,17 @@ async fn a_repair_takes_two_people_and_is_done_once_however_often_it_is_killed()
     let repair = acts[0]["payload"]["repair_id"].as_str().unwrap();
     assert!(acts[4]["payload"]["reason"].as_str().unwrap().starts_with(&format!("repair {repair} step 3: INC-7")));
     assert_eq!(types(&explained(&up, repair)), ["RepairProposed", "RepairApproved"]);
-    assert_eq!(value(&up, &["verify", "--json", "--quiet"]).0, 0);
+    let verified = up.run(&["verify", "--json"]);
+    assert_eq!(exit(&verified), 0, "{}", told(&verified));
+    // Progress of long work is JSON too, beside the result.
+    let last = String::from_utf8_lossy(&verified.stderr).lines().last().map(serde_json::from_str::<Value>);
+    let last = last.unwrap_or_else(|| panic!("{}", told(&verified))).unwrap();
+    assert_eq!(
+        (&last["task"], &last["ended"], &last["done"]),
+        (&json!("verify"), &json!(true), &last["total"]),
+        "{last}"
+    );
+    assert!(up.run(&["verify", "--json", "--quiet"]).stderr.is_empty());
 
     a_plan_stops_where_the_world_has_moved_on(&up, &wallet, dir.path(), &as_bob).await;
     kill_switches(&up, &ledger, &as_bob);
@@ -526,11 +573,11 @@ async fn a_plan_stops_where_the_world_has_moved_on(up: &Up, wallet: &str, dir: &
     let url = format!("http://{}", up.address());
     let adjust = format!("{wallet}=-1");
     let more = [
-        "repair", "plan", &plan, "--adjust", &adjust, "--freeze", "top-ups", "--reason", "INC-9", "--json", "--url",
-        &url,
+        "repair", "plan", &plan, "--adjust", &adjust, "--freeze", "top-ups", "--reason", "INC-9", "--yes", "--json",
+        "--url", &url,
     ];
     assert_eq!(value(up, &more).0, 0);
-    assert_eq!(exit(&up.run(&[&["repair", "approve", &plan][..], bob].concat())), 0);
+    assert_eq!(exit(&up.run(&[&["repair", "approve", &plan, "--yes"][..], bob].concat())), 0);
     let path = format!("/v1/admin/wallets/{wallet}/adjustments");
     let body = json!({ "direction": "credit", "amount_usd": "0.00000001" });
     assert_eq!(up.as_admin("POST", &path, "", &body).await.status, 201);
@@ -544,7 +591,7 @@ async fn a_plan_stops_where_the_world_has_moved_on(up: &Up, wallet: &str, dir: &
     for wish in
         [["--adjust", &format!("{wallet}=-100")], ["--release", wallet], ["--thaw", "usage"], ["--freeze", "top-ups"]]
     {
-        let arguments = [&["repair", "plan", &file, "--reason", "x", "--url", &url][..], &wish[..]].concat();
+        let arguments = [&["repair", "plan", &file, "--reason", "x", "--yes", "--url", &url][..], &wish[..]].concat();
         assert_eq!(exit(&up.run(&arguments)), 3, "{wish:?}");
     }
     assert!(!std::path::Path::new(&file).exists());
@@ -552,14 +599,16 @@ async fn a_plan_stops_where_the_world_has_moved_on(up: &Up, wallet: &str, dir: &
 
 fn kill_switches(up: &Up, ledger: &[&str], bob: &[&str]) {
     let run = |words: &[&str], whom: &[&str]| up.run(&[words, whom].concat());
-    let tried = run(&["freeze", "payouts", "--reason", "INC-12", "--dry-run"], ledger);
-    assert!(exit(&tried) == 0 && told(&tried).contains("would freeze payouts"), "{}", told(&tried));
-    let frozen = run(&["freeze", "payouts", "--reason", "INC-12", "--json"], ledger);
+    for rest in [&[][..], &["--dry-run"]] {
+        let tried = run(&[&["freeze", "payouts", "--reason", "INC-12"], rest].concat(), ledger);
+        assert!(exit(&tried) == 0 && told(&tried).contains("would freeze payouts"), "{}", told(&tried));
+    }
+    let frozen = run(&["freeze", "payouts", "--reason", "INC-12", "--yes", "--json"], ledger);
     let frozen: Value = serde_json::from_slice(&frozen.stdout).unwrap_or_else(|_| panic!("{}", told(&frozen)));
     let cut = frozen["cut"][0].as_str().unwrap();
     let (_, at_cut) = value(up, &["events", "get", cut, "--json"]);
     assert_eq!((&at_cut["type"], &at_cut["payload"]["reason"]), (&json!("Frozen"), &json!("INC-12")));
-    assert_eq!(exit(&run(&["freeze", "payouts", "--reason", "INC-12"], ledger)), 3);
+    assert_eq!(exit(&run(&["freeze", "payouts", "--reason", "INC-12", "--yes"], ledger)), 3);
     let began = Instant::now();
     loop {
         let listed = run(&["freeze", "list", "--json"], ledger);
@@ -569,8 +618,8 @@ fn kill_switches(up: &Up, ledger: &[&str], bob: &[&str]) {
         }
         assert!(began.elapsed() < PATIENCE, "{}", told(&listed));
     }
-    let own = run(&["thaw", "payouts", "--reason", "over"], ledger);
+    let own = run(&["thaw", "payouts", "--reason", "over", "--yes"], ledger);
     assert!(exit(&own) == 3 && told(&own).contains("same_actor"), "{}", told(&own));
-    let thawed = run(&["thaw", "payouts", "--reason", "over"], bob);
+    let thawed = run(&["thaw", "payouts", "--reason", "over", "--yes"], bob);
     assert!(exit(&thawed) == 0 && told(&thawed).contains("thawed: payouts"), "{}", told(&thawed));
 }

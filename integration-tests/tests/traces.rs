@@ -54,6 +54,7 @@ async fn a_request_is_a_span_of_its_callers_trace() {
         ("the route alone", b"http.route".to_vec()),
         ("the request's id", b"traced-1".to_vec()),
         ("the service", b"service.name".to_vec()),
+        ("what failed in the call", attribute("error.type", &json!("status"))),
         ("other requests in traces of their own", b"POST /v1/sessions".to_vec()),
     ] {
         assert!(collector.has(&wanted), "missing: {what}");
@@ -65,6 +66,77 @@ async fn a_request_is_a_span_of_its_callers_trace() {
     assert_eq!((&answered["fields"]["request_id"], &answered["fields"]["status"]), (&json!("traced-1"), &json!(502)));
     for secret in secrets {
         assert!(!collector.has(secret.as_bytes()) && !log.contains(&secret), "a secret is shown: {log}");
+    }
+}
+
+/// A number as protocol buffers write it.
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
+        number >>= 7;
+    }
+    bytes.push(u8::try_from(number).unwrap());
+    bytes
+}
+
+/// A field of protocol buffers with a length.
+fn field(number: u8, content: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2][..], &varint(content.len() as u64), content].concat()
+}
+
+/// An attribute as a collector gets it: texts, whole numbers and lists of texts.
+fn attribute(key: &str, value: &Value) -> Vec<u8> {
+    let text = |text: &str| field(1, text.as_bytes());
+    let value = match value {
+        Value::String(value) => text(value),
+        Value::Array(values) => {
+            field(5, &values.iter().flat_map(|value| field(1, &text(value.as_str().unwrap()))).collect::<Vec<u8>>())
+        }
+        number => [vec![3 << 3], varint(number.as_u64().unwrap())].concat(),
+    };
+    [field(1, key.as_bytes()), field(2, &value)].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_is_a_span_as_the_conventions_for_models_name_it() {
+    if !has_postgres() {
+        return;
+    }
+    let collector = Collector::default();
+    let endpoint = collector.listen().await;
+    let mut up = Up::start_with_variables(&[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())]).await;
+    let (token, _) = up.wallet_with("traced", "1.00").await;
+    let headers = format!("traceparent: 00-{TRACE}-{PARENT}-01\r\n");
+    let mut connection = up.connect(&token).await.unwrap();
+    let prompt = "what nobody else may read";
+    let mut body = json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": prompt }] });
+    let answer = connection.json("POST", "/v1/chat/completions", &headers, &body).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let whole: Value = serde_json::from_slice(&answer.body).unwrap();
+    body["stream"] = json!(true);
+    body["max_tokens"] = json!(3);
+    let streamed = connection.json("POST", "/v1/chat/completions", &headers, &body).await.unwrap();
+    assert_eq!(streamed.status, 200, "{streamed:?}");
+    up.stop();
+
+    for (key, value) in [
+        ("gen_ai.operation.name", json!("chat")),
+        ("gen_ai.provider.name", json!("openai")),
+        ("gen_ai.request.model", json!("gpt-4o-mini")),
+        ("gen_ai.response.model", whole["model"].clone()),
+        ("gen_ai.response.id", whole["id"].clone()),
+        ("gen_ai.response.finish_reasons", json!([whole["choices"][0]["finish_reason"]])),
+        ("gen_ai.usage.input_tokens", whole["usage"]["prompt_tokens"].clone()),
+        ("gen_ai.usage.output_tokens", whole["usage"]["completion_tokens"].clone()),
+        ("gen_ai.response.finish_reasons", json!(["length"])),
+        ("gen_ai.usage.output_tokens", json!(3)),
+    ] {
+        assert!(collector.has(&attribute(key, &value)), "missing: {key} {value}");
+    }
+    assert!(collector.has(b"chat gpt-4o-mini"), "the span's name");
+    for secret in [token, up.admin(), prompt.to_owned()] {
+        assert!(!collector.has(secret.as_bytes()), "a secret is shown");
     }
 }
 

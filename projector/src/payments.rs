@@ -32,7 +32,10 @@ static TABLES: [Table; 6] = [
             set("position", Kind::I64),
         ],
         writing: Writing::Upsert,
-        indexes: &[],
+        // Those on which the sources differ: few, however many payments there are.
+        indexes: &[
+            "updated_at, payment WHERE credited <> charged OR refunded <> refunded_at_provider OR lost <> withheld",
+        ],
     },
     Table {
         name: "checkout",
@@ -45,7 +48,7 @@ static TABLES: [Table; 6] = [
             set("position", Kind::I64),
         ],
         writing: Writing::Upsert,
-        indexes: &[],
+        indexes: &["reference"],
     },
     Table {
         name: "refund",
@@ -65,7 +68,7 @@ static TABLES: [Table; 6] = [
             set("position", Kind::I64),
         ],
         writing: Writing::Upsert,
-        indexes: &["requested_at, refund_id"],
+        indexes: &["requested_at, refund_id", "payment", "reference"],
     },
     Table {
         name: "dispute",
@@ -85,7 +88,7 @@ static TABLES: [Table; 6] = [
             set("position", Kind::I64),
         ],
         writing: Writing::Upsert,
-        indexes: &["shard, opened_position"],
+        indexes: &["shard, opened_position", "payment"],
     },
     Table {
         name: "write_off",
@@ -120,7 +123,7 @@ static TABLES: [Table; 6] = [
             set("recorded_at", Kind::Time),
         ],
         writing: Writing::Append,
-        indexes: &[],
+        indexes: &["transaction", "payment", "source"],
     },
 ];
 

@@ -247,7 +247,8 @@ pub fn key_ddl(schema: &str, table: &Table) -> String {
 pub fn further_index_ddl(schema: &str, table: &Table) -> String {
     table.indexes.iter().fold(String::new(), |mut sql, index| {
         let (unique, columns) = index.strip_prefix("UNIQUE ").map_or(("", *index), |columns| ("UNIQUE ", columns));
-        let _ = writeln!(sql, "CREATE {unique}INDEX ON {schema}.{} ({columns});", table.name);
+        let (columns, some) = columns.find(" WHERE ").map_or((columns, ""), |at| columns.split_at(at));
+        let _ = writeln!(sql, "CREATE {unique}INDEX ON {schema}.{} ({columns}){some};", table.name);
         sql
     })
 }

@@ -142,7 +142,8 @@ pub struct Table {
     pub columns: &'static [Column],
     /// How it is written.
     pub writing: Writing,
-    /// Further indexes, such as `"shard, app_id, position"`; `"UNIQUE shard, account"` for a unique one.
+    /// Further indexes, such as `"shard, app_id, position"`; `"UNIQUE shard, account"` for a unique one, and `"updated_at WHERE …"` for one of some
+    /// rows only.
     pub indexes: &'static [&'static str],
 }
 

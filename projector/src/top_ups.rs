@@ -23,7 +23,7 @@ static TABLES: [Table; 1] = [Table {
         set("position", Kind::I64),
     ],
     writing: Writing::Upsert,
-    indexes: &["shard, wallet_id, top_up_id", "payment"],
+    indexes: &["shard, wallet_id, top_up_id", "payment", "reference"],
 }];
 
 /// The projection `top_ups`.

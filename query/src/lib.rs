@@ -15,6 +15,7 @@ mod catalogue;
 mod columns;
 mod error;
 mod export;
+mod figures;
 mod freezes;
 mod journal;
 mod operations;
@@ -39,6 +40,7 @@ mod usage;
 mod wallets;
 
 pub use error::QueryError;
+pub use figures::show_figures;
 pub use projections::{Check, Checks, Lag, Readiness, readiness};
 pub use routes::{openapi, probe_router, router};
 pub use sql::STATEMENTS;

@@ -17,6 +17,8 @@ statements! {
     DEVELOPER_PROVIDER_KEYS = "developer_provider_keys";
     CLEARING = "clearing";
     CLEARING_ACCOUNTS = "clearing_accounts";
+    CLEARING_OPEN = "clearing_open";
+    CLEARING_UNITS = "clearing_units";
     DEVELOPER_TOKEN = "developer_token";
     DISPUTES = "disputes";
     FEATURES = "features";

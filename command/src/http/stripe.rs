@@ -22,7 +22,7 @@ use crate::stripe::event::StripeEvent;
 use crate::stripe::inbox::WorkState;
 use crate::stripe::signature::verify;
 use crate::stripe::work::{CreditedTopUp, Submit, Told, WorkKey, Worked, state_of, unavailable};
-use crate::stripe::{PROVIDER, Stripe, StripeError};
+use crate::stripe::{PROVIDER, Stripe, StripeError, series};
 use crate::writer::core::Outcome;
 use crate::writer::{CommandError, Request};
 
@@ -284,6 +284,7 @@ pub(super) async fn webhook(
     }
     let Told::Event(event) = Told::read(&body)? else { return Err(ApiError::invalid("Invalid Stripe event.")) };
     is_ours(&api.stripe, &event)?;
+    series::received();
     let id = event.id.clone();
     let taken = api.take_told(Told::Event(event), &body, &api.as_stripe(request_id)).await?;
     if let Some(problem) = taken.problem {
@@ -493,6 +494,9 @@ pub(super) async fn sweep(
                 return Err(ApiError::invalid("The time must not lie in the future."));
             }
             api.stripe.inbox.sweep_to(what, until).await.map_err(|error| inbox_failed(&error))?;
+            if what == "transactions" {
+                series::compared(until);
+            }
         }
     }
     swept_reply(&api).await

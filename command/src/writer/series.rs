@@ -44,6 +44,7 @@ const fn kind(scope: &FreezeScope) -> usize {
 pub(super) fn show(shard: ShardId, state: &State, next_expiry: Option<Timestamp>) {
     let shard = shard.to_string();
     metrics::gauge!("modelfaucet_holds_open", "shard" => shard.clone()).set(state.holds.len() as f64);
+    metrics::gauge!("modelfaucet_topups_pending", "shard" => shard.clone()).set(state.top_ups.len() as f64);
     let at = next_expiry.map_or(f64::INFINITY, |at| at.micros() as f64 / 1e6);
     metrics::gauge!("modelfaucet_next_expiry_timestamp_seconds", "shard" => shard.clone()).set(at);
     // Freezes are few.
@@ -90,6 +91,7 @@ pub(super) fn begin(shard: ShardId) {
         metrics::counter!("modelfaucet_commands_total", "outcome" => outcome).increment(0);
     }
     metrics::counter!("modelfaucet_appends_in_doubt_total").increment(0);
+    metrics::counter!("modelfaucet_events_appended_total", "type" => "TopUpCheckoutOpened").increment(0);
     for dispatched in [false, true] {
         expiries(shard, dispatched).increment(0);
     }

@@ -60,7 +60,7 @@ async fn proof(transaction: &Transaction<'_>, shard: ShardId, position: i64) -> 
     });
     let row = transaction
         .query_one(
-            "SELECT (SELECT count(*) FROM (SELECT FROM ledger.batch WHERE shard = $1 AND last_pos > $2 LIMIT 1001) AS above),
+            "SELECT (SELECT count(*) FROM (SELECT FROM ledger.batch WHERE shard = $1 AND last_pos > $2 ORDER BY last_pos LIMIT 1001) AS above),
                     (SELECT count(*) FROM projection.checkpoint WHERE shard = $1 AND position >= $2)",
             &[&shard.0, &batch.last],
         )

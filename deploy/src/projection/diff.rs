@@ -181,7 +181,7 @@ async fn explained(
     let (left, right) = (fold(first), fold(second));
     let reader = LogReader::prepare(std::sync::Arc::new(database.connect().await?)).await.map_err(auditor::failure)?;
     let events = at.iter().map(|(_, position)| u64::try_from(position.0).unwrap_or_default()).sum();
-    let mut progress = Progress::start("explain", events, args.operator.quiet);
+    let mut progress = Progress::start("explain", events, args.operator.manner());
     let whys =
         explain(&reader, (left.as_deref(), right.as_deref()), at, &differences, |read| progress.set(read)).await?;
     progress.finish();

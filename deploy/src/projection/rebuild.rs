@@ -159,7 +159,7 @@ async fn build(
     mut interrupts: watch::Receiver<u32>,
 ) -> Result<Exit, Failure> {
     let total = ends.iter().map(|(_, end)| u64::try_from(end.0).unwrap_or_default()).sum();
-    let bar = Arc::new(Mutex::new(Progress::start("rebuild", total, args.operator.quiet)));
+    let bar = Arc::new(Mutex::new(Progress::start("rebuild", total, args.operator.manner())));
     let limit = Arc::new(AtomicU64::new(args.max_rate.unwrap_or(0)));
     let done = Arc::new(AtomicU64::new(0));
     let (stop, stopped) = watch::channel(false);

@@ -15,7 +15,8 @@ use super::plan::{Act, Figures, Plan, Step};
 use super::{ApplyArgs, read};
 use crate::client::{Call, Client, ClientError, Patience, Reply};
 use crate::exit::{Exit, Failure};
-use crate::progress::Progress;
+use crate::operator::Consent;
+use crate::progress::{Manner, Progress};
 
 /// How long a ledger that is away is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,24 +54,36 @@ pub(super) async fn run(args: &ApplyArgs) -> Result<Exit, Failure> {
     let plan = read(&args.file)?;
     let applying = Applying { client: args.staff.ledger.client()?, token: args.staff.token()?, plan: &plan };
     let approval = applying.approval().await?;
-    if !args.yes {
+    if !args.consent.is_given() {
         let by = approval.as_ref().map(|approval| approval.by.as_str());
-        if args.json {
-            println!("{}", json!({ "digest": plan.digest(), "approved_by": by, "applied": Value::Null, "plan": plan }));
+        if args.staff.json {
+            println!(
+                "{}",
+                json!({ "digest": plan.digest(), "approved_by": by, "applied": Value::Null, "done": false, "plan": plan })
+            );
         } else {
             print!("{}", plan.told());
             match by {
-                Some(by) => println!("approved by {by}; --yes carries it out"),
-                None => println!("not approved: somebody else than who proposed it runs `modelfaucet repair approve`"),
+                Some(by) => println!("approved by {by}\n{}", Consent::NOTHING_DONE),
+                None => {
+                    println!(
+                        "not approved: somebody else than who proposed it runs `modelfaucet repair approve --yes`"
+                    );
+                }
             }
         }
         return Ok(Exit::Ok);
     }
     let approval = approval.ok_or_else(|| {
-        let message = "the plan is not approved: somebody else than who proposed it runs `modelfaucet repair approve`";
+        let message =
+            "the plan is not approved: somebody else than who proposed it runs `modelfaucet repair approve --yes`";
         Failure::new(Exit::Refused, message)
     })?;
-    let mut progress = Progress::start("repair", u64::try_from(plan.steps.len()).unwrap_or(0), args.quiet);
+    let mut progress = Progress::start(
+        "repair",
+        u64::try_from(plan.steps.len()).unwrap_or(0),
+        Manner { quiet: args.quiet, json: args.staff.json },
+    );
     let mut done = Vec::new();
     for (index, step) in plan.steps.iter().enumerate() {
         let number = index + 1;
@@ -94,10 +107,10 @@ pub(super) async fn run(args: &ApplyArgs) -> Result<Exit, Failure> {
     }
     progress.finish();
     let now = done.iter().filter(|how| **how == Done::Now).count();
-    if args.json {
+    if args.staff.json {
         println!(
             "{}",
-            json!({ "digest": plan.digest(), "approved_by": approval.by, "applied": done.len(), "applied_now": now, "plan": plan })
+            json!({ "digest": plan.digest(), "approved_by": approval.by, "applied": done.len(), "applied_now": now, "done": true, "plan": plan })
         );
     } else {
         println!("{} steps are done, {now} of them now; approved by {}", done.len(), approval.by);

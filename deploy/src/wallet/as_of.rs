@@ -10,7 +10,7 @@ use tokio_postgres::Transaction;
 
 use super::{Figures, Row};
 use crate::exit::{Exit, Failure};
-use crate::progress::Progress;
+use crate::progress::{Manner, Progress};
 use crate::reading::{self, Place, Wanted, between, last_before};
 use crate::verify::auditor::failure;
 
@@ -63,9 +63,9 @@ pub(super) async fn figures(
     wallet: WalletId,
     row: &Row,
     point: Option<i64>,
-    quiet: bool,
+    manner: Manner,
 ) -> Result<Figures, Failure> {
-    let found = last_event(transaction, wallet, row, point.unwrap_or(i64::MAX), quiet).await?;
+    let found = last_event(transaction, wallet, row, point.unwrap_or(i64::MAX), manner).await?;
     let (event, balance) = found.ok_or_else(|| {
         Failure::new(
             Exit::Differences,
@@ -85,7 +85,7 @@ async fn last_event(
     wallet: WalletId,
     row: &Row,
     point: i64,
-    quiet: bool,
+    manner: Manner,
 ) -> Result<Option<(StoredEvent, Balance)>, Failure> {
     let states = |event: StoredEvent| {
         let recorded = event.decode().ok()?;
@@ -97,7 +97,7 @@ async fn last_event(
         let from = checkpoint(transaction, "wallets", row.shard).await?.max(row.position) + 1;
         let shards = reading::shards(transaction).await.map_err(failure)?;
         let head = shards.iter().find(|known| known.id == row.shard).map_or(0, |shard| shard.head);
-        let newer = newest(transaction, row.shard, (from, head.min(point)), wallet, quiet, states).await?;
+        let newer = newest(transaction, row.shard, (from, head.min(point)), wallet, manner, states).await?;
         return match newer {
             Some(found) => Ok(Some(found)),
             None => Ok(event(transaction, row.shard, row.position).await?.and_then(states)),
@@ -114,7 +114,7 @@ async fn last_event(
         .map_err(failure)?
         .get(0);
     let Some(from) = entry.max(opened) else { return Ok(None) };
-    newest(transaction, row.shard, (from, point), wallet, quiet, states).await
+    newest(transaction, row.shard, (from, point), wallet, manner, states).await
 }
 
 /// How far a live projection has read a log.
@@ -131,11 +131,11 @@ async fn newest<T>(
     shard: ShardId,
     (first, last): (i64, i64),
     wallet: WalletId,
-    quiet: bool,
+    manner: Manner,
     says: impl Fn(StoredEvent) -> Option<T>,
 ) -> Result<Option<T>, Failure> {
     let wanted = Wanted { stream: Some(format!("wallet:{wallet}")), ..Wanted::default() };
-    let mut progress = Progress::start("wallet", u64::try_from(last - first + 1).unwrap_or(0), quiet);
+    let mut progress = Progress::start("wallet", u64::try_from(last - first + 1).unwrap_or(0), manner);
     let (mut to, mut page, mut found) = (last, FIRST_PAGE, None);
     while to >= first && found.is_none() {
         let from = first.max(to - page + 1);

@@ -40,6 +40,7 @@ impl Call<'_> {
 
     /// Ends the hold. Waits for it as long as it takes; the client waits a few seconds.
     pub(super) async fn end(&mut self, held: &Held, ending: Ending, outcome: CallOutcome) -> Result<Ended, CallError> {
+        self.span.ends(self.job.request.endpoint, self.target, self.attempts.last());
         let outcome = CallOutcome { attempts: std::mem::take(&mut self.attempts), ..outcome };
         let (hold_id, session_id) = (held.placed.hold_id, self.job.session.session_id);
         let end = EndCall { hold_id, session_id, ending, outcome };
@@ -61,13 +62,17 @@ impl Call<'_> {
                 let outcome = match &ended {
                     Ended::Captured(captured, _) => {
                         let usage = captured.rating.usage;
+                        self.span.charged(&usage);
                         self.job.charge.settle(usage.input_tokens().saturating_add(usage.output_tokens()));
                         if captured.over_hold {
                             metrics::counter!("gateway_over_hold_total").increment(1);
                         }
                         "captured"
                     }
-                    Ended::CapturedLate(..) => "captured_late",
+                    Ended::CapturedLate(late, _) => {
+                        self.span.charged(&late.rating.usage);
+                        "captured_late"
+                    }
                     Ended::Released(..) => "released",
                 };
                 metrics::counter!("gateway_holds_total", "outcome" => outcome).increment(1);
@@ -99,6 +104,7 @@ impl Call<'_> {
         delivered: Delivered,
         ending: usage::Ending,
     ) -> (Ending, CallOutcome) {
+        self.span.said(said);
         let reading = said.usage.as_deref().and_then(|usage| usage::read(usage, self.target.convention));
         let mut judged = judge(reading, delivered, self.job.request.input_estimate, ending);
         let (mut service_tier, mut served_model) = (None, None);

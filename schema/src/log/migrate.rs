@@ -38,6 +38,7 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration { number: 15, name: "backup", sql: include_str!("../../migrations/0015_backup.sql") },
     Migration { number: 16, name: "clock", sql: include_str!("../../migrations/0016_clock.sql") },
+    Migration { number: 17, name: "payment_index", sql: include_str!("../../migrations/0017_payment_index.sql") },
 ];
 
 /// Why the database could not be set up.
