@@ -16,4 +16,5 @@ pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
 pub mod sim;
+pub mod stopped;
 pub mod traffic;

@@ -17,6 +17,7 @@ mod error;
 mod export;
 mod freezes;
 mod journal;
+mod lease;
 mod operations;
 mod params;
 mod payments;
