@@ -36,6 +36,8 @@ const UNREADY_AFTER: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(4);
 /// The same for a page of the log, which has to come over the network.
 const PAGE: Duration = Duration::from_secs(15);
+/// How long a snapshot may take to come.
+const LOADING: Duration = Duration::from_mins(5);
 /// How long a connection may take until statements can be sent over it.
 const OPEN: Duration = Duration::from_secs(10);
 /// How often a writer that waits for an answer refuses what has waited too long.
@@ -285,8 +287,7 @@ async fn connect(database: &Config) -> Result<Arc<Client>, tokio_postgres::Error
             tracing::warn!(%error, "the writer's connection ended");
         }
     });
-    let settings =
-        "SET statement_timeout = '3s'; SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = '5s';
+    let settings = "SET statement_timeout = '3s'; SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = '5s'; \
                     SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan";
     connection::within(ANSWER, client.batch_execute(settings)).await?;
     Ok(Arc::new(client))
@@ -320,7 +321,11 @@ pub async fn start(
     let connection = Connection::open(&options.database).await?;
     let began = Instant::now();
     let shard = options.shard;
-    let (mut state, snapshot_head) = snapshot::load(connection.appender.client(), &connection.reader, shard).await?;
+    let loading = snapshot::load(connection.appender.client(), &connection.reader, shard);
+    let Ok(loaded) = tokio::time::timeout(LOADING, loading).await else {
+        return Err(connection::silent().await.into());
+    };
+    let (mut state, snapshot_head) = loaded?;
     let head = snapshot::fold_to_end(&connection.reader, shard, &mut state, snapshot_head).await?;
     let (log_id, _) = connection.reader.head(shard).await?;
     tracing::info!(
@@ -511,10 +516,6 @@ impl Writer {
         let mut asked = std::pin::pin!(asked);
         while began.elapsed() < limit {
             if let Ok(answer) = tokio::time::timeout(REFUSE_EVERY, &mut asked).await {
-                let was_silent = self.silent.take().is_some_and(|since| since.elapsed() > UNREADY_AFTER);
-                if was_silent && self.refused.is_none() {
-                    self.ready.send_replace(true);
-                }
                 return Some(answer);
             }
             let since = *self.silent.get_or_insert(began);
@@ -526,6 +527,13 @@ impl Writer {
         None
     }
 
+    /// The database has said something.
+    fn heard(&mut self) {
+        if self.silent.take().is_some() && self.refused.is_none() {
+            self.ready.send_replace(true);
+        }
+    }
+
     /// Reads from the log as [`Writer::answer`] does.
     async fn read<T>(
         &mut self,
@@ -533,10 +541,13 @@ impl Writer {
         asked: impl AsyncFnOnce(LogReader, ShardId) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let (reader, shard) = (self.connection.reader.clone(), self.shard);
-        match self.answer(limit, asked(reader, shard)).await {
-            Some(answer) => answer,
-            None => Err(connection::silent().await.into()),
+        let Some(answer) = self.answer(limit, asked(reader, shard)).await else {
+            return Err(connection::silent().await.into());
+        };
+        if !matches!(&answer, Err(ReadError::Database(error)) if error.code().is_none()) {
+            self.heard();
         }
+        answer
     }
 
     /// The database does not append: the shard is not ready, at once or, where that may pass by itself, after a while.
@@ -566,6 +577,9 @@ impl Writer {
                 Some(answer) => answer,
                 None => Err(AppendError::InDoubt(connection::silent().await)),
             };
+            if !matches!(answer, Err(AppendError::InDoubt(_))) {
+                self.heard();
+            }
             match answer {
                 Ok(_) => return Ok(Ok(())),
                 Err(AppendError::NoPartition) => {

@@ -10,6 +10,7 @@ pub mod fake_stripe;
 pub mod history;
 pub mod ingress;
 pub mod judge;
+pub mod limited;
 pub mod process;
 pub mod provider;
 pub mod proxy;

@@ -422,6 +422,22 @@ impl Role {
         }
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn pid(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid")
+    }
+
+    /// How it ended, if it did so by itself.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
+    }
+
     /// `kill -9`, and waits for the end, which it returns.
     ///
     /// # Errors

@@ -332,7 +332,7 @@ impl Client {
                 self.reader = None;
                 match other {
                     Ok(answer) if answer.status == 500 => {
-                        self.tally.odd.push(format!("a read was answered {answer:?}"))
+                        self.tally.odd.push(format!("a read was answered {answer:?}"));
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::TimedOut => self.tally.unanswered += 1,
                     _ => {}

@@ -7,6 +7,8 @@
 mod bytes;
 #[path = "faults/calm.rs"]
 mod calm;
+#[path = "faults/memory.rs"]
+mod memory;
 #[path = "faults/partitions.rs"]
 mod partitions;
 #[path = "faults/sessions.rs"]

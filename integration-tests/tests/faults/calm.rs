@@ -10,9 +10,9 @@ use rustix::process::Pid;
 use super::asked_for;
 
 /// How long the load goes on, in seconds, unless `MODELFAUCET_SOAK` says otherwise.
-const SOAK: u64 = 5;
+const SOAK: u64 = 3;
 /// Commands until caches, pools and arenas have their size.
-const WARM_UP: u64 = 500;
+const WARM_UP: u64 = 300;
 /// What the service may grow by, in KiB: what it remembers of late (2^18 keys, the newest events) fills up for a long time.
 const GROWTH: u64 = 192 << 10;
 /// And for every thousand events: wallets, sessions and holds that are there to stay.

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use super::{asked_for, until};
 
 /// How many sessions are ended, unless `MODELFAUCET_SESSIONS` says otherwise; a tenth as many processes are killed.
-const SESSIONS: u64 = 40;
+const SESSIONS: u64 = 20;
 /// Sessions of the service: those of its roles in the database.
 const OURS: &str = "SELECT pid, application_name FROM pg_stat_activity
                     WHERE usename LIKE 'ledger\\_%' AND backend_type = 'client backend' ORDER BY pid";
@@ -47,7 +47,7 @@ async fn lost_sessions_leave_nothing_but_doubts_that_repeats_resolve() {
     let client = superuser(&up).await.unwrap();
     let mut ended = std::collections::BTreeMap::<String, u64>::new();
     for _ in 0..sessions {
-        tokio::time::sleep(Duration::from_millis(dice.between(20, 120))).await;
+        tokio::time::sleep(Duration::from_millis(dice.between(20, 80))).await;
         let Some((pid, name)) = victim(&client, &mut dice).await else { continue };
         traffic.fault("F5", &name, "pg_terminate_backend");
         let was_there: bool = client.query_one("SELECT pg_terminate_backend($1, 10000)", &[&pid]).await.unwrap().get(0);

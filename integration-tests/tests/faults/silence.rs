@@ -14,8 +14,8 @@ use modelfaucet_schema::log::boot::ServiceRole;
 
 use super::{asked_for, through_a_proxy, until};
 
-/// How long each silence lasts, in seconds, unless `MODELFAUCET_SILENCE` says otherwise: longer than the service waits.
-const SILENCE: u64 = 7;
+/// How long each silence lasts, in seconds, unless `MODELFAUCET_SILENCE` says otherwise: on top of the time until the service says that it is not ready.
+const SILENCE: u64 = 4;
 
 async fn is_ready(up: &Up) -> bool {
     let Ok(mut visitor) = Connection::open(&up.address(), "").await else { return false };

@@ -223,14 +223,14 @@ mod tests {
 
     #[test]
     fn an_operators_own_limits_stand() {
-        let given = "host=db tcp_user_timeout=60 keepalives_interval=9 options='-c tcp_user_timeout=1'";
+        let given = "host=db tcp_user_timeout=60 keepalives_interval=9 options='-c tcp_keepalives_idle=60'";
         let config = watchful(&given.parse().unwrap());
         assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(60)));
         assert_eq!(
             (config.get_keepalives_interval(), config.get_keepalives_retries()),
             (Some(Duration::from_secs(9)), None)
         );
-        assert!(config.get_options().unwrap().ends_with("-c tcp_user_timeout=1"), "what comes later wins");
+        assert!(config.get_options().unwrap().ends_with("-c tcp_keepalives_idle=60"), "what comes later wins");
         let config = watchful(&"host=db".parse().unwrap());
         assert_eq!(config.get_keepalives_idle(), UNACKNOWLEDGED);
         assert_eq!(watchful(&"host=/run/postgresql".parse().unwrap()).get_options(), None);
