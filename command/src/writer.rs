@@ -31,6 +31,17 @@ use crate::snapshot::{self, SnapshotError};
 pub const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the database may be away, or busy, before the shard is not ready; and how long a refusal counts.
 const UNREADY_AFTER: Duration = Duration::from_secs(5);
+/// How long the database may take to answer: the server itself gives up after 3 s. Then the connection is given up, and what was
+/// sent over it is in doubt.
+const ANSWER: Duration = Duration::from_secs(4);
+/// The same for a page of the log, which has to come over the network.
+const PAGE: Duration = Duration::from_secs(15);
+/// How long a snapshot may take to come.
+const LOADING: Duration = Duration::from_mins(5);
+/// How long a connection may take until statements can be sent over it.
+const OPEN: Duration = Duration::from_secs(10);
+/// How often a writer that waits for an answer refuses what has waited too long.
+const REFUSE_EVERY: Duration = Duration::from_millis(100);
 /// How often an idle writer looks whether others have appended.
 const IDLE_POLL: Duration = Duration::from_millis(50);
 /// Rows of the state up to which it is copied for a snapshot: a few milliseconds.
@@ -276,15 +287,13 @@ async fn connect(database: &Config) -> Result<Arc<Client>, tokio_postgres::Error
             tracing::warn!(%error, "the writer's connection ended");
         }
     });
-    client
-        .batch_execute(
-            "SET statement_timeout = '3s'; SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = '5s';
-             SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan",
-        )
-        .await?;
+    let settings = "SET statement_timeout = '3s'; SET lock_timeout = '1s'; SET idle_in_transaction_session_timeout = '5s'; \
+                    SET synchronous_commit = on; SET plan_cache_mode = force_generic_plan";
+    connection::within(ANSWER, client.batch_execute(settings)).await?;
     Ok(Arc::new(client))
 }
 
+#[derive(Clone)]
 struct Connection {
     appender: LogAppender,
     reader: LogReader,
@@ -293,8 +302,11 @@ struct Connection {
 impl Connection {
     async fn open(database: &Config) -> Result<Self, tokio_postgres::Error> {
         let client = connect(database).await?;
-        let reader = LogReader::prepare_with_keys(Arc::clone(&client)).await?;
-        Ok(Self { appender: LogAppender::prepare(client).await?, reader })
+        let preparing = async {
+            let reader = LogReader::prepare_with_keys(Arc::clone(&client)).await?.patient_for(PAGE);
+            Ok(Self { appender: LogAppender::prepare(client).await?, reader })
+        };
+        connection::within(ANSWER, preparing).await
     }
 }
 
@@ -309,7 +321,11 @@ pub async fn start(
     let connection = Connection::open(&options.database).await?;
     let began = Instant::now();
     let shard = options.shard;
-    let (mut state, snapshot_head) = snapshot::load(connection.appender.client(), &connection.reader, shard).await?;
+    let loading = snapshot::load(connection.appender.client(), &connection.reader, shard);
+    let Ok(loaded) = tokio::time::timeout(LOADING, loading).await else {
+        return Err(connection::silent().await.into());
+    };
+    let (mut state, snapshot_head) = loaded?;
     let head = snapshot::fold_to_end(&connection.reader, shard, &mut state, snapshot_head).await?;
     let (log_id, _) = connection.reader.head(shard).await?;
     tracing::info!(
@@ -339,6 +355,7 @@ pub async fn start(
         tail: Arc::clone(&tail),
         ready: ready_sender,
         refused: None,
+        silent: None,
         partition_checked: head.position,
         snapshots,
         snapshot_every: options.snapshot_every,
@@ -390,6 +407,8 @@ struct Writer {
     ready: watch::Sender<bool>,
     /// When the database first refused to append, and when it last did, if it has not appended since.
     refused: Option<(Instant, Instant)>,
+    /// Since when the database has not answered.
+    silent: Option<Instant>,
     partition_checked: Position,
     snapshots: mpsc::Sender<SnapshotDue>,
     snapshot_every: i64,
@@ -490,6 +509,47 @@ impl Writer {
         }
     }
 
+    /// Waits for the database. Meanwhile what waits too long in the queue is refused, and after a while the shard is not ready.
+    /// `None`: there is no answer. Then the connection must not be used again, and what was asked may come true all the same.
+    async fn answer<T>(&mut self, limit: Duration, asked: impl Future<Output = T>) -> Option<T> {
+        let began = Instant::now();
+        let mut asked = std::pin::pin!(asked);
+        while began.elapsed() < limit {
+            if let Ok(answer) = tokio::time::timeout(REFUSE_EVERY, &mut asked).await {
+                return Some(answer);
+            }
+            let since = *self.silent.get_or_insert(began);
+            if since.elapsed() > UNREADY_AFTER {
+                self.ready.send_replace(false);
+            }
+            self.refuse_impatient();
+        }
+        None
+    }
+
+    /// The database has said something.
+    fn heard(&mut self) {
+        if self.silent.take().is_some() && self.refused.is_none() {
+            self.ready.send_replace(true);
+        }
+    }
+
+    /// Reads from the log as [`Writer::answer`] does.
+    async fn read<T>(
+        &mut self,
+        limit: Duration,
+        asked: impl AsyncFnOnce(LogReader, ShardId) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let (reader, shard) = (self.connection.reader.clone(), self.shard);
+        let Some(answer) = self.answer(limit, asked(reader, shard)).await else {
+            return Err(connection::silent().await.into());
+        };
+        if !matches!(&answer, Err(ReadError::Database(error)) if error.code().is_none()) {
+            self.heard();
+        }
+        answer
+    }
+
     /// The database does not append: the shard is not ready, at once or, where that may pass by itself, after a while.
     fn refused(&mut self, error: &AppendError) {
         let now = Instant::now();
@@ -512,12 +572,18 @@ impl Writer {
     async fn append_until_known(&mut self, batch: &AppendBatch) -> Result<Result<(), AppendError>, WriterError> {
         let mut in_doubt = false;
         loop {
-            match self.connection.appender.append(batch).await {
+            let Connection { appender, .. } = self.connection.clone();
+            let answer = match self.answer(ANSWER, appender.append(batch)).await {
+                Some(answer) => answer,
+                None => Err(AppendError::InDoubt(connection::silent().await)),
+            };
+            if !matches!(answer, Err(AppendError::InDoubt(_))) {
+                self.heard();
+            }
+            match answer {
                 Ok(_) => return Ok(Ok(())),
                 Err(AppendError::NoPartition) => {
-                    if let Err(error) =
-                        self.connection.appender.ensure_partition(self.shard, batch.head().position).await
-                    {
+                    if let Err(error) = self.ensure_partition(batch.head().position).await {
                         tracing::error!(%error, "a partition could not be created");
                         self.reconnect().await?;
                     }
@@ -540,30 +606,47 @@ impl Writer {
         }
     }
 
+    async fn ensure_partition(&mut self, position: Position) -> Result<(), tokio_postgres::Error> {
+        let (Connection { appender, .. }, shard) = (self.connection.clone(), self.shard);
+        match self.answer(ANSWER, appender.ensure_partition(shard, position)).await {
+            Some(answer) => answer,
+            None => Err(connection::silent().await),
+        }
+    }
+
     /// Opens the connection again, however long that takes; meanwhile the shard is not ready.
     async fn reconnect(&mut self) -> Result<(), WriterError> {
         let mut pause = Duration::from_millis(20);
-        let began = Instant::now();
+        let since = *self.silent.get_or_insert_with(Instant::now);
         loop {
-            match Connection::open(&self.database).await {
-                Ok(connection) => {
-                    self.connection = connection;
-                    let (log_id, _) =
-                        self.connection.reader.head(self.shard).await.unwrap_or((self.core.log_id(), self.core.head()));
-                    if log_id != self.core.log_id() {
-                        return Err(WriterError::OtherLog(self.shard));
-                    }
-                    self.ready.send_replace(true);
-                    return Ok(());
-                }
-                Err(error) => {
-                    if began.elapsed() > UNREADY_AFTER {
+            let (database, shard) = (self.database.clone(), self.shard);
+            let opening = async move {
+                let connection = Connection::open(&database).await?;
+                let head = connection.reader.head(shard).await;
+                Ok::<_, tokio_postgres::Error>((connection, head))
+            };
+            let opened = match self.answer(OPEN, Box::pin(opening)).await {
+                Some(opened) => opened,
+                None => Err(connection::silent().await),
+            };
+            match opened {
+                Ok((_, Err(ReadError::Database(error)))) | Err(error) => {
+                    if since.elapsed() > UNREADY_AFTER {
                         self.ready.send_replace(false);
                     }
                     self.refuse_impatient();
                     tracing::warn!(%error, "the database cannot be reached");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(1));
+                }
+                Ok((connection, head)) => {
+                    if head?.0 != self.core.log_id() {
+                        return Err(WriterError::OtherLog(self.shard));
+                    }
+                    self.connection = connection;
+                    self.silent = None;
+                    self.ready.send_replace(true);
+                    return Ok(());
                 }
             }
         }
@@ -657,7 +740,7 @@ impl Writer {
     /// Refusals without an append behind them: they stand if nobody else has appended since.
     async fn confirm_head(&mut self) -> Result<(), WriterError> {
         loop {
-            match self.connection.reader.settled_head(self.shard).await {
+            match self.read(ANSWER, async |reader, shard| reader.settled_head(shard).await).await {
                 Ok((log_id, _)) if log_id != self.core.log_id() => return Err(WriterError::OtherLog(self.shard)),
                 Ok((_, head)) if head == self.core.head() => {
                     self.finish();
@@ -687,7 +770,7 @@ impl Writer {
     async fn look_up(&mut self, submissions: Vec<Submission<Responder>>) -> Result<(), WriterError> {
         let keys: Vec<Uuid> = submissions.iter().filter_map(|submission| submission.key.map(|used| used.key)).collect();
         let found = loop {
-            match self.connection.reader.keys(self.shard, &keys).await {
+            match self.read(ANSWER, async |reader, shard| reader.keys(shard, &keys).await).await {
                 Ok(found) => break found,
                 Err(ReadError::Database(error)) => {
                     tracing::warn!(%error, "keys could not be looked up");
@@ -725,7 +808,7 @@ impl Writer {
     async fn catch_up(&mut self) -> Result<(), WriterError> {
         loop {
             let head = self.core.head();
-            match self.connection.reader.page(self.shard, head, 8_192).await {
+            match self.read(PAGE, async |reader, shard| reader.page(shard, head, 8_192).await).await {
                 Ok(page) if page.events.is_empty() => return self.check_not_behind().await,
                 Ok(page) => {
                     if self.core.take_in(&page).is_ok() {
@@ -745,7 +828,7 @@ impl Writer {
     /// The log never ends before what was acknowledged.
     async fn check_not_behind(&mut self) -> Result<(), WriterError> {
         let ours: Head = self.core.head();
-        match self.connection.reader.head(self.shard).await {
+        match self.read(ANSWER, async |reader, shard| reader.head(shard).await).await {
             Ok((log_id, _)) if log_id != self.core.log_id() => Err(WriterError::OtherLog(self.shard)),
             Ok((_, head))
                 if head.position < ours.position || (head.position == ours.position && head.hash != ours.hash) =>
@@ -766,7 +849,7 @@ impl Writer {
             return Ok(());
         }
         self.partition_checked = position;
-        if let Err(error) = self.connection.appender.ensure_partition(self.shard, position.plus(AHEAD)).await {
+        if let Err(error) = self.ensure_partition(position.plus(AHEAD)).await {
             tracing::error!(%error, "the next partition could not be created");
         }
         Ok(())

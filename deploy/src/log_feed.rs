@@ -37,7 +37,7 @@ const LOOKED_AT: i64 = 50_000;
 /// The longest wait for new events.
 const MOST_PATIENCE: u64 = 20_000;
 /// How long the database may take.
-const READ: Duration = Duration::from_secs(20);
+const READ: Duration = Duration::from_secs(8);
 
 /// What the feed needs.
 #[derive(Clone)]
@@ -304,7 +304,11 @@ async fn read(
             tracing::warn!(%error, "the log cannot be read");
             Err(ApiError::unavailable("ledger_unavailable", "The log cannot be read; try again."))
         }
-        Err(_) => Err(ApiError::unavailable("ledger_unavailable", "The log cannot be read in time; try again.")),
+        Err(_) => {
+            // It may never say anything again.
+            *feed.shared.client.lock().await = None;
+            Err(ApiError::unavailable("ledger_unavailable", "The log cannot be read in time; try again."))
+        }
     }
 }
 

@@ -183,6 +183,14 @@ impl Up {
         self.child.try_wait().expect("a child of ours")
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn pid(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid")
+    }
+
     /// What it has written so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
@@ -216,8 +224,7 @@ impl Up {
     /// # Panics
     /// If it does not end well.
     pub fn stop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
-        kill_process(pid, Signal::INT).expect("a child of ours");
+        kill_process(self.pid(), Signal::INT).expect("a child of ours");
         let status = self.child.wait().expect("a child of ours");
         assert!(status.success(), "modelfaucet ended with {status}; its log:\n{}", self.log());
     }
@@ -413,6 +420,22 @@ impl Role {
             assert!(began.elapsed() < Duration::from_secs(60), "the role does not get ready");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn pid(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a pid")
+    }
+
+    /// How it ended, if it did so by itself.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
     }
 
     /// `kill -9`, and waits for the end, which it returns.

@@ -18,6 +18,9 @@ use crate::process::Up;
 /// How long a client may need to learn what became of a command.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a client waits for the answer to one request. Every request has an outcome within 10 s; the rest is for a busy machine.
+const ANSWER: Duration = Duration::from_secs(20);
+
 /// Numbers that look random and are the same for the same seed (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Dice(pub u64);
@@ -132,10 +135,35 @@ pub struct Tally {
     pub repeats: u64,
     /// Wallets read.
     pub reads: u64,
+    /// Requests that had no outcome at all until the client gave up.
+    pub unanswered: u64,
     /// The longest that a client had to wait for its answer, over all attempts.
     pub longest: Duration,
+    /// How long each command took that was answered ok, over all attempts.
+    pub latencies: Latencies,
     /// Answers that no honest ledger gives. The checker is asked first: it names what they come from.
     pub odd: Vec<String>,
+}
+
+/// Durations, shown as a few quantiles.
+#[derive(Default)]
+pub struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    /// What so many of a thousand took no longer than.
+    pub fn permille(&self, permille: usize) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let at = (sorted.len() * permille / 1_000).min(sorted.len().saturating_sub(1));
+        sorted.get(at).copied().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [p50, p99, p999] = [500, 990, 999].map(|permille| self.permille(permille));
+        write!(f, "p50 {p50:.2?}, p99 {p99:.2?}, p99.9 {p999:.2?}")
+    }
 }
 
 impl Tally {
@@ -148,6 +176,8 @@ impl Tally {
         self.retries += other.retries;
         self.repeats += other.repeats;
         self.reads += other.reads;
+        self.unanswered += other.unanswered;
+        self.latencies.0.extend(other.latencies.0);
         self.longest = self.longest.max(other.longest);
         self.odd.extend(other.odd);
     }
@@ -298,7 +328,16 @@ impl Client {
                 self.tally.reads += 1;
                 self.history.read(&wallet, min, &answer).unwrap();
             }
-            _ => self.reader = None,
+            other => {
+                self.reader = None;
+                match other {
+                    Ok(answer) if answer.status == 500 => {
+                        self.tally.odd.push(format!("a read was answered {answer:?}"));
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::TimedOut => self.tally.unanswered += 1,
+                    _ => {}
+                }
+            }
         }
     }
 
@@ -369,6 +408,9 @@ impl Client {
                         self.shared.shed.fetch_add(1, Ordering::Relaxed);
                     }
                     other => {
+                        let is_unanswered =
+                            other.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut);
+                        self.tally.unanswered += u64::from(is_unanswered);
                         let why = other.map_or_else(|error| error.to_string(), |answer| answer.code());
                         self.history.in_doubt(&order.key, &why).unwrap();
                         self.tally.in_doubt += 1;
@@ -392,6 +434,7 @@ impl Client {
     fn ok(&mut self, order: &Order, answer: &Answer, began: Instant) {
         self.tally.ok += 1;
         self.tally.longest = self.tally.longest.max(began.elapsed());
+        self.tally.latencies.0.push(began.elapsed());
         self.seen = self.seen.max(position(answer).unwrap());
         self.shared.told.fetch_max(self.seen, Ordering::Relaxed);
         self.shared.ok.fetch_add(1, Ordering::Relaxed);
@@ -421,7 +464,7 @@ async fn exchange(
 ) -> std::io::Result<Answer> {
     let Some(connection) = connection else { return Err(std::io::ErrorKind::NotConnected.into()) };
     let sent = connection.send(method, path, headers, "application/json", body);
-    tokio::time::timeout(Duration::from_secs(15), sent).await.map_err(std::io::Error::from)?
+    tokio::time::timeout(ANSWER, sent).await.map_err(std::io::Error::from)?
 }
 
 /// Wallets with test credit; every fifth has almost none, so that some commands are refused.

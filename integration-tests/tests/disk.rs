@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Setting, Up, Volume, has_postgres};
+use modelfaucet_integration_tests::stopped::Stopped;
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::test_kill_process;
 use tokio_postgres::{Client, NoTls};
 
 /// How often the power is cut, unless `MODELFAUCET_POWER_CUTS` says otherwise.
@@ -107,68 +108,15 @@ async fn a_full_disk_stops_the_ledger_and_loses_nothing() {
     );
 }
 
-/// The server and all its processes.
-fn processes(postmaster: Pid) -> Vec<Pid> {
-    let children = format!("/proc/{0}/task/{0}/children", postmaster.as_raw_pid());
-    let children = std::fs::read_to_string(children).unwrap();
-    let children = children.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap());
-    std::iter::once(postmaster).chain(children).collect()
-}
-
-/// What the kernel says of a process; `None`: it is gone.
-fn stat(pid: Pid) -> Option<String> {
-    std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()
-}
-
-/// Whether a process writes no more: it is stopped, gone, or has ended and waits for a parent that is stopped itself.
-fn stands_still(pid: Pid) -> bool {
-    let state = |stat: &str| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    stat(pid).is_none_or(|stat| matches!(state(&stat), Some('T' | 'Z' | 'X')))
-}
-
-#[test]
-fn a_child_that_ended_below_a_stopped_parent_stands_still() {
-    let mut child = Command::new("true").spawn().unwrap();
-    let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();
-    let began = Instant::now();
-    // Nobody has waited for it: the kernel keeps it.
-    while !stands_still(pid) {
-        assert!(began.elapsed() < PATIENCE, "{:?}", stat(pid));
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(stat(pid).is_some_and(|stat| stat.contains(") Z ")));
-    assert!(!stands_still(rustix::process::getpid()), "a process that runs");
-    child.wait().unwrap();
-    assert!(stands_still(pid), "gone");
-}
-
 /// What a disk has that loses its power now: the server is stopped where it is, and what has reached the image is copied. What it
 /// only believes to have written, in the cache of the file system on the image, is not in the copy. `meanwhile` is asked before the
 /// server goes on.
 fn cut_power<T>(up: &Up, image: &Path, copy: &Path, meanwhile: impl FnOnce() -> T) -> T {
-    let postmaster = up.postmaster().unwrap();
-    // First the parent, so that there are no new children.
-    kill_process(postmaster, Signal::STOP).unwrap();
-    let all = processes(postmaster);
-    let send = |signal| {
-        for pid in &all {
-            // Some end by themselves.
-            let _gone = kill_process(*pid, signal);
-        }
-    };
-    send(Signal::STOP);
-    for pid in &all {
-        // A process in the middle of a write stops when that has ended.
-        let began = Instant::now();
-        while !stands_still(*pid) {
-            assert!(began.elapsed() < PATIENCE, "the server does not stop: {:?}", stat(*pid));
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
+    let stopped = Stopped::server(up.postmaster().unwrap());
     let copied = Command::new("cp").arg("--sparse=always").args([image, copy]).status().unwrap();
     assert!(copied.success());
     let seen = meanwhile();
-    send(Signal::CONT);
+    drop(stopped);
     seen
 }
 

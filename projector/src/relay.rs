@@ -22,17 +22,19 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation, Connection, Event};
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
+use modelfaucet_schema::log::connection::{silent, within};
 use modelfaucet_schema::log::{Head, LogReader, ReadError};
 use modelfaucet_schema::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
 use tokio_postgres::Config;
 use tracing::{error, info, warn};
 
 use crate::broker::message::Message;
 use crate::broker::{self, BackOff, BrokerError, BrokerOptions, EXCHANGE};
 use crate::feed::join;
-use crate::runtime::connect;
+use crate::runtime::{ANSWER, connect};
 use mark::{Mark, Marks};
 use series::Series;
 use window::Window;
@@ -138,9 +140,12 @@ async fn show(database: Config, shard: ShardId, series: Series, shutdown: watch:
     while !stopping(&shutdown) {
         let looking = async {
             let client = Arc::new(connect(&database).await?);
-            let reader = LogReader::prepare(Arc::clone(&client)).await?;
+            let reader = within(ANSWER, LogReader::prepare(Arc::clone(&client))).await?;
             while !stopping(&shutdown) {
-                let status = mark::status(&client, &reader, shard).await?;
+                let status = match timeout(ANSWER, mark::status(&client, &reader, shard)).await {
+                    Ok(status) => status?,
+                    Err(_) => return Err(silent().await.into()),
+                };
                 let age = status.oldest.map_or(Duration::ZERO, |oldest| Timestamp::now().since(oldest));
                 series.behind(status.pending(), age);
                 series.halted(status.mark.is_some_and(|mark| mark.halted.is_some()));
@@ -185,7 +190,8 @@ impl Shard {
         wake: watch::Receiver<Position>,
         shutdown: &watch::Receiver<bool>,
     ) -> Result<(), RelayError> {
-        let reader = LogReader::prepare(Arc::new(connect(&self.relay.database).await?)).await?;
+        let reader = connect(&self.relay.database).await?;
+        let reader = within(ANSWER, LogReader::prepare(Arc::new(reader))).await?.patient_for(ANSWER);
         let marks = Marks::prepare(connect(&self.relay.database).await?).await?;
         while !marks.lock(self.shard).await? {
             if stopping(shutdown) {

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
+use modelfaucet_schema::log::connection::{silent, within};
 use modelfaucet_schema::log::{Head, Lineage, LogReader, ReadError, Seen, Tail, connection};
 use modelfaucet_schema::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 use tracing::{error, info, warn};
@@ -34,6 +36,11 @@ const PACE: Duration = Duration::from_millis(20);
 const LARGE: usize = 1_024;
 /// How often it looks whether an operator has changed what to follow.
 const REVIEW: Duration = Duration::from_secs(2);
+/// How long the database may take for a page, a commit, a look. After that the connection is given up and everything is loaded again:
+/// what was sent may be committed or not.
+pub(crate) const ANSWER: Duration = Duration::from_secs(15);
+/// How long it may take to give what projections have saved.
+const LOADING: Duration = Duration::from_mins(2);
 /// Waits between attempts while the database is away.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -295,10 +302,15 @@ impl ShardTask {
 
     /// One pair of connections, for as long as they last; loads again as often as needed.
     async fn session(&mut self, signals: &mut Signals) -> Result<(), ProjectorError> {
-        let reader = LogReader::prepare(Arc::new(connect(&self.projector.config).await?)).await?;
-        let mut store = Store::prepare(connect(&self.projector.config).await?).await?;
+        let reader = connect(&self.projector.config).await?;
+        let reader = within(ANSWER, LogReader::prepare(Arc::new(reader))).await?.patient_for(ANSWER);
+        let store = connect(&self.projector.config).await?;
+        let mut store = within(ANSWER, Store::prepare(store)).await?;
         loop {
-            let mut run = match Run::load(self, reader.clone(), store).await {
+            let Ok(loaded) = timeout(LOADING, Run::load(self, reader.clone(), store)).await else {
+                return Err(silent().await.into());
+            };
+            let mut run = match loaded {
                 Ok(run) => run,
                 Err(Ended::Failed(error)) => return Err(error),
                 Err(Ended::Reload) => return Ok(()),
@@ -520,7 +532,7 @@ impl<'a> Run<'a> {
                 if let (Some(commit), Some(mut store)) = (commit, self.store.take()) {
                     let (events, to) = (commit.events, commit.to());
                     let task = tokio::spawn(async move {
-                        let result = store.commit(&commit).await;
+                        let result = within(ANSWER, store.commit(&commit)).await;
                         (store, result)
                     });
                     self.pending = Some(Pending { task, begun, events, to, lane, halts, letters });
@@ -682,10 +694,10 @@ impl<'a> Run<'a> {
         let Some(store) = &self.store else { return Ok(()) };
         for halt in &halts {
             error!(shard = %self.task.shard, projection = halt.name, version = halt.version, reason = halt.reason, "projection halted");
-            store.halt(self.task.shard, halt).await?;
+            within(ANSWER, store.halt(self.task.shard, halt)).await?;
         }
         if !halts.is_empty() {
-            self.following = store.following(self.task.shard).await?;
+            self.following = within(ANSWER, store.following(self.task.shard)).await?;
         }
         for lane in &mut self.lanes {
             let halted =
@@ -706,13 +718,16 @@ impl<'a> Run<'a> {
         let Some(store) = &self.store else { return Ok(()) };
         for Shown { at, series, .. } in &self.stopped {
             series.lag_events.set(figure(self.head.0 - at.0));
-            let age = store
-                .oldest(self.task.shard, *at)
+            let age = within(ANSWER, store.oldest(self.task.shard, *at))
                 .await?
                 .map_or(0.0, |oldest| Timestamp::now().since(oldest).as_secs_f64());
             series.lag_seconds.set(age);
         }
-        if store.following(self.task.shard).await? == self.following { Ok(()) } else { Err(Ended::Reload) }
+        if within(ANSWER, store.following(self.task.shard)).await? == self.following {
+            Ok(())
+        } else {
+            Err(Ended::Reload)
+        }
     }
 }
 

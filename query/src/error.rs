@@ -69,13 +69,19 @@ impl QueryError {
                 {
                     ApiError::unavailable("database_unavailable", "The database cannot be reached at the moment.")
                 }
-                None if error.is_closed() => {
+                // The connection broke, or the server says nothing.
+                None if error.is_closed() || has_broken(error) => {
                     ApiError::unavailable("database_unavailable", "The database cannot be reached at the moment.")
                 }
                 _ => ApiError::internal(),
             },
         }
     }
+}
+
+/// Is the cause the connection's, not the driver's or a value's?
+fn has_broken(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
 }
 
 impl IntoResponse for QueryError {

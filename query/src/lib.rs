@@ -18,6 +18,7 @@ mod export;
 mod figures;
 mod freezes;
 mod journal;
+mod lease;
 mod operations;
 mod params;
 mod payments;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::error::QueryError;
+use crate::lease::ANSWER;
 use crate::sql;
 use crate::state::QueryState;
 
@@ -156,8 +157,12 @@ impl Progress {
         }
         let began = Instant::now();
         let client = state.client().await?;
-        let statement = client.prepare_cached(sql::CHECKPOINTS).await?;
-        let checkpoints: Arc<[Checkpoint]> = Checkpoint::read(&client.query(&statement, &[]).await?)?.into();
+        let asked = async {
+            let statement = client.prepare_cached(sql::CHECKPOINTS).await?;
+            client.query(&statement, &[]).await
+        };
+        let rows = client.debt().paid(ANSWER, asked).await?;
+        let checkpoints: Arc<[Checkpoint]> = Checkpoint::read(&rows)?.into();
         *look = Some(Look { began, checkpoints: Arc::clone(&checkpoints) });
         Ok(checkpoints)
     }

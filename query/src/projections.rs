@@ -189,7 +189,15 @@ pub async fn readiness(state: &QueryState) -> Readiness {
 
 async fn look(state: &QueryState, checks: &mut Checks) -> Result<(), QueryError> {
     let client = state.client().await?;
-    let is_current = migrate::is_current(&client).await.unwrap_or(false);
+    let looking = async {
+        let is_current = migrate::is_current(&client).await.unwrap_or(false);
+        if !is_current {
+            return Ok((false, Vec::new()));
+        }
+        let statement = client.prepare_cached(sql::PROJECTIONS).await?;
+        Ok((true, client.query(&statement, &[]).await?))
+    };
+    let (is_current, rows) = client.debt().paid(CHECK_LIMIT, looking).await?;
     checks.migrations = if is_current {
         Check::green("current")
     } else {
@@ -199,8 +207,7 @@ async fn look(state: &QueryState, checks: &mut Checks) -> Result<(), QueryError>
         checks.projections = Check::red("not checked: the database is not migrated");
         return Ok(());
     }
-    let statement = client.prepare_cached(sql::PROJECTIONS).await?;
-    let all = each(&client.query(&statement, &[]).await?, Projection::read)?;
+    let all = each(&rows, Projection::read)?;
     let live: Vec<_> = all.iter().filter(|projection| projection.is_live()).collect();
     checks.lag = live.iter().fold(Lag::default(), |worst, projection| Lag {
         events: worst.events.max(projection.lag_events),

@@ -1,13 +1,17 @@
 //! One consistent look at the read tables: a read-only transaction that sees one moment, and the position of that moment.
 
-use deadpool_postgres::{Object, Transaction};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
 use futures_util::future::try_join;
 use modelfaucet_schema::http::ApiError;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{IsolationLevel, Portal, Row};
+use tokio_postgres::{Error, IsolationLevel, Portal, Row};
 
 use crate::answer::Answer;
 use crate::error::QueryError;
+use crate::lease::{ANSWER, Debt, Lease};
 use crate::progress::{AsOf, Checkpoint, Marks};
 use crate::sql;
 use crate::tenant::Tenant;
@@ -15,28 +19,44 @@ use crate::tenant::Tenant;
 /// Parameters of a statement.
 pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
+/// How long the server may take for each statement of one that takes its time; it gives up itself earlier.
+const LONG: Duration = Duration::from_secs(610);
+
 /// A read-only transaction. Ends when dropped.
 pub(crate) struct Snapshot<'a> {
     transaction: Transaction<'a>,
     marks: Marks,
+    debt: Debt,
+    takes_time: AtomicBool,
 }
 
 impl<'a> Snapshot<'a> {
     /// Begins for a tenant, and reads how far `projections` are in this very moment.
-    pub(crate) async fn begin(
-        client: &'a mut Object,
-        tenant: Tenant,
-        projections: &[&str],
-    ) -> Result<Self, QueryError> {
-        let transaction =
-            client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
-        let set = transaction.prepare_cached(sql::TENANT).await?;
-        let statement = transaction.prepare_cached(sql::CHECKPOINTS).await?;
+    pub(crate) async fn begin(client: &'a mut Lease, tenant: Tenant, projections: &[&str]) -> Result<Self, QueryError> {
+        let debt = client.debt();
         let tenant = tenant.setting();
-        // Both at once: what follows sees the tenant's rows only.
-        let (_, rows) = try_join(transaction.query(&set, &[&tenant]), transaction.query(&statement, &[])).await?;
+        let beginning = async {
+            let transaction = client
+                .build_transaction()
+                .isolation_level(IsolationLevel::RepeatableRead)
+                .read_only(true)
+                .start()
+                .await?;
+            let set = transaction.prepare_cached(sql::TENANT).await?;
+            let statement = transaction.prepare_cached(sql::CHECKPOINTS).await?;
+            // Both at once: what follows sees the tenant's rows only.
+            let (_, rows) = try_join(transaction.query(&set, &[&tenant]), transaction.query(&statement, &[])).await?;
+            Ok((transaction, rows))
+        };
+        let (transaction, rows) = debt.paid(ANSWER, beginning).await?;
         let marks = Marks::of(projections, &Checkpoint::read(&rows)?);
-        Ok(Self { transaction, marks })
+        Ok(Self { transaction, marks, debt, takes_time: AtomicBool::new(false) })
+    }
+
+    /// Waits for an answer as long as a statement of this snapshot may take.
+    async fn ask<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, QueryError> {
+        let limit = if self.takes_time.load(Ordering::Relaxed) { LONG } else { ANSWER };
+        Ok(self.debt.paid(limit, asked).await?)
     }
 
     /// The position that all of the projections have reached.
@@ -51,13 +71,18 @@ impl<'a> Snapshot<'a> {
 
     /// Lets each statement of this snapshot take minutes, as comparing millions of wallets may.
     pub(crate) async fn take_time(&self) -> Result<(), QueryError> {
-        Ok(self.transaction.batch_execute("SET LOCAL statement_timeout = '10min'").await?)
+        self.ask(self.transaction.batch_execute("SET LOCAL statement_timeout = '10min'")).await?;
+        self.takes_time.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// All rows of a statement whose answer is bounded.
     pub(crate) async fn rows(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, QueryError> {
-        let statement = self.transaction.prepare_cached(sql).await?;
-        Ok(self.transaction.query(&statement, params).await?)
+        self.ask(async {
+            let statement = self.transaction.prepare_cached(sql).await?;
+            self.transaction.query(&statement, params).await
+        })
+        .await
     }
 
     /// The first row, if there is one.
@@ -67,13 +92,16 @@ impl<'a> Snapshot<'a> {
 
     /// A cursor in the server.
     pub(crate) async fn open(&self, sql: &str, params: Params<'_>) -> Result<Portal, QueryError> {
-        let statement = self.transaction.prepare_cached(sql).await?;
-        Ok(self.transaction.bind(&statement, params).await?)
+        self.ask(async {
+            let statement = self.transaction.prepare_cached(sql).await?;
+            self.transaction.bind(&statement, params).await
+        })
+        .await
     }
 
     /// The next rows of a cursor; fewer than `limit` at its end.
     pub(crate) async fn fetch(&self, portal: &Portal, limit: i32) -> Result<Vec<Row>, QueryError> {
-        Ok(self.transaction.query_portal(portal, limit).await?)
+        self.ask(self.transaction.query_portal(portal, limit)).await
     }
 
     /// The answer; errors that are not refusals stay errors.

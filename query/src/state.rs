@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool, PoolError, Runtime};
+use deadpool_postgres::{Pool, PoolError, RecyclingMethod, Runtime};
 use modelfaucet_schema::http::ApiError;
 use modelfaucet_schema::log::AccessLog;
 use modelfaucet_schema::log::connection;
@@ -11,12 +11,15 @@ use modelfaucet_schema::token::TokenHash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::QueryError;
+use crate::lease::Lease;
 use crate::progress::{At, Progress};
 
-/// How long a request waits for a free connection.
-const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+/// How long a request waits for a free connection. Together with what a statement may take, every request has an answer within 10 s.
+const CONNECTION_WAIT: Duration = Duration::from_secs(2);
+/// How long a new connection may take to be there.
+const CONNECTION_MADE: Duration = Duration::from_secs(5);
 /// Settings of every connection. A statement's limit holds for each page of an export, not for the whole.
-const SESSION: &str = "-c default_transaction_read_only=on -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s \
+const SESSION: &str = "-c default_transaction_read_only=on -c statement_timeout=7s -c idle_in_transaction_session_timeout=60s \
                        -c jit=off";
 
 /// How to answer reads.
@@ -78,11 +81,11 @@ impl QueryState {
             database.application_name("modelfaucet-query");
         }
         let size = options.pool_size.max(1);
-        let pool = Pool::builder(connection::manager(database))
+        let pool = Pool::builder(connection::manager(database, RecyclingMethod::Fast))
             .max_size(size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECTION_WAIT))
-            .create_timeout(Some(CONNECTION_WAIT))
+            .create_timeout(Some(CONNECTION_MADE))
             .build()?;
         drop(pool.get().await?);
         metrics::counter!("modelfaucet_db_pool_timeouts_total").increment(0);
@@ -96,8 +99,8 @@ impl QueryState {
     }
 
     /// A connection.
-    pub(crate) async fn client(&self) -> Result<Object, QueryError> {
-        self.0.pool.get().await.map_err(|error| {
+    pub(crate) async fn client(&self) -> Result<Lease, QueryError> {
+        self.0.pool.get().await.map(Lease::new).map_err(|error| {
             if matches!(error, PoolError::Timeout(_)) {
                 metrics::counter!("modelfaucet_db_pool_timeouts_total").increment(1);
             }
@@ -119,7 +122,7 @@ impl QueryState {
     }
 
     /// A connection, as soon as `projections` are where the reader wants them.
-    pub(crate) async fn client_at(&self, at: &At, projections: &[&str]) -> Result<Object, QueryError> {
+    pub(crate) async fn client_at(&self, at: &At, projections: &[&str]) -> Result<Lease, QueryError> {
         at.wait(self, projections).await?;
         self.client().await
     }

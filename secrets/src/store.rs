@@ -147,7 +147,14 @@ impl Store {
 
     async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
         let asked = async { Ok(self.client().await?.query(sql, parameters).await?) };
-        tokio::time::timeout(LIMIT, asked).await.map_err(|_| StoreError::TimedOut)?
+        if let Ok(answer) = tokio::time::timeout(LIMIT, asked).await {
+            return answer;
+        }
+        // It may never say anything again. Who holds the place is opening another one.
+        if let Ok(mut kept) = self.client.try_lock() {
+            *kept = None;
+        }
+        Err(StoreError::TimedOut)
     }
 
     /// Seals a key and keeps it.

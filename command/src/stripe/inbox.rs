@@ -9,9 +9,13 @@ use modelfaucet_schema::log::to_system_time;
 use modelfaucet_schema::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Error};
 
 use super::PROVIDER;
+
+/// How long a statement may take before its connection is given up; the server gives up earlier.
+const LIMIT: Duration = Duration::from_secs(4);
 
 /// Every statement: its file's name and its text. A test prepares them all.
 pub const STATEMENTS: &[(&str, &str)] = &[
@@ -109,12 +113,24 @@ impl Inbox {
                 tracing::warn!(%error, "the inbox's connection ended");
             }
         });
-        client
-            .batch_execute("SET statement_timeout = '3s'; SET lock_timeout = '1s'; SET synchronous_commit = on")
-            .await?;
+        let settings = "SET statement_timeout = '3s'; SET lock_timeout = '1s'; SET synchronous_commit = on";
+        connection::within(LIMIT, client.batch_execute(settings)).await?;
         let client = Arc::new(client);
         *kept = Some(Arc::clone(&client));
         Ok(client)
+    }
+
+    /// Asks the database. A connection that says nothing is given up: what was asked may have happened.
+    async fn ask<T>(&self, asked: impl AsyncFnOnce(&Client) -> Result<T, Error>) -> Result<T, Error> {
+        let client = self.client().await?;
+        let answer = connection::within(LIMIT, asked(&client)).await;
+        if answer.as_ref().is_err_and(|error| error.code().is_none()) {
+            let mut kept = self.client.lock().await;
+            if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, &client)) {
+                *kept = None;
+            }
+        }
+        answer
     }
 
     /// Stores something that may have come before; then what came first stands.
@@ -123,21 +139,10 @@ impl Inbox {
     /// The database's; then it may be stored or not.
     pub async fn store(&self, letter: Letter<'_>) -> Result<Stored, Error> {
         let sha256 = Sha256::digest(letter.body);
-        let client = self.client().await?;
-        let row = client
-            .query_one(
-                include_str!("sql/store.sql"),
-                &[
-                    &PROVIDER,
-                    &letter.id,
-                    &letter.kind,
-                    &letter.payment,
-                    &to_system_time(letter.created_at),
-                    &sha256.as_slice(),
-                    &letter.body,
-                ],
-            )
-            .await?;
+        let created_at = to_system_time(letter.created_at);
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&PROVIDER, &letter.id, &letter.kind, &letter.payment, &created_at, &sha256.as_slice(), &letter.body];
+        let row = self.ask(async |client| client.query_one(include_str!("sql/store.sql"), &parameters).await).await?;
         Ok(Stored { known: row.try_get(0)?, state: WorkState::of(row.try_get(1)?), body: row.try_get(2)? })
     }
 
@@ -146,7 +151,8 @@ impl Inbox {
     /// # Errors
     /// The database's.
     pub async fn find(&self, id: &str) -> Result<Option<WorkState>, Error> {
-        let row = self.client().await?.query_opt(include_str!("sql/find.sql"), &[&PROVIDER, &id]).await?;
+        let sql = include_str!("sql/find.sql");
+        let row = self.ask(async |client| client.query_opt(sql, &[&PROVIDER, &id]).await).await?;
         row.map(|row| row.try_get(0).map(WorkState::of)).transpose()
     }
 
@@ -155,8 +161,8 @@ impl Inbox {
     /// # Errors
     /// The database's; then it stays as it was and the work is done again, to no further effect.
     pub async fn settle(&self, id: &str, state: WorkState, problem: Option<&str>) -> Result<(), Error> {
-        let client = self.client().await?;
-        client.execute(include_str!("sql/settle.sql"), &[&PROVIDER, &id, &state.name(), &problem]).await.map(drop)
+        let (sql, name) = (include_str!("sql/settle.sql"), state.name());
+        self.ask(async |client| client.execute(sql, &[&PROVIDER, &id, &name, &problem]).await).await.map(drop)
     }
 
     /// What waits for a payment, oldest first.
@@ -164,7 +170,8 @@ impl Inbox {
     /// # Errors
     /// The database's.
     pub async fn waiting_for(&self, payment: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
-        let rows = self.client().await?.query(include_str!("sql/waiting_for.sql"), &[&PROVIDER, &payment]).await?;
+        let sql = include_str!("sql/waiting_for.sql");
+        let rows = self.ask(async |client| client.query(sql, &[&PROVIDER, &payment]).await).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
@@ -173,7 +180,8 @@ impl Inbox {
     /// # Errors
     /// The database's.
     pub async fn unfinished(&self, limit: i64) -> Result<Vec<Unfinished>, Error> {
-        let rows = self.client().await?.query(include_str!("sql/unfinished.sql"), &[&PROVIDER, &limit]).await?;
+        let sql = include_str!("sql/unfinished.sql");
+        let rows = self.ask(async |client| client.query(sql, &[&PROVIDER, &limit]).await).await?;
         rows.iter()
             .map(|row| {
                 Ok(Unfinished {
@@ -192,7 +200,8 @@ impl Inbox {
     /// # Errors
     /// The database's.
     pub async fn swept_until(&self, what: &str) -> Result<Option<i64>, Error> {
-        let row = self.client().await?.query_opt(include_str!("sql/swept_until.sql"), &[&PROVIDER, &what]).await?;
+        let sql = include_str!("sql/swept_until.sql");
+        let row = self.ask(async |client| client.query_opt(sql, &[&PROVIDER, &what]).await).await?;
         row.map(|row| row.try_get(0)).transpose()
     }
 
@@ -201,8 +210,8 @@ impl Inbox {
     /// # Errors
     /// The database's.
     pub async fn sweep_to(&self, what: &str, until: i64) -> Result<(), Error> {
-        let client = self.client().await?;
-        client.execute(include_str!("sql/sweep_to.sql"), &[&PROVIDER, &what, &until]).await.map(drop)
+        let sql = include_str!("sql/sweep_to.sql");
+        self.ask(async |client| client.execute(sql, &[&PROVIDER, &what, &until]).await).await.map(drop)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Pool, PoolError, Runtime};
+use deadpool_postgres::{Pool, PoolError, RecyclingMethod, Runtime};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use modelfaucet_gateway::port::{AnswerStore, StoreError};
@@ -15,6 +15,10 @@ use tokio_postgres::Config;
 
 /// Connections: answers may be large, and one must not wait for another.
 const CONNECTIONS: usize = 4;
+/// How long a connection may take to show that it answers.
+const RECYCLED: Duration = Duration::from_millis(250);
+/// How long a new one may take to be there.
+const CREATED: Duration = Duration::from_secs(5);
 /// How often old answers are taken away.
 const SWEEP: Duration = Duration::from_secs(600);
 /// Answers that are taken away at once.
@@ -30,8 +34,11 @@ impl AnswerTable {
         let mut config = database.clone();
         config.connect_timeout(Duration::from_secs(2)).application_name("modelfaucet-answers");
         config.options("-c synchronous_commit=off -c statement_timeout=5s");
-        let pool = Pool::builder(connection::manager(config)).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
-        let table = Self(pool.wait_timeout(Some(Duration::from_secs(2))).build()?);
+        // Asked first: whoever had it before may have left without an answer, and there may never be one.
+        let manager = connection::manager(config, RecyclingMethod::Verified);
+        let pool = Pool::builder(manager).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
+        let pool = pool.wait_timeout(Some(Duration::from_secs(2))).recycle_timeout(Some(RECYCLED));
+        let table = Self(pool.create_timeout(Some(CREATED)).build()?);
         tokio::spawn(sweep(table.clone(), life));
         Ok(table)
     }

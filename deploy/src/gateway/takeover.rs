@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use modelfaucet_gateway::LeftHold;
 use modelfaucet_schema::ids::GatewayId;
+use modelfaucet_schema::log::connection::within;
 use modelfaucet_schema::token::short_hash;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -22,6 +23,8 @@ use crate::database;
 
 /// The longest pause between two looks.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long the database may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long a start waits for its own lock before it goes on without.
 const START: Duration = Duration::from_secs(5);
 
@@ -97,7 +100,7 @@ impl Watch {
         loop {
             tokio::time::sleep(LOOK.min(self.after / 3)).await;
             // Also tells whether the connection, and with it our own lock, is still there.
-            client.simple_query("SELECT 1").await?;
+            within(ANSWER, client.simple_query("SELECT 1")).await?;
             self.keep_locks(&client, &mut kept).await?;
             let mut holds = self.holds.by_gateway();
             // A lock of ours says nothing: the same connection can take it again.
@@ -137,11 +140,13 @@ impl Watch {
 }
 
 async fn try_lock(client: &Client, gateway: GatewayId) -> Result<bool, tokio_postgres::Error> {
-    Ok(client.query_one("SELECT pg_try_advisory_lock($1)", &[&key(gateway)]).await?.get(0))
+    let key = key(gateway);
+    Ok(within(ANSWER, client.query_one("SELECT pg_try_advisory_lock($1)", &[&key])).await?.get(0))
 }
 
 async fn unlock(client: &Client, gateway: GatewayId) -> Result<(), tokio_postgres::Error> {
-    client.query_one("SELECT pg_advisory_unlock($1)", &[&key(gateway)]).await.map(drop)
+    let key = key(gateway);
+    within(ANSWER, client.query_one("SELECT pg_advisory_unlock($1)", &[&key])).await.map(drop)
 }
 
 /// A number that no shard has: shards count from 0, and these are spread over all 64 bits.

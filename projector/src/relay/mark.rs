@@ -4,9 +4,13 @@ use std::time::SystemTime;
 
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
+use modelfaucet_schema::log::connection::within;
 use modelfaucet_schema::log::{Head, LogReader, ReadError, from_system_time};
 use modelfaucet_schema::time::Timestamp;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
+
+use crate::runtime::ANSWER;
 
 /// A mark as it is kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,40 +36,43 @@ pub(crate) struct Marks {
 impl Marks {
     /// Prepares a connection. A mark that is lost by a crash of the server is behind, which is harmless: its commits need not wait.
     pub(crate) async fn prepare(client: Client) -> Result<Self, Error> {
-        client.batch_execute("SET synchronous_commit = off").await?;
-        let advance = client.prepare(include_str!("sql/advance.sql")).await?;
+        let preparing = async {
+            client.batch_execute("SET synchronous_commit = off").await?;
+            client.prepare(include_str!("sql/advance.sql")).await
+        };
+        let advance = within(ANSWER, preparing).await?;
         Ok(Self { client, advance })
     }
 
     /// The right to publish a shard; false if another relay has it.
     pub(crate) async fn lock(&self, shard: ShardId) -> Result<bool, Error> {
-        Ok(self.client.query_one(include_str!("sql/lock.sql"), &[&i32::from(shard.0)]).await?.get(0))
+        let shard = i32::from(shard.0);
+        Ok(within(ANSWER, self.client.query_one(include_str!("sql/lock.sql"), &[&shard])).await?.get(0))
     }
 
     /// The mark; before the first event if there is none yet.
     pub(crate) async fn load(&self, shard: ShardId, log_id: LogId, genesis: Head) -> Result<Mark, Error> {
         let begin = include_str!("sql/begin.sql");
-        self.client.execute(begin, &[&shard.0, &log_id.0, &genesis.hash.0.as_slice()]).await?;
-        let row = self.client.query_one(include_str!("sql/mark.sql"), &[&shard.0]).await?;
-        Ok(of_row(&row))
+        let loading = async {
+            self.client.execute(begin, &[&shard.0, &log_id.0, &genesis.hash.0.as_slice()]).await?;
+            self.client.query_one(include_str!("sql/mark.sql"), &[&shard.0]).await
+        };
+        Ok(of_row(&within(ANSWER, loading).await?))
     }
 
     /// Moves the mark; false if it does not stand at `from` any more.
     pub(crate) async fn advance(&self, shard: ShardId, log_id: LogId, from: Head, to: Head) -> Result<bool, Error> {
         let (was, is) = (from.hash.0.as_slice(), to.hash.0.as_slice());
-        let moved = self
-            .client
-            .execute(&self.advance, &[&shard.0, &log_id.0, &from.position.0, &was, &to.position.0, &is])
-            .await?;
-        Ok(moved == 1)
+        let parameters: [&(dyn ToSql + Sync); 6] = [&shard.0, &log_id.0, &from.position.0, &was, &to.position.0, &is];
+        Ok(within(ANSWER, self.client.execute(&self.advance, &parameters)).await? == 1)
     }
 
     pub(crate) async fn state(&self, shard: ShardId, state: &str) -> Result<(), Error> {
-        self.client.execute(include_str!("sql/state.sql"), &[&shard.0, &state]).await.map(drop)
+        within(ANSWER, self.client.execute(include_str!("sql/state.sql"), &[&shard.0, &state])).await.map(drop)
     }
 
     pub(crate) async fn halt(&self, shard: ShardId, reason: &str) -> Result<(), Error> {
-        self.client.execute(include_str!("sql/halt.sql"), &[&shard.0, &reason]).await.map(drop)
+        within(ANSWER, self.client.execute(include_str!("sql/halt.sql"), &[&shard.0, &reason])).await.map(drop)
     }
 }
 

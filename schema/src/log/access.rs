@@ -20,6 +20,8 @@ use crate::log::connection;
 const USE_NOTED_EVERY: Duration = Duration::from_secs(60);
 /// How long a record may take before the request is refused.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the database may take for one; then there is time for a second try.
+const ANSWER: Duration = Duration::from_millis(1_200);
 /// Longest target and reason, in characters.
 const LIMITS: (usize, usize) = (2_048, 1_000);
 
@@ -128,18 +130,26 @@ impl AccessLog {
         });
     }
 
-    /// Writes once more on a new connection if the old one was broken.
+    /// Writes once more on a new connection if the old one was broken. The connection is kept only when its answer has come: one
+    /// that says nothing, or that nobody waits for any more, is not asked again.
     async fn write(&self, sql: &str, row: Row<'_>) -> Result<(), AccessError> {
         let mut place = self.0.client.lock().await;
-        if let Some(client) = place.as_ref() {
-            match client.execute(sql, row).await {
-                Ok(_) => return Ok(()),
-                Err(error) if !error.is_closed() && !client.is_closed() => return Err(error.into()),
-                Err(_) => *place = None,
+        if let Some(client) = place.take() {
+            match connection::within(ANSWER, client.execute(sql, row)).await {
+                Ok(_) => {
+                    *place = Some(client);
+                    return Ok(());
+                }
+                Err(error) if error.code().is_some() && !client.is_closed() => {
+                    *place = Some(client);
+                    return Err(error.into());
+                }
+                Err(_) => {}
             }
         }
-        let client = place.insert(self.connect().await?);
-        client.execute(sql, row).await?;
+        let client = self.connect().await?;
+        connection::within(ANSWER, client.execute(sql, row)).await?;
+        *place = Some(client);
         Ok(())
     }
 

@@ -101,7 +101,8 @@ fn reason(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// A connection prepared for appending.
+/// A connection prepared for appending. Cheap to clone.
+#[derive(Clone)]
 pub struct LogAppender {
     client: Arc<Client>,
     append: Statement,

@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Error, Row, Statement};
 use uuid::Uuid;
 
+use super::connection::within;
 use super::{Head, Lineage, MAX_BATCH_EVENTS, from_system_time};
 use crate::event::{DecodeError, KeyUse, Recorded, StoredRef};
 use crate::hash::{BatchHasher, ChainHash};
@@ -69,6 +71,7 @@ pub struct LogReader {
     link: Statement,
     keys: Option<Statement>,
     settle: Option<Statement>,
+    patience: Option<Duration>,
 }
 
 impl LogReader {
@@ -84,8 +87,23 @@ impl LogReader {
             link: client.prepare(include_str!("sql/link.sql")).await?,
             keys: None,
             settle: None,
+            patience: None,
             client,
         })
+    }
+
+    /// Waits so long at most for each answer. Behind an error that is not the server's the connection is of no use any more.
+    #[must_use]
+    pub fn patient_for(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    async fn ask<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match self.patience {
+            Some(patience) => within(patience, asked).await,
+            None => asked.await,
+        }
     }
 
     /// Prepares a connection for reading events and looking up keys, which not every role may.
@@ -103,7 +121,7 @@ impl LogReader {
     /// # Errors
     /// [`ReadError::NoLog`] or the database's.
     pub async fn head(&self, shard: ShardId) -> Result<(LogId, Head), ReadError> {
-        let row = self.client.query_opt(&self.head, &[&shard.0]).await?.ok_or(ReadError::NoLog(shard))?;
+        let row = self.ask(self.client.query_opt(&self.head, &[&shard.0])).await?.ok_or(ReadError::NoLog(shard))?;
         let hash = ChainHash::from_slice(row.get(2)).unwrap_or(ChainHash([0; 32]));
         Ok((LogId(row.get(0)), Head { position: Position(row.get(1)), hash }))
     }
@@ -113,7 +131,7 @@ impl LogReader {
     /// # Errors
     /// [`ReadError::NoLog`] or the database's.
     pub async fn genesis(&self, shard: ShardId) -> Result<Head, ReadError> {
-        let lineage = Lineage::read(&self.client, shard).await?;
+        let lineage = self.ask(Lineage::read(&self.client, shard)).await?;
         lineage.and_then(|lineage| lineage.genesis()).ok_or(ReadError::NoLog(shard))
     }
 
@@ -122,7 +140,7 @@ impl LogReader {
     /// # Errors
     /// The database's.
     pub async fn link(&self, shard: ShardId, position: Position) -> Result<Option<ChainHash>, ReadError> {
-        let row = self.client.query_opt(&self.link, &[&shard.0, &position.0]).await?;
+        let row = self.ask(self.client.query_opt(&self.link, &[&shard.0, &position.0])).await?;
         Ok(row.and_then(|row| ChainHash::from_slice(row.get(0))))
     }
 
@@ -136,7 +154,7 @@ impl LogReader {
         let shard_number = i32::from(shard.0);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&shard_number];
         let (settled, head) =
-            futures_util::future::join(self.client.execute(settle, &parameters), self.head(shard)).await;
+            futures_util::future::join(self.ask(self.client.execute(settle, &parameters)), self.head(shard)).await;
         settled?;
         head
     }
@@ -164,11 +182,13 @@ impl LogReader {
         let limit = limit.max(MAX_BATCH_EVENTS);
         let rows = i64::try_from(limit).unwrap_or(i64::MAX);
         // Batches first: every batch seen has its events in the second answer, unless the limit cuts them off.
-        let (batches, events) = futures_util::future::try_join(
-            self.client.query(&self.batches, &[&shard.0, &after.position.0, &rows]),
-            self.client.query(&self.events, &[&shard.0, &after.position.0, &rows]),
-        )
-        .await?;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&shard.0, &after.position.0, &rows];
+        let (batches, events) = self
+            .ask(futures_util::future::try_join(
+                self.client.query(&self.batches, &parameters),
+                self.client.query(&self.events, &parameters),
+            ))
+            .await?;
         Ok(RawPage { shard, after, limit, batches, events })
     }
 
@@ -178,7 +198,7 @@ impl LogReader {
     /// [`ReadError`]. A reader that was not prepared for keys finds none.
     pub async fn keys(&self, shard: ShardId, keys: &[Uuid]) -> Result<HashMap<Uuid, Recorded>, ReadError> {
         let Some(statement) = &self.keys else { return Ok(HashMap::new()) };
-        let rows = self.client.query(statement, &[&shard.0, &keys]).await?;
+        let rows = self.ask(self.client.query(statement, &[&shard.0, &keys])).await?;
         rows.iter()
             .map(|row| {
                 let key: Uuid = row.get(0);
