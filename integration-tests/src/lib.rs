@@ -15,5 +15,6 @@ pub mod provider;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
+pub mod report;
 pub mod sim;
 pub mod traffic;
