@@ -271,7 +271,8 @@ def report(seen, steps, expected, patches, nightly, ended):
         lines += [*about_faults(seen, expected, faults), *about_invariants(seen, invariants)]
     if patches:
         lines += about_planted(seen)
-    lines += about_counts(seen)
+    if seen.counts:
+        lines += about_counts(seen)
     if seen.skipped:
         lines += ["", "## Not run", ""]
         lines += sorted({f"- `{line['test']}`: {line['reason']}" for line in seen.skipped})
