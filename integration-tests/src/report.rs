@@ -17,7 +17,7 @@ pub struct Figures<'a> {
     pub recoveries: &'a [Duration],
     /// What was demanded and held, in a sentence.
     pub demanded: &'a str,
-    /// The invariants (`I13`) that the test itself looked at, beside what [`judged`] and the judges say.
+    /// The invariants (`I13`) that the test itself looked at, beside those of its judges, which say so by [`judged`].
     pub invariants: &'a [&'a str],
 }
 
