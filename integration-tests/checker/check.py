@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks what clients were told against an exported log. Shares no code with the product; Python 3.11, standard library only.
 
-    check.py --log LOG.jsonl [HISTORY.jsonl ...]
+    check.py --log LOG.jsonl [--summary FILE] [HISTORY.jsonl ...]
 
 The log export has one JSON object per line, the tables in this order, events by shard and position, times in microseconds since
 1970, bytes in hexadecimal:
@@ -12,11 +12,12 @@ The log export has one JSON object per line, the tables in this order, events by
     {"table":"event","shard":0,"position":1,"stream":"...","stream_seq":1,"type":"...","version":1,"recorded_at":0,"actor":"...",
      "request_id":"...","key":null,"fingerprint":null,"payload":"..."}
 
-Prints `pass` or the first counter-example per invariant. Exit 0: all hold. 1: one does not. 2: the input cannot be judged.
+Prints `pass` or the first counter-example per invariant; --summary writes how much was judged and broken as JSON. Exit 0: all hold. 1: one does not. 2: the input cannot be judged.
 """
 
 import argparse
 import gc
+import json
 import pathlib
 import sys
 import time
@@ -87,8 +88,8 @@ def take_event(shard, history, row):
         history.join(key, shard.fold, row, event)
 
 
-def check(log, histories, out):
-    """Checks and prints. Returns the exit status."""
+def check(log, histories, out, summary=None):
+    """Checks and prints; `summary` is a file for the figures. Returns the exit status."""
     began = time.monotonic()
     report = Report()
     history = History(report)
@@ -98,6 +99,8 @@ def check(log, histories, out):
     history.judge(shards)
     for line in report.lines():
         print(line, file=out)
+    if summary:
+        summary.write_text(json.dumps(report.summary()), encoding="utf-8")
     counts = ", ".join(f"{count} {name}" for name, count in history.records.items() if count)
     events = sum(shard.chain.position for shard in shards.values())
     print(f"{events} events; history: {counts or 'none'}; {time.monotonic() - began:.1f} s", file=out)
@@ -108,12 +111,13 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--log", type=pathlib.Path, required=True, help="the exported log, JSON Lines")
+    parser.add_argument("--summary", type=pathlib.Path, help="a file for the figures as JSON")
     parser.add_argument("history", type=pathlib.Path, nargs="*", help="history files, JSON Lines")
     options = parser.parse_args()
     # Nothing here is cyclic; the collector would only walk the growing tables again and again.
     gc.disable()
     try:
-        return check(options.log, options.history, sys.stdout)
+        return check(options.log, options.history, sys.stdout, options.summary)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         print(f"cannot be judged: {type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -38,6 +38,12 @@ class Report:
         """Says that `things` more were judged."""
         self.checked[invariant] += things
 
+    def summary(self):
+        """Of each invariant how much was judged, and how much broke it."""
+        return {
+            name: {"judged": self.checked[name], "violations": (name in self.found) + self.more[name]} for name in INVARIANTS
+        }
+
     def lines(self):
         """One line per invariant."""
         for name, meaning in INVARIANTS.items():

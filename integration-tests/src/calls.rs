@@ -241,6 +241,8 @@ pub fn compare(books: &BTreeMap<HoldId, Booked>, truth: &BTreeMap<String, Vec<Se
             exact += 1;
         }
     }
+    let requests: usize = truth.values().map(Vec::len).sum();
+    crate::report::count(&[("calls", books.len() as u64), ("requests to providers", requests as u64)]);
     exact
 }
 

@@ -16,6 +16,7 @@ pub mod provider;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod redis;
+pub mod report;
 pub mod sim;
 pub mod stopped;
 pub mod traffic;

@@ -39,6 +39,7 @@ pub fn binary() -> PathBuf {
 pub fn skip(what: &str, reason: &str) {
     let required = std::env::var("MODELFAUCET_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == what));
     assert!(!required, "{what} is required: {reason}");
+    crate::report::skipped(reason);
     eprintln!("skipped: {reason}");
 }
 
@@ -198,6 +199,11 @@ impl Up {
 
     /// `kill -9`, and waits for the end.
     pub fn kill(&mut self) {
+        crate::report::count(&[("kills", 1)]);
+        self.end();
+    }
+
+    fn end(&mut self) {
         let _gone = self.child.kill();
         let _status = self.child.wait();
     }
@@ -216,6 +222,7 @@ impl Up {
 
     /// Stops PostgreSQL at once, as a crash would. True if there was one to stop.
     pub fn crash_postgres(&self) -> bool {
+        crate::report::count(&[("kills", 1)]);
         self.postmaster().is_some_and(|pid| kill_process(pid, Signal::QUIT).is_ok())
     }
 
@@ -356,7 +363,7 @@ impl Drop for Up {
     fn drop(&mut self) {
         // PostgreSQL goes with its parent; it must be gone before its directory is removed.
         let postmaster = self.postmaster();
-        self.kill();
+        self.end();
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(10)
             && postmaster.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
@@ -443,6 +450,11 @@ impl Role {
     /// # Errors
     /// The system's.
     pub fn kill(&mut self) -> io::Result<std::process::ExitStatus> {
+        crate::report::count(&[("kills", 1)]);
+        self.end()
+    }
+
+    fn end(&mut self) -> io::Result<std::process::ExitStatus> {
         let _gone = self.child.kill();
         self.child.wait()
     }
@@ -450,7 +462,7 @@ impl Role {
 
 impl Drop for Role {
     fn drop(&mut self) {
-        let _ended = self.kill();
+        let _ended = self.end();
     }
 }
 

@@ -2,6 +2,7 @@
 //! it. What they see goes into history files, which [`crate::judge`] compares with the log.
 #![expect(clippy::unwrap_used, reason = "a client that cannot write its history must not go on")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::connection::{Answer, Connection};
 use crate::history::{Asked, History, Run, position};
 use crate::process::Up;
+use crate::report;
 
 /// How long a client may need to learn what became of a command.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -141,6 +143,8 @@ pub struct Tally {
     pub longest: Duration,
     /// How long each command took that was answered ok, over all attempts.
     pub latencies: Latencies,
+    /// Faults that were made meanwhile, by number (`F4`).
+    pub faults: BTreeMap<String, u64>,
     /// Answers that no honest ledger gives. The checker is asked first: it names what they come from.
     pub odd: Vec<String>,
 }
@@ -167,6 +171,11 @@ impl std::fmt::Debug for Latencies {
 }
 
 impl Tally {
+    /// How often a fault was made meanwhile.
+    pub fn made(&self, fault: &str) -> u64 {
+        self.faults.get(fault).copied().unwrap_or_default()
+    }
+
     fn add(&mut self, other: Self) {
         self.ok += other.ok;
         self.refused += other.refused;
@@ -519,6 +528,7 @@ pub struct Traffic {
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Tally>>,
     diary: History,
+    faults: BTreeMap<String, u64>,
     /// The history files, in a folder of their own.
     folder: tempfile::TempDir,
 }
@@ -571,7 +581,7 @@ impl Traffic {
         };
         let clients = (0..plan.clients).map(|number| tokio::spawn(client(number).run())).collect();
         let diary = history(plan.clients);
-        Self { shared, clients, diary, folder }
+        Self { shared, clients, diary, faults: BTreeMap::new(), folder }
     }
 
     /// Notes a fault that is about to be made.
@@ -580,6 +590,7 @@ impl Traffic {
     /// If it cannot be written.
     pub fn fault(&mut self, fault: &str, role: &str, act: &str) {
         self.diary.fault(fault, role, act).unwrap();
+        *self.faults.entry(fault.to_owned()).or_default() += 1;
     }
 
     /// How many commands were answered ok so far.
@@ -621,11 +632,16 @@ impl Traffic {
     /// If one cannot.
     pub async fn stop(self) -> (Tally, Histories) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let mut tally = Tally::default();
+        let mut tally = Tally { faults: self.faults, ..Tally::default() };
         let clients = self.clients.len();
         for client in self.clients {
             tally.add(client.await.unwrap());
         }
+        report::count(&[
+            ("commands answered", tally.ok + tally.refused),
+            ("requests in doubt", tally.in_doubt),
+            ("requests not decided", tally.undecided),
+        ]);
         (tally, Histories { folder: self.folder, clients })
     }
 }

@@ -1,5 +1,5 @@
-//! The contract of `ledger.append()`: it follows exactly the head that a batch was sealed behind, takes a batch once, refuses what
-//! no reader could take in, and costs one round trip.
+//! The contract of `ledger.append()`: it follows exactly the head that a batch was sealed behind, takes a batch once and a key once,
+//! refuses what no reader could take in, and costs one round trip.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use modelfaucet_integration_tests::database::TestDatabase;
-use modelfaucet_schema::event::StoredEvent;
+use modelfaucet_schema::event::{KeyUse, StoredEvent};
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{BatchId, Position, ShardId};
 use modelfaucet_schema::log::boot::ServiceRole;
@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_postgres::config::Host;
 use tokio_postgres::{Config, NoTls};
+use uuid::Uuid;
 
 /// Events that say nothing, behind a head.
 fn events(previous: Head, id: BatchId, sequence: i64, count: usize) -> AppendBatch {
@@ -73,6 +74,41 @@ async fn an_append_follows_exactly_the_head_that_it_was_sealed_behind() {
     let (left, right) = (one_event(head, BatchId::generate(), 2), one_event(head, BatchId::generate(), 2));
     let (left, right) = tokio::join!(appender.append(&left), other.append(&right));
     assert_eq!([left.is_ok(), right.is_ok()].iter().filter(|won| **won).count(), 1, "{left:?} {right:?}");
+}
+
+/// One event for each of these keys.
+fn keyed(previous: Head, sequence: i64, keys: &[u128]) -> AppendBatch {
+    let id = BatchId::generate();
+    let plain = events(previous, id, sequence, keys.len());
+    let (mut events, at) = (plain.events().to_vec(), plain.recorded_at());
+    for (event, key) in events.iter_mut().zip(keys) {
+        event.key = Some(KeyUse { key: Uuid::from_u128(*key), fingerprint: Uuid::from_u128(1) });
+    }
+    AppendBatch::seal(ShardId(0), previous, id, at, events)
+}
+
+/// Whatever a writer remembers: the log itself takes a key once, and a batch with a used one leaves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_used_once() {
+    let Some(database) = TestDatabase::create().await else { return };
+    let client = Arc::new(database.connect_as(ServiceRole::Command).await);
+    let reader = LogReader::prepare_with_keys(Arc::clone(&client)).await.unwrap();
+    let appender = LogAppender::prepare(client).await.unwrap();
+    let (_, start) = reader.head(ShardId(0)).await.unwrap();
+    let first = keyed(start, 1, &[7, 8]);
+    assert!(matches!(appender.append(&first).await, Ok(Appended::Now)));
+    let head = first.head();
+    for keys in [&[7][..], &[9, 8], &[9, 9]] {
+        let refused = appender.append(&keyed(head, 3, keys)).await;
+        assert!(matches!(refused, Err(AppendError::KeysUsed)), "the used keys {keys:?}: {refused:?}");
+    }
+    assert_eq!(reader.head(ShardId(0)).await.unwrap().1, head, "nothing of it was written");
+    let keys = [7, 8, 9].map(Uuid::from_u128);
+    let found = reader.keys(ShardId(0), &keys).await.unwrap();
+    let places = keys.map(|key| found.get(&key).map(|recorded| recorded.position));
+    assert_eq!(places, [Some(Position(1)), Some(Position(2)), None]);
+    // What was refused has not used its keys up.
+    assert!(matches!(appender.append(&keyed(head, 3, &[9])).await, Ok(Appended::Now)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

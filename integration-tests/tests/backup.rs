@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
@@ -195,6 +196,11 @@ impl Ledger {
     }
 }
 
+/// How long a restore took until the ledger could serve.
+fn to_serve(report: &Value) -> Duration {
+    Duration::from_secs_f64(report["seconds_to_serve"].as_f64().unwrap())
+}
+
 fn drills() -> u32 {
     std::env::var("MODELFAUCET_DRILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(2)
 }
@@ -222,10 +228,12 @@ async fn what_a_restore_loses_is_counted_refused_and_recovered_or_forked() {
     // As many moments as there are drills, so that they are not all the same one.
     ledger.until_heads(usize::try_from(drills()).unwrap() + 1).await;
     let count = drills().to_string();
+    let mut recoveries = Vec::new();
     for drill in ledger.ends_with(0, &["drill", "--count", &count, "--json", "--quiet"]) {
         println!("{drill}");
         assert_eq!((&drill["passed"], &drill["events_lost"]), (&json!(true), &json!(0)), "{drill}");
         assert!(drill["restored"].as_i64() >= drill["expected"].as_i64(), "{drill}");
+        recoveries.push(to_serve(&drill));
     }
     let acknowledged = load.stop().await;
     let last = acknowledged.last().unwrap().position;
@@ -388,6 +396,16 @@ async fn what_a_restore_loses_is_counted_refused_and_recovered_or_forked() {
     let checked = ledger.ends_with(1, &["backup", "check", "--json"]);
     let findings = checked[0]["findings"].to_string();
     assert!(findings.contains("pg_verifybackup") && findings.contains("checksum mismatch"), "{findings}");
+    let demanded =
+        "restores to random places, each proved by chain, trial balance and read tables; a damaged backup is found";
+    let injected = recoveries.len() as u64;
+    report::fault(
+        "F24",
+        &Figures { injected, recoveries: &recoveries, demanded, invariants: &["I1", "I4", "I6", "I7"] },
+    );
+    let demanded = "no writer goes on over lost events; their range is named, a mirror brings them back to the same hash, or two \
+                    people fork the log";
+    report::fault("F25", &Figures { injected: 2, recoveries: &[], demanded, invariants: &["I1", "I7"] });
 }
 
 /// The server and its disk go at once, in the middle of everything: what the repository has is restored and what the mirror has is
@@ -430,6 +448,10 @@ async fn of_a_disk_that_is_lost_under_load_everything_that_was_copied_comes_back
     let (again, _) = credit(&mut connection, &wallet, &last.key).await;
     assert_eq!(credit(&mut connection, &wallet, &last.key).await, (again, true));
     ledger.ends_with(0, &["verify", "--quiet"]);
+    let demanded = "the server and its disk go under load: what was copied and mirrored comes back, and nothing acknowledged before \
+                    that is missing";
+    let recoveries = [to_serve(&restored)];
+    report::fault("F24", &Figures { injected: 1, recoveries: &recoveries, demanded, invariants: &["I1", "I2"] });
 }
 
 /// Why the projection of freezes has halted, once it has.

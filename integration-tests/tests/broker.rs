@@ -3,6 +3,7 @@
 //! (F6, F7, F3 of docs/RELIABILITY.md).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::judge::{audit, check};
 use modelfaucet_integration_tests::process::{Role, Setting, Up, skip, url};
 use modelfaucet_integration_tests::rabbitmq::{RabbitMq, Stranger};
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
+use modelfaucet_integration_tests::report::{self, Figures};
+use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Tally, Traffic};
 use modelfaucet_projector::broker::DEAD;
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
@@ -27,6 +29,25 @@ const MEANWHILE: u64 = 20;
 const PROJECTOR: usize = 2;
 /// Where the projector is fed from.
 const QUEUE: &str = "modelfaucet.projector";
+
+/// How long each fault was felt, in the order in which they were made: by the number.
+#[derive(Default)]
+struct Healed(BTreeMap<&'static str, Vec<Duration>>);
+
+impl Healed {
+    /// The fault's cause is gone since `since`, and the broker feeds the projector again.
+    fn push(&mut self, number: &'static str, since: Instant) {
+        self.0.entry(number).or_default().push(since.elapsed());
+    }
+
+    /// Everything held: the lines of the run's report.
+    fn report(&self, tally: &Tally) {
+        let demanded = "commands are answered meanwhile; afterwards the broker feeds the projector, which ends at what the log says";
+        for (number, recoveries) in &self.0 {
+            report::fault(number, &Figures { injected: tally.made(number), recoveries, demanded, invariants: &[] });
+        }
+    }
+}
 
 /// Waits until it is so.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
@@ -96,6 +117,7 @@ async fn level(client: &Client) {
         client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0
     })
     .await;
+    report::judged("level", &[("I16", 1, 0)]);
 }
 
 /// Waits until the broker feeds the projector again.
@@ -306,6 +328,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
         Traffic::start(Plan { clients: 4, commands: vec![command.address()], reads: reads.clone(), ..plan });
     fed(&roles[PROJECTOR]).await;
 
+    let mut healed = Healed::default();
     println!("{:.1?} until the broker feeds the projector", began.elapsed());
     traffic.fault("F6", "broker", "stop");
     rabbit.stop();
@@ -314,10 +337,12 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     assert!(pending(&client).await > 0, "a broker that is away confirms nothing");
     traffic.fault("F6", "broker", "wipe");
     rabbit.wipe();
+    let since = Instant::now();
     rabbit.start_again();
     traffic.more(MEANWHILE).await;
     published(&client).await;
     fed(&roles[PROJECTOR]).await;
+    healed.push("F6", since);
 
     println!("{:.1?}", began.elapsed());
     traffic.fault("F6", "broker", "memory alarm");
@@ -327,23 +352,29 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     assert!(pending(&client).await > 0, "a broker that is blocked confirms nothing");
     let state: String = client.query_one("SELECT state FROM relay.mark", &[]).await.unwrap().get(0);
     assert!(state.starts_with("blocked: "), "{state}");
+    let since = Instant::now();
     rabbit.alarm(false);
     published(&client).await;
     fed(&roles[PROJECTOR]).await;
+    healed.push("F6", since);
 
     println!("{:.1?}", began.elapsed());
     traffic.fault("F3", "relay", "kill");
     let works = working(&roles).await;
+    let since = Instant::now();
     roles[works].kill().unwrap();
     traffic.more(MEANWHILE).await;
     published(&client).await;
+    healed.push("F3", since);
     roles[works].start_again();
     traffic.fault("F3", "projector", "kill");
+    let since = Instant::now();
     roles[PROJECTOR].kill().unwrap();
     traffic.more(MEANWHILE).await;
     roles[PROJECTOR].start_again();
     roles[PROJECTOR].wait_until_ready().await;
     fed(&roles[PROJECTOR]).await;
+    healed.push("F3", since);
 
     println!("{:.1?}", began.elapsed());
     // What the relay sends again the projector knows already.
@@ -353,18 +384,22 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     let before = all(&roles, lost).await;
     proxy.lose_confirms(true);
     until("the relay misses its confirms", async || all(&roles, lost).await > before).await;
+    let since = Instant::now();
     proxy.lose_confirms(false);
     published(&client).await;
     until("doubles are dropped", async || all(&roles, &outcome("known")).await > known).await;
+    healed.push("F7", since);
     println!("{:.1?}", began.elapsed());
     traffic.fault("F7", "broker", "acknowledgements lost");
     proxy.lose_acks(true);
     traffic.more(MEANWHILE).await;
     until("acknowledgements get lost", async || proxy.lost().1 > 0).await;
+    let since = Instant::now();
     proxy.cut();
     proxy.lose_acks(false);
     published(&client).await;
     fed(&roles[PROJECTOR]).await;
+    healed.push("F7", since);
     assert!(proxy.lost().0 > 0);
 
     println!("{:.1?}", began.elapsed());
@@ -372,9 +407,11 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     hostile(&traffic, &roles[PROJECTOR], &rabbit.connect().await, &mut dice).await;
 
     println!("{:.1?}", began.elapsed());
+    let since = Instant::now();
     let (tally, histories) = traffic.stop().await;
     published(&client).await;
     level(&client).await;
+    healed.push("F7", since);
     println!("{:.1?} until all is level", began.elapsed());
     let auditor = database.role(ServiceRole::Audit);
     let events = check(&auditor, &histories).await;
@@ -387,6 +424,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
         .unwrap()
         .get(0);
     assert_eq!(halted, 0);
+    healed.report(&tally);
     println!("{MEANWHILE} commands without a broker took {longest:.2?}, {events} events, {tally:.2?}");
 }
 

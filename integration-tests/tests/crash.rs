@@ -11,6 +11,7 @@ use modelfaucet_integration_tests::connection::{Answer, Connection};
 use modelfaucet_integration_tests::history::position;
 use modelfaucet_integration_tests::judge::{audit_up, check, python};
 use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
@@ -95,7 +96,7 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
     let mut dice = Dice::of_run();
     let mut up = Up::start().await;
     let mut traffic = Traffic::start(Plan::of("crash", &up, &dice).await);
-    let (mut longest, mut stopped) = (BTreeMap::new(), None);
+    let (mut recoveries, mut stopped) = (BTreeMap::<&str, Vec<Duration>>::new(), None);
     for fault in faults(&mut dice) {
         tokio::time::sleep(Duration::from_millis(dice.between(500, 2_000))).await;
         let (name, role, act) = match fault {
@@ -104,10 +105,7 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
         };
         traffic.fault(name, role, act);
         match make(fault, &mut up, &traffic).await {
-            Ok(recovery) => {
-                let slot = longest.entry(name).or_insert(recovery);
-                *slot = recovery.max(*slot);
-            }
+            Ok(recovery) => recoveries.entry(name).or_default().push(recovery),
             Err(problem) => {
                 // The checker is to say what it came from, so everybody gets home first.
                 stopped = Some(problem);
@@ -133,6 +131,17 @@ async fn no_acknowledged_command_is_lost_or_doubled_by_crashes() {
         tally.ok > 500 && tally.in_doubt > 0 && tally.repeats > 0 && tally.refused > 0 && tally.reads > 0,
         "{tally:?}"
     );
+    for (number, recoveries) in &recoveries {
+        let figures = Figures {
+            injected: tally.made(number),
+            recoveries,
+            demanded: "every command that was answered ok is in the log once, a repeated key gets the first answer, and commands \
+                       are answered again",
+            invariants: &[],
+        };
+        report::fault(number, &figures);
+    }
+    let longest: BTreeMap<_, _> = recoveries.iter().map(|(number, all)| (number, all.iter().max())).collect();
     println!(
         "{KILLS} kills, {SERVER_CRASHES} server crashes, longest recovery {longest:.2?}, {events} events, {tally:.2?}"
     );
@@ -164,6 +173,8 @@ async fn a_crash_of_everything_at_once_loses_nothing() {
     let wallet = up.as_admin("GET", &path, "", &Value::Null).await.json();
     assert_eq!((&wallet["balance_usd"], &wallet["held_usd"]), (&json!("1.00000000"), &json!("0.25000000")), "{wallet}");
     audit_up(&up).await;
+    let demanded = "PostgreSQL and the service die at once, and the key is answered as before";
+    report::fault("F4", &Figures { injected: 1, recoveries: &[], demanded, invariants: &["I1", "I2"] });
 }
 
 /// Sends until it is decided.
@@ -273,6 +284,11 @@ async fn two_instances_agree_on_every_winner() {
     exactly_so_many(&up, &both, "two-instances").await;
     one_key_many_senders(&mut up, &both).await;
     audit_up(&up).await;
+    let demanded = "of a thousand holds at once, on one writer and on two, exactly as many as the wallet pays";
+    report::fault("F17", &Figures { injected: 2, recoveries: &[], demanded, invariants: &["I5"] });
+    let demanded = "of 32 senders of a key one takes effect, the same bytes for the same body, 422 for the others, also after a \
+                    restart";
+    report::fault("F18", &Figures { injected: 1, recoveries: &[], demanded, invariants: &["I2", "I3"] });
 }
 
 /// A writer dies while its append waits in the server. Another writer refuses the repeat of a command of that append; then the

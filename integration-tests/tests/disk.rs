@@ -12,6 +12,7 @@ use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Setting, Up, Volume, has_postgres};
 use modelfaucet_integration_tests::stopped::Stopped;
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use rustix::process::test_kill_process;
 use tokio_postgres::{Client, NoTls};
@@ -103,6 +104,10 @@ async fn a_full_disk_stops_the_ledger_and_loses_nothing() {
     let events = check(&up.database("ledger_audit"), &histories).await;
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
     audit_up(&up).await;
+    let demanded =
+        "not ready while there is no space, also when the server panics over it; serving again once there is";
+    let recoveries = [served, recovered];
+    report::fault("F10", &Figures { injected: tally.made("F10"), recoveries: &recoveries, demanded, invariants: &[] });
     println!(
         "not ready {deaf:.2?} after the disk was full; serving {served:.2?} after there was space, {recovered:.2?} after a panic; {events} events, {tally:.2?}"
     );
@@ -198,6 +203,9 @@ async fn a_power_cut_takes_nothing_that_was_acknowledged() {
         Err(_) => 0,
     };
     assert!(left < careless, "the fault is real: of {careless} careless commits {left} are left");
+    let demanded =
+        "nothing that was acknowledged is missing from the copy of the disk; commits that do not wait for it are lost";
+    report::fault("F28", &Figures { injected: tally.made("F28"), recoveries: &[], demanded, invariants: &["I1"] });
     println!(
         "{cuts} power cuts, {kept:?} events more than acknowledged; {} of {careless} careless commits lost",
         careless - left

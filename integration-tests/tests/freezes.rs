@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_schema::event::{Event, FreezeScope};
 use modelfaucet_schema::ids::{AppId, DeveloperId, Position, SessionId, WalletId};
 use modelfaucet_schema::log::LogReader;
@@ -234,9 +235,12 @@ async fn nothing_of_a_frozen_class_lies_behind_its_freeze() {
         frozen.len(),
         behind.len()
     );
+    report::judged("freezes", &[("I13", between, behind.len() as u64)]);
     assert_eq!(behind, Vec::<String>::new());
     assert!(stoppable > 100 && between > 10, "there was no load: {stoppable} {between}");
     assert!(paid_out.load(Ordering::Relaxed) > 0, "nothing was paid out");
+    let (injected, demanded) = (frozen.len() as u64, "nothing of a frozen class lies between its freeze and its thaw");
+    report::fault("F19", &Figures { injected, recoveries: &[], demanded, invariants: &[] });
 }
 
 /// The whole log, as an auditor reads it.

@@ -12,6 +12,7 @@ use modelfaucet_integration_tests::calls::{
 };
 use modelfaucet_integration_tests::process::{Role, Up, has_postgres};
 use modelfaucet_integration_tests::provider::Provider;
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::Dice;
 use modelfaucet_schema::event::Event;
 use modelfaucet_schema::ids::HoldId;
@@ -159,7 +160,7 @@ async fn whatever_dies_each_billed_call_has_one_ending() {
         }
     }
     // Of each hundred deaths: seventy of a gateway alone, fifteen of PostgreSQL, fifteen of the process that has both.
-    let (mut deaths, mut longest) = (BTreeMap::<&str, usize>::new(), BTreeMap::<&str, Duration>::new());
+    let mut recoveries = BTreeMap::<&str, Vec<Duration>>::new();
     for _ in 0..kills {
         tokio::time::sleep(Duration::from_millis(dice.between(30, 350))).await;
         let began = Instant::now();
@@ -192,9 +193,7 @@ async fn whatever_dies_each_billed_call_has_one_ending() {
                 "gateway and PostgreSQL"
             }
         };
-        *deaths.entry(what).or_default() += 1;
-        let slot = longest.entry(what).or_default();
-        *slot = began.elapsed().max(*slot);
+        recoveries.entry(what).or_default().push(began.elapsed());
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop.store(true, Ordering::Relaxed);
@@ -222,6 +221,18 @@ async fn whatever_dies_each_billed_call_has_one_ending() {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
     let requests: usize = truth.values().map(Vec::len).sum();
     assert!(books.len() > kills && exact > kills, "{} calls, {exact} by the provider's counts", books.len());
+    for (number, what) in [("F3", "gateway"), ("F4", "PostgreSQL"), ("F2", "gateway and PostgreSQL")] {
+        let recoveries = recoveries.get(what).map(Vec::as_slice).unwrap_or_default();
+        let figures = Figures {
+            injected: recoveries.len() as u64,
+            recoveries,
+            demanded: "each call that the provider billed has one ending, no answer that was read is missing, each key is charged once",
+            invariants: &["I1", "I2", "I10"],
+        };
+        report::fault(number, &figures);
+    }
+    let deaths: BTreeMap<_, _> = recoveries.iter().map(|(what, all)| (what, all.len())).collect();
+    let longest: BTreeMap<_, _> = recoveries.iter().map(|(what, all)| (what, all.iter().max())).collect();
     println!(
         "{deaths:?}, back after at most {longest:.2?}; {} calls, {requests} requests seen by the provider, {exact} charged by its \
          counts, {absorbed} billed and absorbed, {} keys, {} USD charged",

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use modelfaucet_integration_tests::connection::{Answer, Connection};
 use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::report;
 use serde_json::{Value, json};
 
 /// Those who run the ledger, by power.
@@ -230,7 +231,7 @@ async fn another_tenants_things_look_like_nothing() {
             _ => (*name, "01900000-0000-7000-8000-00000000dead".to_owned()),
         })
         .collect();
-    let (mut tried, mut same, mut lists, mut leaks) = (0, 0, 0, BTreeSet::new());
+    let (mut tried, mut same, mut lists, mut leaks) = (0_u64, 0, 0, BTreeSet::new());
     for operation in operations(&up).await {
         // Developers and users of one tenant with the things of the other.
         for token in [&beta.token, &beta.session] {
@@ -258,6 +259,7 @@ async fn another_tenants_things_look_like_nothing() {
             same += 1;
         }
     }
+    report::judged("isolation", &[("I14", tried, leaks.len() as u64)]);
     assert_eq!(leaks, BTreeSet::new());
     // Nothing of alpha's was changed.
     let mut own = up.connect(&alpha.token).await.unwrap();

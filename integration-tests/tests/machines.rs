@@ -15,6 +15,7 @@ use modelfaucet_integration_tests::ingress::Ingress;
 use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::process::{Role, Setting, Up};
 use modelfaucet_integration_tests::provider::Provider;
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
@@ -139,10 +140,13 @@ async fn any_process_of_several_may_die() {
     let mut victims = ["command", "gateway", "projector", "query", "ingress"].repeat(2 * deaths);
     dice.shuffle(&mut victims);
     let mut longest = BTreeMap::<&str, Duration>::new();
+    let mut recoveries = BTreeMap::<&str, Vec<Duration>>::new();
     for victim in victims {
         tokio::time::sleep(Duration::from_millis(dice.between(100, 600))).await;
         let which = usize::from(dice.percent(50));
-        traffic.fault(if victim == "command" { "F2" } else { "F3" }, &format!("{victim}-{which}"), "kill");
+        let number = if victim == "command" { "F2" } else { "F3" };
+        traffic.fault(number, &format!("{victim}-{which}"), "kill");
+        let killed = Instant::now();
         let role = match victim {
             "command" => &mut commands[which],
             "gateway" => &mut gateways[which],
@@ -150,6 +154,7 @@ async fn any_process_of_several_may_die() {
             "query" => &mut queries[which],
             _ => {
                 ingress.die_and_come_back().await;
+                recoveries.entry(number).or_default().push(killed.elapsed());
                 let slot = longest.entry(victim).or_default();
                 *slot = traffic.more(MEANWHILE).await.max(*slot);
                 continue;
@@ -161,6 +166,7 @@ async fn any_process_of_several_may_die() {
         *slot = traffic.more(MEANWHILE).await.max(*slot);
         role.start_again();
         role.wait_until_ready().await;
+        recoveries.entry(number).or_default().push(killed.elapsed());
     }
     traffic.more(MEANWHILE).await;
     stop.store(true, Ordering::Relaxed);
@@ -188,6 +194,14 @@ async fn any_process_of_several_may_die() {
         "{} {tally:?}",
         answers.len()
     );
+    for (number, recoveries) in &recoveries {
+        let demanded = "clients behind the ingress are served while one of two is dead, no wallet is overspent, each call's key is \
+                        charged once";
+        report::fault(
+            number,
+            &Figures { injected: tally.made(number), recoveries, demanded, invariants: &["I2", "I10"] },
+        );
+    }
     println!(
         "{} deaths, {MEANWHILE} commands meanwhile took {longest:.2?}, {events} events, {} calls, {tally:.2?}",
         10 * deaths,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
 
 /// How many commands may wait; fewer than there are clients.
@@ -46,5 +47,8 @@ async fn what_cannot_be_decided_is_shed_and_nothing_is_lost() {
     audit_up(&up).await;
     // Most did not even begin to wait.
     assert!(tally.shed_at_once > 0, "{tally:?}");
+    let demanded =
+        "what cannot be decided is shed with no effect, some of it at once; afterwards 200 commands are answered";
+    report::fault("F12", &Figures { injected: tally.made("F12"), recoveries: &[after], demanded, invariants: &[] });
     println!("200 commands: {before:.2?} before, {after:.2?} after; {shed} shed, {events} events, {tally:.2?}");
 }

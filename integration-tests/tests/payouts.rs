@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use modelfaucet_integration_tests::connection::{Answer, Connection};
 use modelfaucet_integration_tests::history::export_log;
-use modelfaucet_integration_tests::judge::python;
+use modelfaucet_integration_tests::judge::judge;
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use serde_json::{Value, json};
 
@@ -185,7 +185,7 @@ async fn payouts_race() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log.jsonl");
     export_log(&up.database("ledger_audit"), &log).await.unwrap();
-    if let Some(output) = python("check.py", &["--log".into(), log]) {
+    if let Some(output) = judge(&log, std::iter::empty()) {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
     println!(

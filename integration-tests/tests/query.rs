@@ -17,6 +17,7 @@ use http_body_util::BodyExt as _;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use ledger::{CHARGE, COST, Ledger, SHARE, session};
+use modelfaucet_integration_tests::report;
 use modelfaucet_projector::Projector;
 use modelfaucet_query::{QueryOptions, QueryState, STATEMENTS, probe_router, readiness, router};
 use modelfaucet_schema::event::{FreezeScope, Frozen};
@@ -340,6 +341,7 @@ async fn show_nothing_of_another(mut world: World) {
         real.extend(canaries.iter().filter(|canary| text.contains(*canary)));
     }
     assert!(shown >= 8, "only {shown} answers were successes");
+    report::judged("query", &[("I14", shown.into(), 0)]);
     println!("{} paths, {shown} answers to a tenant, 0 show another's", paths(&alpha, &beta).len());
     assert!(real.len() >= canaries.len() - 1, "the operator sees them: {real:?}");
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Up, binary, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -228,6 +229,9 @@ async fn a_rebuild_survives_its_death_comes_to_the_same_and_takes_the_place_of_t
     check(&up.database("ledger_audit"), &histories).await;
     assert!(tally.odd.is_empty() && tally.reads > 0, "{tally:#?}");
     audit_up(&up).await;
+    let demanded = "a rebuild that was killed beside live traffic goes on where it stood and comes to the same rows; switched there, \
+                    back and there again without a failed read";
+    report::fault("F16", &Figures { injected: tally.made("F16"), recoveries: &[], demanded, invariants: &["I6"] });
 }
 
 /// Somebody changes a row of the tables that were live: the diff names its key, its column and the event that wrote it, and whoever

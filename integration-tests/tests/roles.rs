@@ -10,6 +10,7 @@ use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::process::{Role, Setting, Up, skip};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
 
@@ -40,10 +41,13 @@ async fn any_role_may_die_at_any_time() {
     let mut victims = [0, 1, 2, 3].repeat(deaths);
     dice.shuffle(&mut victims);
     let mut longest = BTreeMap::<&str, Duration>::new();
+    let mut recoveries = BTreeMap::<&str, Vec<Duration>>::new();
     for victim in victims {
         tokio::time::sleep(Duration::from_millis(dice.between(100, 800))).await;
         let (verb, role) = (verbs[victim], &mut roles[victim]);
-        traffic.fault(if verb == "command" { "F2" } else { "F3" }, &format!("{verb}-{victim}"), "kill");
+        let number = if verb == "command" { "F2" } else { "F3" };
+        traffic.fault(number, &format!("{verb}-{victim}"), "kill");
+        let killed = Instant::now();
         assert_eq!(role.kill().unwrap().signal(), Some(9), "{verb} had ended before; the log:\n{}", up.log());
         assert!(Connection::open(&role.address(), "").await.is_err(), "the killed {verb} still answers");
         // The others go on meanwhile.
@@ -51,6 +55,7 @@ async fn any_role_may_die_at_any_time() {
         *slot = traffic.more(MEANWHILE).await.max(*slot);
         role.start_again();
         role.wait_until_ready().await;
+        recoveries.entry(number).or_default().push(killed.elapsed());
     }
     traffic.more(MEANWHILE).await;
     let (tally, histories) = traffic.stop().await;
@@ -62,6 +67,10 @@ async fn any_role_may_die_at_any_time() {
     // The traces in the log of all roles: two starts, and one more for each death.
     assert_eq!(up.log().matches("the writer's state is folded").count() - 1, 2 + 2 * deaths);
     assert!(tally.ok > 200 && tally.in_doubt > 0 && tally.repeats > 0 && tally.reads > 0, "{tally:?}");
+    for (number, recoveries) in &recoveries {
+        let demanded = "the others answer commands while one is dead; nothing is skipped, nothing is there twice";
+        report::fault(number, &Figures { injected: tally.made(number), recoveries, demanded, invariants: &[] });
+    }
     println!("{} deaths, {MEANWHILE} commands meanwhile took {longest:.2?}, {events} events, {tally:.2?}", 4 * deaths);
 }
 
@@ -122,7 +131,7 @@ async fn a_clock_that_jumps_moves_neither_money_nor_the_logs_time() {
     let (reads, token) = (others[1].address(), plan.token.clone());
     let addresses = commands.iter().map(Role::address).collect();
     let mut traffic = Traffic::start(Plan { commands: addresses, reads: reads.clone(), ..plan });
-    let mut refused = 0;
+    let (mut refused, mut recoveries) = (0, Vec::new());
     for jump in [3_600, -3_600, 3 * 86_400, -3 * 86_400] {
         traffic.more(MEANWHILE).await;
         traffic.fault("F11", "command-1", &format!("{jump:+} s"));
@@ -136,8 +145,10 @@ async fn a_clock_that_jumps_moves_neither_money_nor_the_logs_time() {
         }
         traffic.more(MEANWHILE).await;
         assert!(is_ready(&commands[0]).await, "the other one is not disturbed");
+        let set_right = Instant::now();
         std::fs::write(&file, "+0").unwrap();
         until("the clock is set right", async || is_at(0).await && is_ready(&commands[1]).await).await;
+        recoveries.push(set_right.elapsed());
     }
     traffic.more(MEANWHILE).await;
     let (tally, histories) = traffic.stop().await;
@@ -155,5 +166,7 @@ async fn a_clock_that_jumps_moves_neither_money_nor_the_logs_time() {
         "time went on by itself, and no session ended"
     );
     assert!(refused == 2 && tally.ok > 100, "{tally:?}");
+    let demanded = "who is ahead records nothing and is not ready, nothing ends before its time, nobody else notices";
+    report::fault("F11", &Figures { injected: tally.made("F11"), recoveries: &recoveries, demanded, invariants: &[] });
     println!("4 jumps, {events} events, {tally:.2?}");
 }

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use modelfaucet_integration_tests::sim;
+use modelfaucet_integration_tests::{report, sim};
 
 /// How many worlds.
 const SEEDS: u64 = 300;
@@ -34,6 +34,12 @@ fn simulated_worlds_keep_the_invariants_and_repeat_themselves() {
             total.add(&worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
     });
+    report::count(&[
+        ("simulated seeds", seeds),
+        ("simulated commands", total.accepted),
+        ("simulated deaths of writers", total.kills),
+        ("simulated clock jumps", total.clock_jumps),
+    ]);
     // Every fault proves that it happened.
     for (fault, count) in [
         ("answers were lost", total.in_doubt),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,13 +20,16 @@ async fn a_start_from_a_copied_snapshot_goes_on_with_the_same_state() {
     let mut up = Up::start_with(Setting { variables, ..Setting::default() }).await;
     let plan = Plan { clients: 8, ..Plan::of("snapshot", &up, &Dice::of_run()).await };
     let mut traffic = Traffic::start(plan);
+    let mut recoveries = Vec::new();
     for _ in 0..3 {
         traffic.more(300).await;
         let newest = newest_snapshot(&up).await;
         up.kill();
         traffic.fault("F2", "up", "kill");
+        let killed = Instant::now();
         up.start_again();
         up.wait_until_ready(PATIENCE).await;
+        recoveries.push(killed.elapsed());
         let began = up.log().lines().rev().find_map(|line| line.split("snapshot=").nth(1).map(str::to_owned));
         let position: i64 = began.unwrap().split_whitespace().next().unwrap().parse().unwrap();
         assert!(position >= newest, "the start began at {position}, though there was a snapshot at {newest}");
@@ -36,6 +40,8 @@ async fn a_start_from_a_copied_snapshot_goes_on_with_the_same_state() {
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
     // `verify` compares every kept snapshot with the fold of the log at its place.
     audit_up(&up).await;
+    let demanded = "the start goes on from the newest snapshot, and snapshots are the fold of the log";
+    report::fault("F2", &Figures { injected: tally.made("F2"), recoveries: &recoveries, demanded, invariants: &[] });
     println!("{events} events, {tally:.2?}");
 }
 

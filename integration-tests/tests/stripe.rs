@@ -11,8 +11,9 @@ use modelfaucet_integration_tests::connection::Answer;
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::fake_stripe::{Book, FakeStripe, WEBHOOK_SECRET, deliver, now, post, signature};
 use modelfaucet_integration_tests::history::export_log;
-use modelfaucet_integration_tests::judge::python;
+use modelfaucet_integration_tests::judge::judge;
 use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
 
@@ -375,6 +376,14 @@ async fn stripe_runs() {
     let verified = shop.up.run(&["verify", "--data-dir", "data"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
     second_opinion(&shop.up).await;
+    let figures = Figures {
+        injected: u64::from(duplicates) + u64::from(kills) + u64::from(refused) + never as u64 + failing as u64,
+        recoveries: &[],
+        demanded: "events doubled, late, lost, forged, of others, kills: each payment is credited once, refunds and disputes never \
+                   pass it, and clearing accounts are zero in the end",
+        invariants: &["I2", "I11"],
+    };
+    report::fault("F20", &figures);
     println!(
         "{} payments of {} USD, {ended} checkouts without one; {deliveries} deliveries, {duplicates} of them in doubles, {waiting} \
          that had to wait, {never} events never delivered, {kills} kills; {refunds} partial refunds, {failing} of them failed; 6 \
@@ -392,7 +401,7 @@ async fn second_opinion(up: &Up) {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log.jsonl");
     export_log(&up.database("ledger_audit"), &log).await.unwrap();
-    if let Some(output) = python("check.py", &["--log".into(), log]) {
+    if let Some(output) = judge(&log, std::iter::empty()) {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
         println!("{said}");

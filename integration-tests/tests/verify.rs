@@ -16,6 +16,7 @@ use business::{Dice, ledger_with};
 use damage::{Damage, Rows, keep, restore, unguarded};
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::process::binary;
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_schema::hash::BatchHasher;
 use modelfaucet_schema::ids::{BatchId, ShardId};
 use modelfaucet_schema::log::boot::ServiceRole;
@@ -42,6 +43,11 @@ fn verify(database: &TestDatabase, arguments: &[&str]) -> (i32, Value) {
 
 fn findings(result: &Value) -> &[Value] {
     result["findings"].as_array().unwrap()
+}
+
+/// So many changes were found, in the run's report.
+fn found(changes: u64, demanded: &str) {
+    report::fault("F14", &Figures { injected: changes, recoveries: &[], demanded, invariants: &["I7"] });
 }
 
 /// Does a finding about the log lie on these positions?
@@ -82,6 +88,10 @@ async fn the_honest_log_passes_and_every_single_change_is_found_where_it_was_mad
     }
     assert_eq!(verify(&honest, &[]).0, 0, "everything was put back");
     assert!(missed.is_empty(), "{} of {CHANGES} missed:\n{}", missed.len(), missed.join("\n"));
+    found(
+        CHANGES as u64,
+        "each edit, deletion, swap, insertion and cut is found where it was made; the honest log passes",
+    );
 }
 
 /// Somebody who owns the server changes one event and makes the whole chain behind it anew: nothing in the log itself is wrong.
@@ -118,6 +128,7 @@ async fn a_log_that_was_written_anew_contradicts_those_who_have_seen_it() {
     let all = findings(&result);
     assert!(exit == 6 && all.len() > 2 && all.iter().all(|finding| finding["check"] == "witnesses"), "{result:#}");
     assert!(covers(&result, 201, 201), "{result:#}");
+    found(1, "a chain that was made anew contradicts projections and snapshots");
 }
 
 /// The end of the log, cut off cleanly: what is left is sound, but projections and snapshots have seen more.
@@ -137,6 +148,7 @@ async fn a_cut_end_contradicts_those_who_have_seen_it() {
         assert!(exit == 6 && covers(&result, first, first), "I7: a log cut before {first} passes: {result:#}");
         copy.remove().await;
     }
+    found(rows.len() as u64, "a log that was cut at its end contradicts projections and snapshots");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,10 @@
 //! The projector against a real `PostgreSQL`.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+// The same as for the tests of whole processes, which know this crate.
+#[path = "../../integration-tests/src/report.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs, reason = "of it only what is said of a fault")]
+mod report;
 mod support;
 
 use std::collections::BTreeMap;
@@ -381,6 +385,12 @@ async fn an_event_that_nobody_knows_halts_everything_right_before_it() {
     assert!(error.to_string().contains("position 23: unknown event Mystery"), "{error}");
     assert!(bed.positions().await.values().all(|position| *position == 20), "whole batches before it are folded");
     assert_eq!(bed.halted().await.len(), all().len());
+    poisoned("whole batches before an event that nobody knows are folded, and every projection halts there");
+}
+
+/// A poison event, in the report of the run.
+fn poisoned(demanded: &str) {
+    report::fault("F13", &report::Figures { injected: 1, recoveries: &[], demanded, invariants: &["I6"] });
 }
 
 /// Counts events and chokes on those of one stream.
@@ -466,6 +476,7 @@ async fn a_poisonous_event_halts_money_and_quarantines_a_stream_elsewhere() {
     let missing = "SELECT count(*) FROM ledger.event e WHERE NOT EXISTS (SELECT FROM p_picky_v1.counted c WHERE c.position = e.position)
                    AND NOT EXISTS (SELECT FROM projection.dead_letter d WHERE d.projection = 'picky' AND d.position = e.position)";
     assert_eq!(admin.query_one(missing, &[]).await.unwrap().get::<_, i64>(0), 0, "nothing is skipped");
+    poisoned("an event that cannot be applied halts money and puts its stream aside elsewhere; nothing is skipped");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -592,6 +603,7 @@ async fn a_projection_that_panics_halts_alone_and_goes_on_once_it_is_mended() {
         510,
         "nothing is skipped, nothing doubled"
     );
+    poisoned("a projection that panics halts alone, and once it is mended nothing is skipped and nothing doubled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
