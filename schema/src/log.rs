@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use access::{Access, AccessError, AccessKind, AccessLog};
 pub use append::{AppendBatch, AppendError, Appended, LogAppender};
-pub use lineage::{Line, Lineage, Seen};
+pub use lineage::{Line, Lineage, Seen, Stranger};
 pub use read::{LogReader, Page, ReadError};
 pub use tail::{Tail, TailBatch};
 

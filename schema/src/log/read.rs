@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use super::{Head, Lineage, MAX_BATCH_EVENTS, from_system_time};
+use super::{Head, Lineage, MAX_BATCH_EVENTS, Stranger, from_system_time};
 use crate::event::{DecodeError, KeyUse, Recorded, StoredRef};
 use crate::hash::{BatchHasher, ChainHash};
 use crate::ids::{BatchId, LogId, Position, ShardId};
@@ -124,6 +124,18 @@ impl LogReader {
     pub async fn link(&self, shard: ShardId, position: Position) -> Result<Option<ChainHash>, ReadError> {
         let row = self.client.query_opt(&self.link, &[&shard.0, &position.0]).await?;
         Ok(row.and_then(|row| ChainHash::from_slice(row.get(0))))
+    }
+
+    /// May somebody go on behind `at` who has read the log up to there under the id `log_id`? The log's id now, or why not. The place must
+    /// have been read before this is asked: a log that ends before it has lost events.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLog`] or the database's.
+    pub async fn admit(&self, shard: ShardId, log_id: LogId, at: Head) -> Result<Result<LogId, Stranger>, ReadError> {
+        let (_, end) = self.head(shard).await?;
+        let lineage = Lineage::read(&self.client, shard).await?.ok_or(ReadError::NoLog(shard))?;
+        let link = self.link(shard, at.position).await?;
+        Ok(lineage.admit(log_id, at, end.position, link))
     }
 
     /// As [`LogReader::head`], but waits first for the appends that the server has begun, also of writers that are gone.
