@@ -158,7 +158,7 @@ async fn forked_before(
     shard: ShardId,
     (first, last): (i64, i64),
 ) -> Result<Option<LogId>, tokio_postgres::Error> {
-    let sql = "SELECT log_id FROM ledger.fork WHERE shard = $1 AND position = $2 - 1 AND lost_until = $3";
+    let sql = "SELECT log_id FROM ledger.fork WHERE shard = $1 AND position = $2::int8 - 1 AND lost_until = $3";
     Ok(client.query_opt(sql, &[&shard.0, &first, &last]).await?.map(|row| LogId(row.get(0))))
 }
 
