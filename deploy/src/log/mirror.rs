@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{AppendBatch, Head, Lineage};
+use modelfaucet_schema::log::{AppendBatch, EventRow, Head, Lineage};
 use tokio_postgres::Client;
 
 use crate::exit::{Exit, Failure};
-use crate::reading::stored;
 use crate::verify::auditor;
 
 pub(crate) use line::Line;
@@ -231,7 +230,7 @@ async fn fetch(client: &Client, shard: ShardId, after: Head) -> Result<Vec<Appen
         let last: i64 = link.get(1);
         let mut events = Vec::new();
         while let Some(row) = rows.next_if(|row| row.get::<_, i64>(0) <= last) {
-            events.push(stored(shard, row));
+            events.push(EventRow::stored(shard, row).map_err(auditor::failure)?);
         }
         let batch = line::sealed(shard, head, link, events);
         let whole = batch.head()

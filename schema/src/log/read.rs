@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use super::{Head, Lineage, MAX_BATCH_EVENTS, Stranger, from_system_time};
+use super::{EventRow, Head, Lineage, MAX_BATCH_EVENTS, Stranger, from_system_time};
 use crate::event::{DecodeError, KeyUse, Recorded, StoredRef};
 use crate::hash::{BatchHasher, ChainHash};
 use crate::ids::{BatchId, LogId, Position, ShardId};
@@ -252,7 +252,7 @@ impl RawPage {
     /// Checks every position and recomputes every link.
     ///
     /// # Errors
-    /// [`ReadError::Gap`] or [`ReadError::Chain`].
+    /// [`ReadError::Gap`] or [`ReadError::Chain`]; the database's for a row without a value.
     pub fn check(&self) -> Result<CheckedPage<'_>, ReadError> {
         let mut page = CheckedPage {
             after: self.after,
@@ -279,7 +279,7 @@ impl RawPage {
             }
             let start = page.events.len();
             for (offset, row) in rows.by_ref().take(size).enumerate() {
-                let event = stored_ref(self.shard, row);
+                let event = EventRow::read(self.shard, row)?.event;
                 let expected = link.first.plus(offset);
                 if event.position != expected {
                     return Err(ReadError::Gap { expected, found: event.position });
@@ -356,25 +356,5 @@ impl Link {
         } else {
             Err(ReadError::Chain { first: self.first, last: self.last })
         }
-    }
-}
-
-fn stored_ref(shard: ShardId, row: &Row) -> StoredRef<'_> {
-    let key = match (row.get::<_, Option<Uuid>>(8), row.get::<_, Option<Uuid>>(9)) {
-        (Some(key), Some(fingerprint)) => Some(KeyUse { key, fingerprint }),
-        _ => None,
-    };
-    StoredRef {
-        shard,
-        position: Position(row.get(0)),
-        stream: row.get(1),
-        stream_seq: row.get(2),
-        name: row.get(3),
-        version: row.get(4),
-        recorded_at: from_system_time(row.get(5)),
-        actor: row.get(6),
-        request_id: row.get(7),
-        key,
-        payload: row.get(10),
     }
 }
