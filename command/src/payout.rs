@@ -33,6 +33,10 @@ pub enum PayoutError {
 }
 
 /// Somebody who pays out.
+///
+/// Neither of those below moves money in [`PayoutProvider::pay`]. One that does needs more than its own idempotency key: between the
+/// question and `PayoutPaid` the payout is only approved, so somebody else may still fail it, and it would be owed again although it was paid.
+/// What such a provider needs first stands in docs/PAYMENTS.md, "A provider that moves money".
 pub trait PayoutProvider: Debug + Send + Sync {
     /// Its name in events.
     fn name(&self) -> Name;

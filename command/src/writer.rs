@@ -498,6 +498,17 @@ impl Writer {
                 let submissions = self.core.append_failed();
                 self.look_up(submissions).await
             }
+            Err(error @ AppendError::InDoubt(_)) => {
+                // Should the first sending still arrive, it finds another head, or is taken in as another writer's would be.
+                self.refused(&error);
+                let given_up = self.core.append_failed();
+                self.waiting.fetch_sub(given_up.len(), Ordering::AcqRel);
+                for submission in given_up {
+                    answer(submission.reply, Err(CommandError::InDoubt));
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                self.catch_up().await
+            }
             Err(error) => {
                 // A lock or statement timeout, a full disk: certainly not written. Commands wait in the queue until they give up.
                 tracing::error!(%error, "an append was refused; it is tried again");
@@ -568,7 +579,7 @@ impl Writer {
     }
 
     /// Sends a batch until it is known whether it is in the log. A broken connection is opened again and the same batch is sent
-    /// again: `append()` answers "already", appends it, or shows another head.
+    /// again: `append()` answers "already", appends it, or shows another head. In doubt it ends only where sending cannot help.
     async fn append_until_known(&mut self, batch: &AppendBatch) -> Result<Result<(), AppendError>, WriterError> {
         let mut in_doubt = false;
         loop {
@@ -593,6 +604,12 @@ impl Writer {
                     metrics::counter!("modelfaucet_appends_in_doubt_total").increment(1);
                     in_doubt = true;
                     self.reconnect().await?;
+                }
+                Err(error) if in_doubt && error.is_from_the_future() => {
+                    // Its time stays what it is: it would be refused until the database's clock has come there, whatever the writer's own
+                    // is set to meanwhile.
+                    tracing::error!(%error, batch = %batch.id(), "an append in doubt is given up; its commands are to be sent again");
+                    return Ok(Err(error.into_doubt()));
                 }
                 Err(error @ AppendError::Refused(_)) if in_doubt => {
                     // This sending wrote nothing, but an earlier one may still hold the lock and commit.

@@ -15,6 +15,7 @@ mod events;
 mod exit;
 mod explain;
 mod export;
+mod fault;
 mod freeze;
 mod gateway;
 mod heads;

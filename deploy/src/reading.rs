@@ -16,13 +16,12 @@ use std::time::Duration;
 
 use modelfaucet_command::domain::State;
 use modelfaucet_command::snapshot::{self, SnapshotError};
-use modelfaucet_schema::event::{KeyUse, StoredEvent};
+use modelfaucet_schema::event::StoredEvent;
 use modelfaucet_schema::hash::ChainHash;
-use modelfaucet_schema::ids::{BatchId, LogId, Position, ShardId};
-use modelfaucet_schema::log::{Head, LogReader, ReadError, from_system_time, to_system_time};
+use modelfaucet_schema::ids::{BatchId, LogId, ShardId};
+use modelfaucet_schema::log::{EventRow, Head, LogReader, ReadError, from_system_time, to_system_time};
 use modelfaucet_schema::time::Timestamp;
 use tokio_postgres::{Error, GenericClient, Row};
-use uuid::Uuid;
 
 use crate::DatabaseArgs;
 use crate::exit::{Exit, Failure};
@@ -113,28 +112,7 @@ pub(crate) async fn between(
             &[&shard.0, &range.0, &range.1, stream, types, actor, request_id, text],
         )
         .await?;
-    Ok(rows.iter().map(|row| stored(shard, row)).collect())
-}
-
-/// A row of `reading/sql/between.sql`, or of any other statement with its columns.
-pub(crate) fn stored(shard: ShardId, row: &Row) -> StoredEvent {
-    let key = match (row.get::<_, Option<Uuid>>(8), row.get::<_, Option<Uuid>>(9)) {
-        (Some(key), Some(fingerprint)) => Some(KeyUse { key, fingerprint }),
-        _ => None,
-    };
-    StoredEvent {
-        shard,
-        position: Position(row.get(0)),
-        stream: row.get(1),
-        stream_seq: row.get(2),
-        name: row.get(3),
-        version: row.get(4),
-        recorded_at: from_system_time(row.get(5)),
-        actor: row.get(6),
-        request_id: row.get(7),
-        key,
-        payload: row.get(10),
-    }
+    rows.iter().map(|row| EventRow::stored(shard, row)).collect()
 }
 
 /// The last position that was recorded before a time; 0 if none was.

@@ -16,7 +16,7 @@ use modelfaucet_projector::setup::setup_projections;
 use modelfaucet_schema::event::StoredEvent;
 use modelfaucet_schema::ids::{BatchId, LogId, Position, ShardId};
 use modelfaucet_schema::log::migrate::migrate;
-use modelfaucet_schema::log::{AppendBatch, AppendError, Head, LogAppender, from_system_time};
+use modelfaucet_schema::log::{AppendBatch, AppendError, EventRow, Head, LogAppender, from_system_time};
 use serde_json::{Value, json};
 use tokio_postgres::{Client, Config, Transaction};
 
@@ -28,7 +28,6 @@ use crate::postgres::{PrivatePostgres, PrivatePostgresOptions};
 use crate::progress::Progress;
 use crate::projection::parse_version;
 use crate::verify::auditor::{self, Auditor, snapshot};
-use crate::verify::rows;
 
 /// Batches read together.
 const BATCHES: i64 = 256;
@@ -364,7 +363,7 @@ impl Copy {
                 let events: Vec<StoredEvent> = events
                     .by_ref()
                     .take(size)
-                    .map(|row| Ok(rows::stored(self.shard, row.try_get(0)?, row)?.0))
+                    .map(|row| EventRow::stored(self.shard, row))
                     .collect::<Result<_, tokio_postgres::Error>>()
                     .map_err(auditor::failure)?;
                 let batch =

@@ -12,7 +12,7 @@ mod keys;
 mod log;
 mod order;
 mod report;
-pub(crate) mod rows;
+mod rows;
 mod shadow;
 mod wallets;
 

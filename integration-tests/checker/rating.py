@@ -63,7 +63,7 @@ def split(route, cost, rule, cap, payable, promo_credit):
         charge,
         max(paid - cost.upstream, 0) * rule["share_bps"] // 10_000,
         max(cost.upstream - (paid if route == "developer_key" else charge), 0),
-        min(paid, promo_credit),
+        0 if route == "developer_key" else min(paid, promo_credit),
         charge - paid,
     )
 

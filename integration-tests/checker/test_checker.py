@@ -220,12 +220,13 @@ class Checker(unittest.TestCase):
                  "balance": {"posted": "0.00005000", "promo": "0.00005000", "held": "0.00000000"}}
         grant = {"wallet_id": OTHER, "amount": "0.00005000", "entry": [["5220:test-credit", "0.00005000"], ["2010:" + OTHER, "-0.00005000"]],
                  "balance": {"posted": "0.00010000", "promo": "0.00005000", "held": "0.00000000"}}
-        # 10,000 units are paid of a price of 30,001: nothing is earned, and of the cost of 23,078 only what was paid is owed.
+        # 5,000 units are paid of a price of 30,001, since credit that was given away pays nothing on the developer's key: nothing is earned, and
+        # of the cost of 23,078 only what was paid is owed.
         unpaid = {"usage_id": uid(0x31), "wallet_id": OTHER, "call": {**CALL, "route": "developer_key"},
-                  "rating": {**RATING, "developer": "0.00000000", "unrecovered": "0.00013078", "promo": "0.00005000", "receivable": "0.00020001"},
-                  "entry": [["2020:" + OTHER, "0.00005000"], ["2010:" + OTHER, "0.00005000"], ["1200:" + OTHER, "0.00020001"],
-                            ["4020", "-0.00030001"], ["5015", "0.00010000"], ["2210:" + DEVELOPER, "-0.00010000"],
-                            ["4095", "0.00005000"], ["1400", "-0.00005000"]], "balance": balance("0.00000000")}
+                  "rating": {**RATING, "developer": "0.00000000", "unrecovered": "0.00018078", "receivable": "0.00025001"},
+                  "entry": [["2010:" + OTHER, "0.00005000"], ["1200:" + OTHER, "0.00025001"],
+                            ["4020", "-0.00030001"], ["5015", "0.00005000"], ["2210:" + DEVELOPER, "-0.00005000"]],
+                  "balance": {"posted": "0.00005000", "promo": "0.00005000", "held": "0.00000000"}}
         fee = {"usage_id": uid(0x32), "wallet_id": WALLET, "call": {**CALL, "feature_key": "own", "route": "byok"},
                "rating": {"rate_card_id": CARD, "price_rule": {"markup_bps": 3000, "share_bps": 5000, "fee_usd": "0.00100000"}, "usage": USAGE,
                           "exact_cost": "0", "upstream": "0.00000000", "retail": "0.00100000", "charge": "0.00100000", "developer": "0.00050000"},

@@ -84,6 +84,11 @@ impl TestDatabase {
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
+        // Rights on a database are not copied with it.
+        let rights = "SELECT coalesce(string_agg(format('GRANT %s ON DATABASE %I TO %I', a.privilege_type, $2::text, a.grantee::regrole::text), '; '), '')
+                      FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = $1 AND a.grantee <> 0 AND a.grantee <> d.datdba";
+        let rights: String = admin.query_one(rights, &[&template, &name]).await.expect("rights").get(0);
+        admin.batch_execute(&rights).await.expect("rights that can be granted");
         Self { name, server: server.clone() }
     }
 

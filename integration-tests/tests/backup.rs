@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::connection::Connection;
-use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::database::TestDatabase;
+use modelfaucet_integration_tests::process::{Setting, Up, has_postgres, url};
 use modelfaucet_integration_tests::report::{self, Figures};
+use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
@@ -35,9 +37,13 @@ struct Load {
 
 impl Load {
     fn start(up: &Up, wallet: &str, name: &str) -> Self {
+        Self::at(up.address(), up.admin(), wallet, name)
+    }
+
+    fn at(address: String, admin: String, wallet: &str, name: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |number: usize| {
-            let (stop, address, admin) = (Arc::clone(&stop), up.address(), up.admin());
+            let (stop, address, admin) = (Arc::clone(&stop), address.clone(), admin.clone());
             let (wallet, prefix) = (wallet.to_owned(), format!("{name}-{number}"));
             tokio::spawn(async move {
                 let mut connection = Connection::open(&address, &admin).await.unwrap();
@@ -190,9 +196,7 @@ impl Ledger {
     }
 
     async fn head(&self) -> (String, i64, String) {
-        let sql = "SELECT log_id::text, position, encode(hash, 'hex') FROM ledger.head WHERE shard = 0";
-        let row = self.client().await.query_one(sql, &[]).await.unwrap();
-        (row.get(0), row.get(1), row.get(2))
+        head(&self.client().await).await
     }
 }
 
@@ -406,6 +410,157 @@ async fn what_a_restore_loses_is_counted_refused_and_recovered_or_forked() {
     let demanded = "no writer goes on over lost events; their range is named, a mirror brings them back to the same hash, or two \
                     people fork the log";
     report::fault("F25", &Figures { injected: 2, recoveries: &[], demanded, invariants: &["I1", "I7"] });
+}
+
+/// `kill -9` anywhere in a recovery or a fork, a writer in the middle of it, a writer before it: the same command goes on or tells that it is
+/// done, nothing is lost, nothing is there twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_and_fork_are_safe_to_repeat_and_to_race() {
+    let Some(whole) = TestDatabase::durable().await else { return };
+    let over = async |database: &TestDatabase| {
+        Up::start_with(Setting { database: Some(database.superuser()), ..Setting::default() }).await
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mirror = folder.path().join("mirror").display().to_string();
+    let mut up = over(&whole).await;
+    let (_, wallet) = up.wallet_with("repeat", "1.00").await;
+    let issued = up.as_admin("POST", "/v1/admin/tokens", "", &json!({ "name": "Ada", "role": "admin" })).await;
+    let second = issued.json()["token"].as_str().unwrap().to_owned();
+    up.stop();
+    // As three restores to this moment are; what is acknowledged after it only the mirror has.
+    let (raced, written, forked) = (whole.copy().await, whole.copy().await, whole.copy().await);
+    up.start_again();
+    up.wait_until_ready(LIMIT).await;
+    let load = Load::start(&up, &wallet, "whole");
+    let began = Instant::now();
+    while head(&whole.connect().await).await.1 < 60 {
+        assert!(began.elapsed() < LIMIT, "nothing is written");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let acknowledged = load.stop().await;
+    up.stop();
+    let verb = |database: &TestDatabase, words: &[&str], faults: &str| {
+        let settings = [
+            ("DATABASE_URL", url(&database.superuser())),
+            ("ADMIN_TOKEN", up.admin()),
+            ("MODELFAUCET_TEST_FAULTS", faults.to_owned()),
+        ];
+        let output = up.run_with(words, &settings);
+        (output.status, String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let (status, said) = verb(&whole, &["log", "mirror", &mirror], "");
+    assert!(status.success(), "{said}");
+    let end = head(&whole.connect().await).await;
+
+    // Killed after the first batch, twice; then it waits for the log's lock, a writer with commands waits behind it, and all of it goes in.
+    let recover = ["log", "recover", "--from", &mirror, "--quiet"];
+    let client = raced.connect().await;
+    let before = head(&client).await.1;
+    for _ in 0..2 {
+        let (status, said) = verb(&raced, &recover, "recover_appended=abort");
+        assert_eq!(status.code(), None, "killed: {said}");
+    }
+    assert!((before + 1..end.1).contains(&head(&client).await.1), "a part of it is there");
+    // A writer alone: `up` on a new data directory would write what it sets up.
+    let place = raced.url(ServiceRole::Command);
+    let racing = up.role_with(&["command"], "ledger_command", &[("DATABASE_URL", place.as_str())]);
+    racing.wait_until_ready().await;
+    client.batch_execute("SELECT pg_advisory_lock(7304, 0)").await.unwrap();
+    let waits = async |what: &str| {
+        let began = Instant::now();
+        let sql = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.classid = 7304 AND NOT l.granted AND a.datname = current_database() AND a.query LIKE $1";
+        while client.query_one(sql, &[&what]).await.unwrap().get::<_, i64>(0) == 0 {
+            assert!(began.elapsed() < LIMIT, "{what} does not wait for the log");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (meanwhile, (status, said)) = std::thread::scope(|scope| {
+        let recovering = scope.spawn(|| verb(&raced, &recover, ""));
+        let meanwhile = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                waits("%pg_advisory_lock(%").await;
+                let meanwhile = Load::at(racing.address(), up.admin(), &wallet, "meanwhile");
+                waits("%ledger.append(%").await;
+                client.batch_execute("SELECT pg_advisory_unlock(7304, 0)").await.unwrap();
+                let began = Instant::now();
+                while head(&client).await.1 < end.1 + 20 {
+                    assert!(began.elapsed() < LIMIT, "the writer does not go on");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                meanwhile.stop().await
+            })
+        });
+        (meanwhile, recovering.join().unwrap())
+    });
+    assert!(status.success() && said.contains(&format!("..{} are in the log again", end.1)), "{said}");
+    assert!(meanwhile.iter().all(|one| one.position > end.1), "behind what was recovered: {:?}", meanwhile.first());
+    let mut connection = Connection::open(&racing.address(), &up.admin()).await.unwrap();
+    for one in meanwhile.iter().chain(&acknowledged).step_by(7) {
+        assert_eq!(credit(&mut connection, &wallet, &one.key).await, (one.position, true), "{one:?}");
+    }
+    let (status, said) = verb(&raced, &recover, "");
+    assert!(status.success() && said.contains("has nothing behind"), "{said}");
+    drop(racing);
+    let (status, said) = verb(&raced, &["verify", "--quiet", "--no-projections"], "");
+    assert!(status.success(), "{said}");
+
+    // A writer that came before the recovery has the places of what was lost: a refusal with its name, and nothing is changed.
+    let mut early = over(&written).await;
+    let mut connection = Connection::open(&early.address(), &early.admin()).await.unwrap();
+    credit(&mut connection, &wallet, "too-early").await;
+    early.stop();
+    let client = written.connect().await;
+    let before = head(&client).await;
+    for _ in 0..2 {
+        let (status, said) = verb(&written, &recover, "");
+        assert_eq!(status.code(), Some(6), "{said}");
+        assert!(said.contains("somebody has written since the restore"), "{said}");
+        assert_eq!(head(&client).await, before);
+    }
+
+    // A fork is there as a whole or not at all, and once.
+    let client = forked.connect().await;
+    let before = head(&client).await;
+    let files = [("first", up.admin()), ("second", second)].map(|(name, token)| {
+        std::fs::write(folder.path().join(name), token).unwrap();
+        folder.path().join(name).display().to_string()
+    });
+    let lost = format!("{}..{}", before.1 + 1, end.1);
+    let fork = [
+        "log",
+        "fork",
+        "--lost",
+        &lost,
+        "--reason",
+        "a test",
+        "--first-token-file",
+        &files[0],
+        "--second-token-file",
+        &files[1],
+    ];
+    for point in ["fork_recorded", "fork_appended"] {
+        let (status, said) = verb(&forked, &fork, &format!("{point}=abort"));
+        assert_eq!(status.code(), None, "killed: {said}");
+        // Its session may still be ending.
+        client.batch_execute("SELECT pg_advisory_lock(7304, 0), pg_advisory_unlock(7304, 0)").await.unwrap();
+        assert_eq!(head(&client).await, before, "{point}");
+    }
+    let (status, said) = verb(&forked, &fork, "fork_committed=abort");
+    assert_eq!((status.code(), said.as_str()), (None, ""), "killed before it says so");
+    let after = head(&client).await;
+    assert!(after.0 != before.0 && after.1 == before.1 + 1, "{after:?}");
+    for _ in 0..2 {
+        let (status, said) = verb(&forked, &fork, "");
+        assert!(status.success() && said.contains("was forked there before") && said.contains(&after.0), "{said}");
+    }
+    assert_eq!(head(&client).await, after);
+}
+
+/// The log's id, its last position and the hash there.
+async fn head(client: &Client) -> (String, i64, String) {
+    let sql = "SELECT log_id::text, position, encode(hash, 'hex') FROM ledger.head WHERE shard = 0";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    (row.get(0), row.get(1), row.get(2))
 }
 
 /// The server and its disk go at once, in the middle of everything: what the repository has is restored and what the mirror has is

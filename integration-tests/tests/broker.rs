@@ -292,6 +292,42 @@ async fn hostile(traffic: &Traffic, projector: &Role, stranger: &Stranger, dice:
     until("forged messages are dead", async || stranger.count(DEAD).await > Some(0)).await;
 }
 
+/// A log that forks under relays and a projector: where both lines have all that they have read, they go on under its new id.
+async fn forked(up: &Up, database: &TestDatabase, client: &Client, second: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let files = [("first", up.admin()), ("second", second.to_owned())].map(|(name, token)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, token).unwrap();
+        path.display().to_string()
+    });
+    let settings = [("DATABASE_URL", url(&database.superuser())), ("ADMIN_TOKEN", up.admin())];
+    let next: i64 = client.query_one("SELECT position + 1 FROM ledger.head", &[]).await.unwrap().get(0);
+    let lost = format!("{next}..{next}");
+    let words = [
+        "log",
+        "fork",
+        "--lost",
+        &lost,
+        "--reason",
+        "a test",
+        "--first-token-file",
+        &files[0],
+        "--second-token-file",
+        &files[1],
+    ];
+    let output = up.run_with(&words, &settings);
+    assert!(output.status.success(), "{}", printed(&output));
+    let log_id: String = client.query_one("SELECT log_id::text FROM ledger.head", &[]).await.unwrap().get(0);
+    assert!(printed(&output).contains(&log_id), "{}", printed(&output));
+    let mark = async || -> (String, i64, String) {
+        let sql = "SELECT log_id::text, position, coalesce(halted, '') FROM relay.mark";
+        let row = client.query_one(sql, &[]).await.unwrap();
+        (row.get(0), row.get(1), row.get(2))
+    };
+    until("the relay goes on under the new id", async || mark().await == (log_id.clone(), next, String::new())).await;
+    level(client).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice() {
     let Some(database) = TestDatabase::durable().await else { return };
@@ -312,6 +348,8 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     unroutable(&up, &client, &rabbit, &stranger).await;
     subscriber(&up, &client, &amqp).await;
     let plan = Plan::of("broker", &up, &dice).await;
+    let second = up.as_admin("POST", "/v1/admin/tokens", "", &json!({ "name": "Grace", "role": "admin" })).await;
+    let second = second.json()["token"].as_str().unwrap().to_owned();
     up.stop();
 
     // Each process on its own; the projector gets its events from the broker, and has a relay beside it.
@@ -425,6 +463,8 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
         .get(0);
     assert_eq!(halted, 0);
     healed.report(&tally);
+    drop(command);
+    forked(&up, &database, &client, &second).await;
     println!("{MEANWHILE} commands without a broker took {longest:.2?}, {events} events, {tally:.2?}");
 }
 

@@ -291,6 +291,70 @@ async fn two_instances_agree_on_every_winner() {
     report::fault("F18", &Figures { injected: 1, recoveries: &[], demanded, invariants: &["I2", "I3"] });
 }
 
+/// An append whose answer was lost, and which the database refuses for its time when it is sent again, does not keep the shard until that
+/// time has come: whoever waits is told that nobody knows, and the same key brings it in once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_in_doubt_that_is_ahead_of_the_clock_is_given_up() {
+    if !has_postgres() {
+        return;
+    }
+    let up = Up::start().await;
+    let (_, wallet) = up.wallet_with("ahead", "0.01").await;
+    let (client, connection) = up.database("postgres").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let waiting = async |other_than: i32| {
+        let sql =
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = 7304 AND NOT granted AND pid <> $1";
+        let began = Instant::now();
+        loop {
+            if let Some(row) = client.query_opt(sql, &[&other_than]).await.unwrap() {
+                return row.get::<_, i32>(0);
+            }
+            assert!(began.elapsed() < PATIENCE, "no append waits for the shard's lock");
+        }
+    };
+    let credit = || {
+        let (address, token) = (up.address(), up.admin());
+        let path = format!("/v1/admin/wallets/{wallet}/credit-test-balance");
+        tokio::spawn(async move {
+            let mut connection = Connection::open(&address, &token).await.unwrap();
+            let body = json!({ "amount_usd": "1.00" });
+            connection.json("POST", &path, "idempotency-key: ahead\r\n", &body).await.unwrap()
+        })
+    };
+    client.execute("SELECT pg_advisory_lock(7304, 0)", &[]).await.unwrap();
+    let first = credit();
+    let pid = waiting(0).await;
+    // Everything that is sealed by now is too early, as by a clock that is ahead, whatever that clock says later.
+    client
+        .batch_execute(
+            "DO $do$ BEGIN EXECUTE format('CREATE OR REPLACE FUNCTION ledger.refuse_future() RETURNS trigger LANGUAGE plpgsql AS $f$
+             BEGIN
+                 IF NEW.committed_at <= %L THEN RAISE EXCEPTION ''ahead'' USING ERRCODE = ''ML006''; END IF;
+                 RETURN NEW;
+             END $f$', clock_timestamp()); END $do$",
+        )
+        .await
+        .unwrap();
+    client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
+    waiting(pid).await;
+    client.execute("SELECT pg_advisory_unlock(7304, 0)", &[]).await.unwrap();
+    let first = first.await.unwrap();
+    assert_eq!((first.status, first.code().as_str()), (503, "in_doubt"), "{first:?}");
+    let began = Instant::now();
+    let second = loop {
+        let again = credit().await.unwrap();
+        if again.status == 200 {
+            break again;
+        }
+        assert!(again.status == 503 && began.elapsed() < PATIENCE, "{again:?}");
+    };
+    assert_eq!(second.header("idempotent-replayed"), None, "the first one never came");
+    let third = credit().await.unwrap();
+    assert_eq!((third.status, third.header("idempotent-replayed")), (200, Some("true")));
+    assert_eq!(third.body, second.body);
+}
+
 /// A writer dies while its append waits in the server. Another writer refuses the repeat of a command of that append; then the
 /// append must not take effect any more: the client was told that nothing happened.
 #[tokio::test(flavor = "multi_thread")]

@@ -152,8 +152,9 @@ impl Build<'_> {
 
     /// Folds a shard to its end; false if it was asked to stop.
     async fn shard(&mut self, shard: ShardId) -> Result<bool, ProjectorError> {
-        let (log_id, mut end) = self.reader.head(shard).await?;
-        let saved = self.saved(shard, log_id).await?;
+        let (_, mut end) = self.reader.head(shard).await?;
+        let saved = self.saved(shard).await?;
+        let log_id = saved.log_id;
         let mut folder = Folder::new(shard, log_id, saved.at, vec![saved.unit]);
         let mut feed = Feed::new(self.reader.clone(), shard, folder.at, None);
         let mut segment = Segment { batch: None, since: Instant::now() };
@@ -194,8 +195,9 @@ impl Build<'_> {
         Ok(!self.is_stopping())
     }
 
-    /// Where an earlier call has come to, or the beginning.
-    async fn saved(&mut self, shard: ShardId, log_id: LogId) -> Result<Saved, ProjectorError> {
+    /// Where an earlier call has come to, or the beginning. A log that was forked behind that place goes on.
+    async fn saved(&mut self, shard: ShardId) -> Result<Saved, ProjectorError> {
+        let (log_id, _) = self.reader.head(shard).await?;
         let (name, version) = (self.projection.name(), self.projection.version());
         // The chain begins with the log's first id, which a fork does not change.
         let genesis = self.reader.genesis(shard).await?;
@@ -208,18 +210,15 @@ impl Build<'_> {
             .await?;
         let gone = self.halted("its checkpoint is gone".to_owned());
         let projection = self.projection;
-        let store = self.settle().await?;
-        let saved = store.load_version(shard, projection).await?.ok_or(gone)?;
-        let linked = if saved.at.position == Position::START {
-            Some(genesis.hash)
-        } else {
-            store.link(shard, saved.at.position).await?
-        };
-        if saved.log_id != log_id || linked != Some(saved.at.hash) {
-            return Err(self.halted("it was begun on another log; drop it first".to_owned()));
-        }
+        let mut saved = self.settle().await?.load_version(shard, projection).await?.ok_or(gone)?;
+        let admitted = self.reader.admit(shard, saved.log_id, saved.at).await?;
+        let log_id = admitted.map_err(|stranger| self.halted(format!("{stranger}; drop it and build it anew")))?;
         if let Some(reason) = saved.halted {
             return Err(self.halted(reason));
+        }
+        if saved.log_id != log_id {
+            self.settle().await?.adopt(shard, log_id, name, version, saved.at).await?;
+            saved.log_id = log_id;
         }
         Ok(saved)
     }

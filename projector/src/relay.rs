@@ -72,6 +72,9 @@ enum RelayError {
     /// Somebody else has moved the mark.
     #[error("the mark is not where this relay has left it")]
     Moved,
+    /// What follows is published under another id.
+    #[error("the log was forked and goes on under another id")]
+    Forked,
     /// The log is not the one that was published.
     #[error("{0}")]
     Halt(String),
@@ -200,16 +203,21 @@ impl Shard {
             pause(shutdown, STAND_BY).await;
         }
         let (log_id, _) = reader.head(self.shard).await?;
-        let mark = marks.load(self.shard, log_id, reader.genesis(self.shard).await?).await?;
-        let (log_id, head) = reader.head(self.shard).await?;
+        let mut mark = marks.load(self.shard, log_id, reader.genesis(self.shard).await?).await?;
         if mark.halted.is_some() {
             self.series.halted(true);
             pause(shutdown, STAND_BY).await;
             return Ok(());
         }
-        let published = match stranger(&reader, self.shard, &mark, log_id, head).await? {
-            Some(reason) => Err(RelayError::Halt(reason)),
-            None => self.publish(&reader, &marks, mark, wake, shutdown).await,
+        let published = match reader.admit(self.shard, mark.log_id, mark.at).await? {
+            Err(stranger) => {
+                Err(RelayError::Halt(format!("{stranger}; say where to go on: `modelfaucet relay rewind`")))
+            }
+            Ok(log_id) if marks.adopt(self.shard, mark.log_id, log_id, mark.at).await? => {
+                mark.log_id = log_id;
+                self.publish(&reader, &marks, mark, wake, shutdown).await
+            }
+            Ok(_) => Err(RelayError::Moved),
         };
         match &published {
             Err(RelayError::Halt(reason)) => {
@@ -259,35 +267,6 @@ impl Shard {
         let _gone = connection.close(200, "done".into()).now_or_never();
         ended
     }
-}
-
-/// Why a mark does not belong to this log.
-async fn stranger(
-    reader: &LogReader,
-    shard: ShardId,
-    mark: &Mark,
-    log_id: LogId,
-    head: Head,
-) -> Result<Option<String>, RelayError> {
-    let at = mark.at;
-    if mark.log_id != log_id {
-        return Ok(Some(format!(
-            "the log is {log_id}, but positions up to {} were published from {}",
-            at.position, mark.log_id
-        )));
-    }
-    if at.position > head.position {
-        return Ok(Some(format!(
-            "position {} was published, but the log ends at {}: it has lost events",
-            at.position, head.position
-        )));
-    }
-    let hash = match at.position {
-        Position::START => Some(reader.genesis(shard).await?.hash),
-        position => reader.link(shard, position).await?,
-    };
-    let reason = || format!("the log has another hash at position {} than when it was published", at.position);
-    Ok((hash != Some(at.hash)).then(reason))
 }
 
 /// Batches as messages, and the head behind them.
@@ -370,6 +349,10 @@ impl Publisher<'_> {
                 Happened::Page(page) => {
                     reading = None;
                     let (messages, head) = page?;
+                    // A session names one id. The next one begins at the mark, which is before the fork.
+                    if messages.iter().any(Message::forks) && reader.head(shard).await?.0 != log_id {
+                        return Err(RelayError::Forked);
+                    }
                     rest = messages.is_empty().then(Instant::now);
                     self.ready.extend(messages);
                     self.read = head;

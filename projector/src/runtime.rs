@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
 use modelfaucet_schema::log::connection::{silent, within};
-use modelfaucet_schema::log::{Head, Lineage, LogReader, ReadError, Seen, Tail, connection};
+use modelfaucet_schema::log::{Head, LogReader, ReadError, Tail, connection};
 use modelfaucet_schema::time::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
@@ -357,7 +357,7 @@ impl<'a> Run<'a> {
         let following = store.following(shard).await?;
         let saved = store.load(shard, log_id, &known).await?;
         // Asked after the checkpoints were read, so it cannot be behind them unless the log has lost events.
-        let (log_id, head) = reader.head(shard).await?;
+        let (_, head) = reader.head(shard).await?;
         task.halted.clear();
         let mut run = Self {
             task,
@@ -372,7 +372,7 @@ impl<'a> Run<'a> {
             paced: None,
         };
         for saved in saved {
-            run.admit(saved, log_id, head).await?;
+            run.admit(saved, head.position).await?;
         }
         run.join_lanes();
         Ok(run)
@@ -389,12 +389,12 @@ impl<'a> Run<'a> {
     }
 
     /// Gives a loaded projection a lane, or halts it if the log is not the one that it has read.
-    async fn admit(&mut self, saved: Saved, log_id: LogId, head: Head) -> Result<(), Ended> {
+    async fn admit(&mut self, saved: Saved, head: Position) -> Result<(), Ended> {
         let shard = self.task.shard;
         let (name, version) = (saved.unit.projection.name(), saved.unit.projection.version());
         let series = Series::new(name, version, &saved.state, shard);
         series.position.set(figure(saved.at.position.0));
-        series.lag_events.set(figure(head.position.0 - saved.at.position.0));
+        series.lag_events.set(figure(head.0 - saved.at.position.0));
         series.lag_seconds.set(0.0);
         series.dead_letters.set(figure(saved.letters));
         let shown = Shown { name, version, at: saved.at.position, series };
@@ -403,10 +403,14 @@ impl<'a> Run<'a> {
             self.task.halted.push(Halt { name, version, reason });
             return Ok(());
         }
-        if let Some(reason) = self.stranger(&saved, log_id, head).await? {
-            self.stopped.push(shown);
-            return self.halt(vec![Halt { name, version, reason }]).await;
-        }
+        let log_id = match self.reader.admit(shard, saved.log_id, saved.at).await? {
+            Ok(log_id) => log_id,
+            Err(stranger) => {
+                self.stopped.push(shown);
+                let reason = format!("{stranger}; rebuild it");
+                return self.halt(vec![Halt { name, version, reason }]).await;
+            }
+        };
         if saved.log_id != log_id
             && let Some(store) = &self.store
         {
@@ -417,45 +421,6 @@ impl<'a> Run<'a> {
         let feed = Feed::new(self.reader.clone(), shard, saved.at, near);
         self.lanes.push(Lane { folder, feed, series: vec![shown], broken: None });
         Ok(())
-    }
-
-    /// Why a checkpoint does not belong to this log.
-    async fn stranger(&self, saved: &Saved, log_id: LogId, head: Head) -> Result<Option<String>, Ended> {
-        let at = saved.at;
-        let lineage = match &self.store {
-            Some(store) if saved.log_id != log_id => Lineage::read(store.client(), self.task.shard).await?,
-            _ => None,
-        };
-        match lineage.map(|lineage| lineage.seen(saved.log_id, at.position)) {
-            None if saved.log_id == log_id => {}
-            Some(Seen::Ours) => {}
-            Some(Seen::Lost { common }) => {
-                return Ok(Some(format!(
-                    "positions {}..{} were read from {}, which has lost them: the log goes on as {log_id} behind {common}; rebuild it",
-                    common.next(),
-                    at.position,
-                    saved.log_id
-                )));
-            }
-            _ => {
-                return Ok(Some(format!(
-                    "the log is {log_id}, but positions up to {} were read from {}",
-                    at.position, saved.log_id
-                )));
-            }
-        }
-        if at.position > head.position {
-            return Ok(Some(format!(
-                "position {} was read, but the log ends at {}: it has lost events",
-                at.position, head.position
-            )));
-        }
-        let hash = match &self.store {
-            Some(store) if at.position > Position::START => store.link(self.task.shard, at.position).await?,
-            _ => Some(self.reader.genesis(self.task.shard).await?.hash),
-        };
-        let reason = || format!("the log has another hash at position {} than when it was read", at.position);
-        Ok((hash != Some(at.hash)).then(reason))
     }
 
     /// Makes one lane of lanes that stand at the same place.

@@ -85,6 +85,21 @@ impl Bed {
         batches
     }
 
+    /// What `log fork` does: the log goes on under another id, which it returns.
+    async fn fork(&mut self) -> LogId {
+        let (was, is) = (self.reader().await.head(SHARD).await.unwrap().0, LogId::generate());
+        let mut owner = self.database.connect_admin().await;
+        let transaction = owner.transaction().await.unwrap();
+        let (position, lost) = (self.head.position.0, self.head.position.plus(5).0);
+        let sql = "SELECT ledger.fork_log($1, $2, $3, $4, $5)";
+        transaction.query_one(sql, &[&SHARD.0, &position, &self.head.hash.0.as_slice(), &is.0, &lost]).await.unwrap();
+        transaction.commit().await.unwrap();
+        let batch = self.generator.fork(self.head, was, is);
+        self.appender.append(&batch).await.unwrap();
+        self.head = batch.head();
+        is
+    }
+
     async fn projector(&self) -> Projector {
         Projector::connect(self.database.role("ledger_projector"), vec![SHARD]).await.unwrap()
     }
@@ -105,8 +120,10 @@ impl Bed {
     async fn expected(&self) -> BTreeMap<String, TableDigest> {
         let reader = self.reader().await;
         let (log_id, end) = reader.head(SHARD).await.unwrap();
-        let mut store = MemoryStore::new(&all(), log_id, Head::genesis(log_id, SHARD));
+        let genesis = reader.genesis(SHARD).await.unwrap();
+        let mut store = MemoryStore::new(&all(), log_id, genesis);
         let mut folder = Folder::beginning(SHARD, log_id, all());
+        folder.at = genesis;
         while folder.at != end {
             let page = reader.raw_page(SHARD, folder.at, 1).await.unwrap();
             let (span, broken) = modelfaucet_projector::fold::Span::decode(&page.check().unwrap());
@@ -576,6 +593,52 @@ async fn a_rebuild_that_was_stopped_goes_on_and_what_differs_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_under_way_and_a_projector_that_runs_go_on_where_the_log_forks() {
+    let mut bed = bed!();
+    bed.append(&[4_000, 4_000, 4_000, 4_000, 4_000]).await;
+    let (stop, shutdown) = watch::channel(false);
+    let (_wake, wake) = watch::channel(Position(0));
+    let running = tokio::spawn(bed.projector().await.run(wake.clone(), shutdown.clone()));
+    eventually!(bed.caught_up().await);
+
+    // A rebuild is stopped before the fork, another one after it, which has not heard of it.
+    let config = bed.database.role("ledger_projector");
+    let wallets = all().into_iter().find(|projection| projection.name() == "wallets").unwrap();
+    let next = under(wallets, 2);
+    let page = async || {
+        let (stop, stopped) = watch::channel(false);
+        let on_progress: OnProgress = Arc::new(move |_| {
+            stop.send_replace(true);
+        });
+        let how = Rebuilding { on_progress: Some(on_progress), stop: Some(stopped), ..Rebuilding::default() };
+        rebuild(&config, next.as_ref(), &[SHARD], &how).await.unwrap().is_complete
+    };
+    assert!(!page().await);
+    let log_id = bed.fork().await;
+    bed.append(&[4_000]).await;
+    // The projector reads on over the fork under the id that it knows, and stands behind the loss that the fork names.
+    eventually!(bed.positions().await.iter().all(|(name, at)| name == "wallets" || *at == bed.head.position.0));
+    let client = bed.database.connect("ledger_projector").await;
+    let ids = async || {
+        let sql = "SELECT DISTINCT log_id FROM projection.checkpoint WHERE version = 1";
+        client.query(sql, &[]).await.unwrap().iter().map(|row| LogId(row.get(0))).collect::<Vec<_>>()
+    };
+    assert_ne!(ids().await, [log_id], "nobody told it");
+    stop.send_replace(true);
+    running.await.unwrap();
+
+    // Loaded again, both go on, under the id that the log has now.
+    assert!(!page().await);
+    assert!(rebuild(&config, next.as_ref(), &[SHARD], &Rebuilding::default()).await.unwrap().is_complete);
+    bed.append(&[100]).await;
+    bed.projector().await.catch_up().await.unwrap();
+    assert_eq!((ids().await, bed.halted().await), (vec![log_id], BTreeMap::new()));
+    let expected = bed.expected().await;
+    assert_eq!(bed.digests().await, expected);
+    assert_eq!(digest(&client, "p_wallets_v2", &next.tables()[0]).await.unwrap(), expected["wallet"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_projection_that_panics_halts_alone_and_goes_on_once_it_is_mended() {
     let mut bed = bed!();
     let batches = bed.append(&[10, 500]).await;
@@ -669,7 +732,9 @@ async fn every_statement_prepares() {
             statements.extend(beyond_key.map(|mask| sql::patch_sql(&schema, table, mask)));
         }
     }
-    for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/sql")).unwrap() {
+    let files = ["/src/sql", "/src/relay/sql"]
+        .map(|dir| std::fs::read_dir(env!("CARGO_MANIFEST_DIR").to_owned() + dir).unwrap());
+    for file in files.into_iter().flatten() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         if !text.contains("CREATE ") {
             statements.push(text);

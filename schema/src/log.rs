@@ -10,14 +10,16 @@ pub mod connection;
 pub mod lineage;
 pub mod migrate;
 pub mod read;
+mod row;
 pub mod tail;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use access::{Access, AccessError, AccessKind, AccessLog};
 pub use append::{AppendBatch, AppendError, Appended, LogAppender};
-pub use lineage::{Line, Lineage, Seen};
+pub use lineage::{Line, Lineage, Seen, Stranger};
 pub use read::{LogReader, Page, ReadError};
+pub use row::EventRow;
 pub use tail::{Tail, TailBatch};
 
 use crate::hash::ChainHash;

@@ -102,7 +102,7 @@ pub(super) fn start_attempt(context: Context<'_>, start: &StartAttempt) -> Resul
     let freed = Wallet { balance: hold::without_hold(wallet.balance, hold.amount)?, ..*wallet };
     let feature = call.feature_key.as_ref().and_then(|key| context.state.features.get(&(call.app_id, key.clone())));
     let own = if feature.map(|feature| feature.feature_id) == hold.feature_id { hold.amount } else { Money::ZERO };
-    let amount = hold::grant(&freed, requested, min, budget::of_feature(context.state, feature, own))?;
+    let amount = hold::grant((&freed, start.route), requested, min, budget::of_feature(context.state, feature, own))?;
     let held = freed.balance.held.checked_add(amount).ok_or(Rejection::AmountOutOfRange)?;
     let (disconnect, policy_version) = policy(context.state, &call, sent.endpoint);
     let event = AttemptStarted {

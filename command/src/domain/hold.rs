@@ -66,7 +66,7 @@ pub(super) fn grant_to(
 ) -> Result<Vec<Event>, Rejection> {
     let Wish { hold_id, requested, min, expires_in } = wish;
     let budget = budget::of_feature(context.state, quote.feature, Money::ZERO);
-    let granted = grant(payment.wallet, requested, min, budget)?;
+    let granted = grant((payment.wallet, quote.call.route), requested, min, budget)?;
     let held = payment.wallet.balance.held.checked_add(granted).ok_or(Rejection::AmountOutOfRange)?;
     let event = HoldPlaced {
         hold_id,
@@ -83,19 +83,24 @@ pub(super) fn grant_to(
     Ok(vec![event.into()])
 }
 
-/// As much of `requested` as the budget has left, if there is one, and the wallet can pay, if that is at least `min`.
-pub(super) fn grant(wallet: &Wallet, requested: Money, min: Money, budget: Option<Money>) -> Result<Money, Rejection> {
+/// As much of `requested` as the budget has left, if there is one, and the wallet can pay on the route, if that is at least `min`.
+pub(super) fn grant(
+    (wallet, route): (&Wallet, Route),
+    requested: Money,
+    min: Money,
+    budget: Option<Money>,
+) -> Result<Money, Rejection> {
     // A negative hold would add to what can be spent.
     if requested.is_negative() {
         return Err(Rejection::AmountOutOfRange);
     }
     let required = min.min(requested);
     budget::require(budget, required)?;
-    let granted = requested.min(budget.unwrap_or(requested)).min(wallet.spendable());
+    let granted = requested.min(budget.unwrap_or(requested)).min(wallet.spendable_on(route));
     if granted >= required {
         return Ok(granted);
     }
-    Err(usage::cannot_pay(wallet, required))
+    Err(usage::cannot_pay(wallet, route, required))
 }
 
 /// A hold of the caller, open or expired.
@@ -149,8 +154,9 @@ pub(super) fn capture(
     let parties = Parties { wallet: hold.wallet_id, developer: app.developer_id, provider: &hold.call.provider };
     let provider_request_id = used.provider_request_id.map(str::to_owned);
     if open && context.at < hold.expires_at {
-        let split =
-            rating::split(hold.call.route, &price, &hold.price_rule, hold.amount, hold.amount, wallet.balance.promo);
+        // The hold, unless an administrator has taken the paid credit behind it.
+        let cap = hold.amount.min(wallet.spendable_without_holds(hold.call.route));
+        let split = rating::split(hold.call.route, &price, &hold.price_rule, cap, cap, wallet.balance.promo);
         let event = HoldCaptured {
             hold_id,
             wallet_id: hold.wallet_id,
@@ -173,7 +179,7 @@ pub(super) fn capture(
         late.balance = without_hold(wallet.balance, hold.amount)?;
         events.push(expired);
     }
-    let cap = hold.amount.min(late.spendable());
+    let cap = hold.amount.min(late.spendable_on(hold.call.route));
     let split = rating::split(hold.call.route, &price, &hold.price_rule, cap, cap, late.balance.promo);
     let event = LateUsageCaptured {
         hold_id,

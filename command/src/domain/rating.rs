@@ -77,7 +77,7 @@ pub struct Split {
 }
 
 /// Splits a price of which the customer bears at most `cap`: the wallet pays `payable` of it, promotional credit first, and the
-/// rest of the charge becomes a receivable.
+/// rest of the charge becomes a receivable. On the developer's own key `payable` is paid credit alone ([`super::Wallet::spendable_on`]).
 ///
 /// A developer earns on what was paid, never on a receivable or a loss: otherwise reporting calls that nobody pays for would
 /// mint money for who reports them.
@@ -91,7 +91,7 @@ pub fn split(route: Route, price: &Price, rule: &PriceRule, cap: Money, payable:
         charge,
         developer: margin.share_bps(rule.share_bps).unwrap_or(Money::ZERO),
         unrecovered: less(price.upstream, borne),
-        promo: paid.min(promo_credit),
+        promo: if route == Route::DeveloperKey { Money::ZERO } else { paid.min(promo_credit) },
         receivable: less(charge, paid),
     }
 }

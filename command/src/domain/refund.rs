@@ -3,7 +3,7 @@
 
 use modelfaucet_schema::account::{Account, AccountCode};
 use modelfaucet_schema::entry::EntryBuilder;
-use modelfaucet_schema::event::{Balance, Event, FreezeScope, RefundFailed, RefundRequested, RefundSent};
+use modelfaucet_schema::event::{Balance, Event, FreezeScope, RefundFailed, RefundRequested, RefundSent, Route};
 use modelfaucet_schema::ids::{RefundId, WalletId};
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::time::Timestamp;
@@ -56,7 +56,7 @@ pub(super) fn request(
         return Err(Rejection::AlreadyExists);
     }
     if amount > takeable(wallet) {
-        return Err(match cannot_pay(wallet, amount) {
+        return Err(match cannot_pay(wallet, Route::Platform, amount) {
             // Promotional credit is not paid out.
             Rejection::InFlightHolds { required, .. } | Rejection::InsufficientBalance { required, .. }
                 if wallet.spendable() >= amount =>

@@ -155,9 +155,20 @@ impl Wallet {
         above.max(Money::ZERO)
     }
 
-    /// What could be spent if all open holds were given back.
-    pub fn spendable_without_holds(&self) -> Money {
-        self.balance.posted.checked_sub(self.floor).unwrap_or(Money::ZERO).max(Money::ZERO)
+    /// What can be spent or held on a route. Promotional credit pays nothing on the developer's own key: there what is paid is owed to the
+    /// developer, so credit that was given away would be paid out as money. Open holds are taken from paid credit first.
+    pub fn spendable_on(&self, route: Route) -> Money {
+        self.spendable().checked_sub(self.barred(route)).unwrap_or(Money::ZERO).max(Money::ZERO)
+    }
+
+    /// What could be spent on a route if all open holds were given back.
+    pub fn spendable_without_holds(&self, route: Route) -> Money {
+        let above = self.balance.posted.checked_sub(self.floor).and_then(|above| above.checked_sub(self.barred(route)));
+        above.unwrap_or(Money::ZERO).max(Money::ZERO)
+    }
+
+    fn barred(&self, route: Route) -> Money {
+        if route == Route::DeveloperKey { self.balance.promo } else { Money::ZERO }
     }
 }
 

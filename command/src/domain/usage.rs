@@ -85,9 +85,9 @@ pub(super) fn record(context: Context<'_>, command: &Command) -> Result<Vec<Even
     let quote = quote(context, &payment, call)?;
     let price = rating::price(call.route, quote.offer, call.service_tier, usage, &quote.rule, Rounding::Charge)?;
     budget::require(budget::of_feature(context.state, quote.feature, Money::ZERO), price.retail)?;
-    let payable = payment.wallet.spendable();
+    let payable = payment.wallet.spendable_on(call.route);
     if price.retail > payable && *on_shortfall == OnShortfall::Refuse {
-        return Err(cannot_pay(payment.wallet, price.retail));
+        return Err(cannot_pay(payment.wallet, call.route, price.retail));
     }
     let split = rating::split(call.route, &price, &quote.rule, price.retail, payable, payment.wallet.balance.promo);
     let parties =
@@ -132,9 +132,9 @@ pub(super) fn rating(
 }
 
 /// Why a wallet cannot pay: for good, or only until its open holds have ended.
-pub(super) fn cannot_pay(wallet: &Wallet, required: Money) -> Rejection {
-    let available = wallet.spendable();
-    if wallet.spendable_without_holds() >= required {
+pub(super) fn cannot_pay(wallet: &Wallet, route: Route, required: Money) -> Rejection {
+    let available = wallet.spendable_on(route);
+    if wallet.spendable_without_holds(route) >= required {
         Rejection::InFlightHolds { available, required }
     } else {
         Rejection::InsufficientBalance { available, required }

@@ -193,6 +193,11 @@ impl Ledger {
         self.posted(wallet) - self.held(wallet)
     }
 
+    /// On the developer's own key credit that was given away pays nothing.
+    fn usable(&self, wallet: Id, route: Route) -> Units {
+        self.posted(wallet) - if matches!(route, Route::DeveloperKey) { self.wallets[&wallet].promo } else { 0 }
+    }
+
     fn decide(&mut self, who: Who, order: &Order, now: i64) -> Answer {
         let simple = |name| Ok((vec![name], Postings::new()));
         match *order {
@@ -308,9 +313,10 @@ impl Ledger {
                 let wallet = self.payer(who, call.payer, now)?;
                 let tariff = self.tariff(wallet, call)?;
                 let (_, retail) = tariff.price(counts, false)?;
-                let available = self.available(wallet);
+                let usable = self.usable(wallet, call.route).max(0);
+                let available = (usable - self.held(wallet)).max(0);
                 if retail > available && !receivable {
-                    return Err(if retail > self.posted(wallet) { "insufficient_balance" } else { "in_flight_holds" });
+                    return Err(if retail > usable { "insufficient_balance" } else { "in_flight_holds" });
                 }
                 Ok((vec!["UsageRecorded"], self.charge(wallet, &tariff, counts, retail, available)?))
             }
@@ -488,9 +494,10 @@ impl Ledger {
             Amount::Bound(counts) => tariff.price(counts, true)?.1,
         };
         let least = min.unwrap_or(asked).min(asked);
-        let granted = asked.min(self.available(wallet));
+        let usable = self.usable(wallet, call.route);
+        let granted = asked.min((usable - self.held(wallet)).max(0));
         if granted < least {
-            return Err(if self.posted(wallet) < least { "insufficient_balance" } else { "in_flight_holds" });
+            return Err(if usable.max(0) < least { "insufficient_balance" } else { "in_flight_holds" });
         }
         let session = if let Payer::Session(id) = call.payer { Some(id) } else { None };
         self.holds
@@ -519,14 +526,13 @@ impl Ledger {
         hold.tariff.price(counts, false)?;
         self.holds.entry(id).and_modify(|hold| hold.life = Life::Over);
         if hold.life == Life::Open && now < hold.end {
-            return Ok((
-                vec!["HoldCaptured"],
-                self.charge(hold.wallet, &hold.tariff, counts, hold.amount, hold.amount)?,
-            ));
+            let most = hold.amount.min(self.usable(hold.wallet, hold.tariff.route));
+            return Ok((vec!["HoldCaptured"], self.charge(hold.wallet, &hold.tariff, counts, most, most)?));
         }
         let names =
             if hold.life == Life::Open { vec!["HoldExpired", "LateUsageCaptured"] } else { vec!["LateUsageCaptured"] };
-        let most = hold.amount.min(self.available(hold.wallet));
+        let usable = self.usable(hold.wallet, hold.tariff.route) - self.held(hold.wallet);
+        let most = hold.amount.min(usable.max(0));
         Ok((names, self.charge(hold.wallet, &hold.tariff, counts, most, most)?))
     }
 
@@ -548,7 +554,7 @@ impl Ledger {
         let share = (paid - cost).max(0) * tariff.share / 10_000;
         let own_key = matches!(tariff.route, Route::DeveloperKey);
         let lost = (cost - if own_key { paid } else { charge }).max(0);
-        let promo = paid.min(wallet.promo);
+        let promo = if own_key { 0 } else { paid.min(wallet.promo) };
         wallet.promo -= promo;
         wallet.paid -= paid - promo;
         wallet.owes += charge - paid;

@@ -104,8 +104,11 @@ impl<'a> Charge<'a> {
         compare("the price", stated.retail.to_string(), price.retail.to_string());
         // What was available when late usage came is not in its event; what was charged is then all that there was.
         let cap = self.cap.unwrap_or(stated.charge);
+        // Nor is the floor: what paid credit was left for a hold on the developer's own key is what was charged.
+        let is_paid = route == Route::DeveloperKey && stated.receivable == Money::ZERO;
+        let cap = if is_paid { cap.min(stated.charge) } else { cap };
         let payable = match self.cap {
-            Some(cap) => cap.checked_sub(stated.receivable).unwrap_or(cap),
+            Some(_) => cap.checked_sub(stated.receivable).unwrap_or(cap),
             None => cap,
         };
         let promo_before = self.balance.promo.checked_add(stated.promo).unwrap_or(self.balance.promo);

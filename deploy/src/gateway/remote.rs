@@ -31,8 +31,8 @@ use super::wire::{ALIVE, Alive, CALLS, HOLDS, Reply, SUSPENSIONS, Suspension, US
 /// How long one request may take: as long as the command side's own.
 const REQUEST: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long a beginning is asked for again: nobody waits longer for it.
-const BEGIN: Duration = Duration::from_secs(2);
+/// How long the beginning of a call or attempt is asked for again: nobody waits longer for it.
+const INSIST: Duration = Duration::from_secs(2);
 /// How long a page of the feed waits for news, and may take.
 const NEWS: Duration = Duration::from_secs(2);
 const PAGE: Duration = Duration::from_secs(30);
@@ -122,6 +122,17 @@ impl Remote {
             PortError::InDoubt
         })?;
         reply.into_result()
+    }
+
+    /// Posts what has a key, so that it may be repeated: an answer that was lost is asked for again.
+    async fn insist<T: DeserializeOwned>(&self, path: &str, id: &str, body: &impl Serialize) -> Result<T, PortError> {
+        let mut insistence = Insistence::new(INSIST);
+        loop {
+            match self.post(path, id, body).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => tokio::time::sleep(insistence.after(error)?).await,
+            }
+        }
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, id: &str, body: &impl Serialize) -> Result<T, PortError> {
@@ -266,21 +277,13 @@ impl Ledger for Remote {
     fn begin(&self, request_id: &str, mut begin: BeginCall) -> BoxFuture<'_, Result<Begun, PortError>> {
         let request_id = request_id.to_owned();
         begin.key.get_or_insert_with(|| begin_key(begin.hold_id));
-        async move {
-            let mut insistence = Insistence::new(BEGIN);
-            loop {
-                match self.post(CALLS, &request_id, &begin).await {
-                    Ok(begun) => return Ok(begun),
-                    Err(error) => tokio::time::sleep(insistence.after(error)?).await,
-                }
-            }
-        }
-        .boxed()
+        async move { self.insist(CALLS, &request_id, &begin).await }.boxed()
     }
 
     fn start(&self, request_id: &str, start: StartAttempt) -> BoxFuture<'_, Result<AttemptStarted, PortError>> {
         let request_id = request_id.to_owned();
-        async move { self.post(&format!("{CALLS}/{}/attempts", start.hold_id), &request_id, &start).await }.boxed()
+        // Its key is made of hold and number, over there.
+        async move { self.insist(&format!("{CALLS}/{}/attempts", start.hold_id), &request_id, &start).await }.boxed()
     }
 
     fn mark(&self, request_id: &str, mark: MarkAttempt) -> BoxFuture<'_, Result<(), PortError>> {
@@ -361,9 +364,62 @@ impl AnswerStore for Remote {
 mod tests {
     use super::*;
 
+    /// A command side that hears a request and never answers it, and answers the next one.
+    #[tokio::test]
+    async fn an_attempt_whose_answer_is_lost_is_asked_for_again() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let event = include_str!("../../../schema/events/AttemptStarted.v1.json");
+        let Event::AttemptStarted(started) = Event::decode("AttemptStarted", 1, event.trim().as_bytes()).unwrap()
+        else {
+            panic!("its golden example");
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let reply = serde_json::to_vec(&Reply::Ok(&started)).unwrap();
+        let server = tokio::spawn(async move {
+            let mut bodies = Vec::new();
+            for answers in [false, true] {
+                let (mut connection, _) = listener.accept().await.unwrap();
+                let mut heard = Vec::new();
+                let body = loop {
+                    assert!(connection.read_buf(&mut heard).await.unwrap() > 0, "a whole request");
+                    let text = String::from_utf8_lossy(&heard);
+                    if let Some((_, body)) = text.split_once("\r\n\r\n").filter(|(_, body)| body.ends_with('}')) {
+                        break body.to_owned();
+                    }
+                };
+                bodies.push(body);
+                if answers {
+                    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", reply.len());
+                    connection.write_all(&[head.as_bytes(), &reply].concat()).await.unwrap();
+                }
+            }
+            bodies
+        });
+        let remote = Remote::new(&base, &SecretString::from("t")).unwrap();
+        let start = StartAttempt {
+            hold_id: started.hold_id,
+            gateway: GatewayId(Uuid::nil()),
+            session_id: SessionId(Uuid::nil()),
+            number: started.number,
+            ended: started.ended.clone(),
+            route: started.call.route,
+            provider: started.call.provider.clone(),
+            model: started.call.model.clone(),
+            service_tier: started.call.service_tier,
+            bound: started.bound,
+            min_bound: started.bound,
+            origin: started.origin.clone(),
+            credential: started.credential,
+        };
+        assert_eq!(remote.start("r", start).await, Ok(started));
+        let bodies = server.await.unwrap();
+        assert_eq!(bodies[0], bodies[1], "the same attempt");
+    }
+
     /// What insisting comes to if the tries fail so, in order, the last one for ever.
     fn insisted(tries: &[PortError]) -> PortError {
-        let mut insistence = Insistence::new(BEGIN);
+        let mut insistence = Insistence::new(INSIST);
         let mut next = tries.iter().chain(std::iter::repeat(&tries[tries.len() - 1]));
         loop {
             if let Err(error) = insistence.after(next.next().unwrap().clone()) {

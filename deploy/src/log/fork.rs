@@ -19,7 +19,11 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::heads::Book;
 use crate::secrets::Secrets;
-use crate::{DatabaseArgs, backup, database};
+use crate::{DatabaseArgs, backup, database, fault};
+
+/// What an operator does then.
+const NEXT: &str =
+    "next: start the writers; rebuild projections that have halted; tell consumers outside the new log id";
 
 /// What is lost, and who says so.
 #[derive(clap::Args)]
@@ -75,6 +79,12 @@ async fn fork(config: &Config, database: &DatabaseConfig, args: &ForkArgs) -> Re
         .map_err(|error| Failure::new(Exit::Violated, error))?;
     let (previous_log_id, _) = reader.head(shard).await.map_err(|error| Failure::new(Exit::Violated, error))?;
     let (first, last) = args.lost;
+    if let Some(log_id) = forked_before(&client, shard, args.lost).await? {
+        println!("{shard} was forked there before and goes on as log {log_id}; lost and named: {first}..{last}");
+        println!("head {} {}", head.position, head.hash);
+        println!("{NEXT}");
+        return Ok(Exit::Ok);
+    }
     if first != head.position.next().0 {
         return Err(refused(format!(
             "the log ends at position {}: what is lost begins at {}, not at {first}",
@@ -108,6 +118,7 @@ async fn fork(config: &Config, database: &DatabaseConfig, args: &ForkArgs) -> Re
         approved_by: actors.1,
     }
     .into();
+    fault::at("fork_recorded");
     let stream = event.stream();
     let recorded = Recorded {
         shard,
@@ -124,12 +135,31 @@ async fn fork(config: &Config, database: &DatabaseConfig, args: &ForkArgs) -> Re
     let appender = LogAppender::prepare(Arc::clone(&client)).await?;
     appender.ensure_partition(shard, batch.head().position).await?;
     appender.append(&batch).await.map_err(|error| refused(format!("nothing was changed: {error}")))?;
+    fault::at("fork_appended");
     // Whoever reads the id before the commit sees the old one, and the old head.
-    client.batch_execute("COMMIT").await?;
+    let unknown = |error: tokio_postgres::Error| {
+        Failure::new(
+            Exit::Incomplete,
+            format!("the database went away ({error}): run the same command again, it tells whether the log is forked"),
+        )
+    };
+    client.batch_execute("COMMIT").await.map_err(unknown)?;
+    fault::at("fork_committed");
     println!("{shard} goes on as log {log_id} behind position {}; lost and named: {first}..{last}", head.position);
     println!("head {} {}", batch.head().position, batch.head().hash);
-    println!("next: start the writers; rebuild projections that have halted; tell consumers outside the new log id");
+    println!("{NEXT}");
     Ok(Exit::Ok)
+}
+
+/// The id under which an earlier run of the same command has made the log go on: its answer was lost, or it was killed. No log can fork
+/// twice behind the same position, since the first fork has appended there.
+async fn forked_before(
+    client: &Client,
+    shard: ShardId,
+    (first, last): (i64, i64),
+) -> Result<Option<LogId>, tokio_postgres::Error> {
+    let sql = "SELECT log_id FROM ledger.fork WHERE shard = $1 AND position = $2::int8 - 1 AND lost_until = $3";
+    Ok(client.query_opt(sql, &[&shard.0, &first, &last]).await?.map(|row| LogId(row.get(0))))
 }
 
 /// A fork that names less than was seen would leave positions that are neither there nor lost.

@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 
 use modelfaucet_schema::hash::ChainHash;
 use modelfaucet_schema::ids::{LogId, Position, ShardId};
-use modelfaucet_schema::log::{AppendBatch, Head, Lineage};
+use modelfaucet_schema::log::{AppendBatch, EventRow, Head, Lineage};
 use tokio_postgres::Client;
 
 use crate::exit::{Exit, Failure};
-use crate::reading::stored;
 use crate::verify::auditor;
 
 pub(crate) use line::Line;
@@ -27,6 +26,7 @@ const EVENTS: i64 = 8_192;
 /// The mirror of one log, open for more.
 #[derive(Debug)]
 pub(crate) struct Mirror {
+    root: PathBuf,
     dir: PathBuf,
     shard: ShardId,
     log_id: LogId,
@@ -43,7 +43,7 @@ impl Mirror {
     pub(crate) fn open(root: &Path, shard: ShardId, log_id: LogId, begin: Head) -> Result<Self, Failure> {
         let dir = dir_of(root, shard, log_id);
         fs::create_dir_all(&dir).map_err(|error| unusable(&dir, &error))?;
-        let mut mirror = Self { dir, shard, log_id, head: begin, file: None };
+        let mut mirror = Self { root: root.to_owned(), dir, shard, log_id, head: begin, file: None };
         let Some((path, first)) = files(&mirror.dir)?.pop() else { return Ok(mirror) };
         let mut end = 0;
         let mut last: Option<AppendBatch> = None;
@@ -110,15 +110,28 @@ impl Mirror {
     }
 
     /// Fetches what the log has more, up to its end as it is now; returns how many events. Each batch is hashed again before it
-    /// is written.
+    /// is written. Behind a fork it goes on in the mirror of the log's next id, where `recover` looks for it.
     ///
     /// # Errors
     /// Exit 6 if the log does not continue what is here; the database's and the system's.
     pub(crate) async fn extend(&mut self, client: &Client) -> Result<u64, Failure> {
         let mut events = 0;
         loop {
-            let batches = fetch(client, self.shard, self.head).await?;
-            let Some(last) = batches.last().map(AppendBatch::head) else { return Ok(events) };
+            let mut batches = fetch(client, self.shard, self.head).await?;
+            if batches.is_empty() {
+                return Ok(events);
+            }
+            // Asked after the batches were read: what a fork has appended is not without the fork.
+            let lineage = Lineage::read(client, self.shard).await?;
+            let line =
+                lineage.and_then(|lineage| lineage.lines().iter().find(|line| line.log_id == self.log_id).copied());
+            if let Some(until) = line.and_then(|line| line.until) {
+                batches.retain(|batch| batch.head().position <= until);
+            }
+            let Some(last) = batches.last().map(AppendBatch::head) else {
+                *self = Self::of(&self.root, self.shard, client).await?;
+                continue;
+            };
             let written = batches.iter().try_for_each(|batch| {
                 events += batch.events().len() as u64;
                 self.write(batch)
@@ -174,9 +187,24 @@ pub(crate) fn replay(
             reached = Some(batch.head());
             let position = batch.head().position;
             if position == after.position && batch.head().hash != after.hash {
-                return Err(damaged(path, &format!("has another hash at position {position} than the log")));
+                let anew = format!(
+                    "has another hash at position {position} than the log: somebody has written since the restore, or the mirror is damaged. Stop every writer, keep this database, restore again into a new directory, and recover there before anything writes (docs/BACKUP.md)"
+                );
+                return Err(damaged(path, &anew));
             }
-            if position <= after.position { Ok(true) } else { take(batch) }
+            if position <= after.position {
+                return Ok(true);
+            }
+            // The first one that is missing has to join on.
+            let follows = batch.previous();
+            if follows.position < after.position {
+                let anew = format!(
+                    "has other events behind position {} than the log, which ends at {}: somebody has written since the restore. Stop every writer, keep this database, restore again into a new directory, and recover there before anything writes (docs/BACKUP.md)",
+                    follows.position, after.position
+                );
+                return Err(damaged(path, &anew));
+            }
+            take(batch)
         })?;
         if !goes_on {
             break;
@@ -202,7 +230,7 @@ async fn fetch(client: &Client, shard: ShardId, after: Head) -> Result<Vec<Appen
         let last: i64 = link.get(1);
         let mut events = Vec::new();
         while let Some(row) = rows.next_if(|row| row.get::<_, i64>(0) <= last) {
-            events.push(stored(shard, row));
+            events.push(EventRow::stored(shard, row).map_err(auditor::failure)?);
         }
         let batch = line::sealed(shard, head, link, events);
         let whole = batch.head()

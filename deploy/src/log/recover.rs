@@ -1,5 +1,6 @@
 //! What a restored log has lost is appended again from a mirror, through `ledger.append()`, byte for byte: the positions get the
-//! hashes that they had, so nobody who has read them before can tell. Broken off, the same command goes on.
+//! hashes that they had, so nobody who has read them before can tell. Broken off, the same command goes on. Writers wait meanwhile: what
+//! they would write between two batches would take the place of what is to come.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,14 +8,15 @@ use std::sync::Arc;
 use modelfaucet_schema::ids::ShardId;
 use modelfaucet_schema::log::boot::ServiceRole;
 use modelfaucet_schema::log::{AppendBatch, AppendError, LogAppender, LogReader, ReadError};
-use tokio_postgres::Config as DatabaseConfig;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config as DatabaseConfig};
 
 use super::{Reach, mirror};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::heads::{self, Book, Standing};
 use crate::progress::Progress;
-use crate::{DatabaseArgs, database};
+use crate::{DatabaseArgs, database, fault};
 
 /// Batches that are read ahead of being appended.
 const AHEAD: usize = 4;
@@ -56,6 +58,9 @@ async fn recover(config: &Config, database: &DatabaseConfig, args: &RecoverArgs)
     let client = Arc::new(database::connect(database).await?);
     let reader = LogReader::prepare_with_keys(Arc::clone(&client)).await?;
     let appender = LogAppender::prepare(Arc::clone(&client)).await?;
+    if !args.dry_run {
+        hold_the_log(&client, shard).await?;
+    }
     let (log_id, begin) = reader.settled_head(shard).await.map_err(unreadable)?;
     let reach = mirror::reach(&args.from, shard, log_id)?;
     let missing = reach.map_or(0, |reach| (reach.position.0 - begin.position.0).max(0));
@@ -74,6 +79,7 @@ async fn recover(config: &Config, database: &DatabaseConfig, args: &RecoverArgs)
     let mut head = begin;
     while let Some(batch) = batches.recv().await {
         append(&appender, shard, &batch).await?;
+        fault::at("recover_appended");
         head = batch.head();
         progress.set(u64::try_from(head.position.0 - begin.position.0).unwrap_or(0));
     }
@@ -94,6 +100,19 @@ fn told(end: i64, missing: i64, what: &str) -> String {
     } else {
         format!("positions {}..{} {what}", end + 1, end + missing)
     }
+}
+
+/// Takes the lock of `ledger.append()` for as long as the connection lasts.
+async fn hold_the_log(client: &Client, shard: ShardId) -> Result<(), Failure> {
+    let lock = "SET lock_timeout = '10s'; SELECT pg_advisory_lock(7304, ";
+    let held = client.batch_execute(&format!("{lock}{})", shard.0)).await;
+    held.map_err(|error| {
+        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) {
+            let message = "somebody else holds the log for longer than 10 s: stop every writer, then run this again";
+            return Failure::new(Exit::Temporary, message);
+        }
+        error.into()
+    })
 }
 
 /// Sends a batch until it is in; a lost answer is asked for again with the same batch.

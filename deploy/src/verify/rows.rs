@@ -2,11 +2,10 @@
 
 use std::error::Error as _;
 
-use modelfaucet_schema::event::{KeyUse, Recorded, StoredEvent};
-use modelfaucet_schema::ids::{Position, ShardId};
-use modelfaucet_schema::log::from_system_time;
+use modelfaucet_schema::event::{Recorded, StoredEvent, StoredRef};
+use modelfaucet_schema::ids::ShardId;
+use modelfaucet_schema::log::EventRow;
 use tokio_postgres::{Error, Row};
-use uuid::Uuid;
 
 use super::chain::Link;
 use super::keys::{self, KeyRow};
@@ -57,7 +56,7 @@ impl Page {
 
 fn read(shard: ShardId, row: &Row, decoded: &mut Vec<Recorded>) -> Result<ReadEvent, Error> {
     let position = row.try_get(0)?;
-    let (stored, half_a_key) = match stored(shard, position, row) {
+    let EventRow { event: stored, half_a_key } = match EventRow::read(shard, row) {
         Ok(read) => read,
         Err(error) => {
             let problem = Some(format!("a column cannot be read: {error}"));
@@ -67,7 +66,7 @@ fn read(shard: ShardId, row: &Row, decoded: &mut Vec<Recorded>) -> Result<ReadEv
     let (recorded, problem) = match stored.decode() {
         Ok(recorded) => {
             let problem =
-                if half_a_key { Some("has half an idempotency key".to_owned()) } else { differs(&stored, &recorded) };
+                if half_a_key { Some("has half an idempotency key".to_owned()) } else { differs(stored, &recorded) };
             decoded.push(recorded);
             (Some(decoded.len() - 1), problem)
         }
@@ -76,31 +75,11 @@ fn read(shard: ShardId, row: &Row, decoded: &mut Vec<Recorded>) -> Result<ReadEv
             (None, Some(format!("{error}{cause}")))
         }
     };
-    Ok(ReadEvent { position, stored: Some(stored), recorded, problem })
-}
-
-/// A row of `ledger.event` as `sql/events.sql` gives it, and whether it has half an idempotency key.
-pub(crate) fn stored(shard: ShardId, position: i64, row: &Row) -> Result<(StoredEvent, bool), Error> {
-    let (key, fingerprint) = (row.try_get::<_, Option<Uuid>>(8)?, row.try_get::<_, Option<Uuid>>(9)?);
-    let half_a_key = key.is_some() != fingerprint.is_some();
-    let stored = StoredEvent {
-        shard,
-        position: Position(position),
-        stream: row.try_get(1)?,
-        stream_seq: row.try_get(2)?,
-        name: row.try_get(3)?,
-        version: row.try_get(4)?,
-        recorded_at: from_system_time(row.try_get(5)?),
-        actor: row.try_get(6)?,
-        request_id: row.try_get(7)?,
-        key: key.zip(fingerprint).map(|(key, fingerprint)| KeyUse { key, fingerprint }),
-        payload: row.try_get(10)?,
-    };
-    Ok((stored, half_a_key))
+    Ok(ReadEvent { position, stored: Some(stored.into()), recorded, problem })
 }
 
 /// What a decoded event would be stored as otherwise than it is.
-fn differs(stored: &StoredEvent, recorded: &Recorded) -> Option<String> {
+fn differs(stored: StoredRef<'_>, recorded: &Recorded) -> Option<String> {
     let stream = recorded.event.stream();
     if recorded.stream != stream || stream.to_string() != stored.stream {
         return Some(format!("is in stream {}, but tells about {stream}", stored.stream));

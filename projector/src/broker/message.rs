@@ -114,6 +114,11 @@ impl Message {
         format!("{}.{}", self.shard.0, self.types.first().map_or("", String::as_str))
     }
 
+    /// Does the log go on under another id with it?
+    pub(crate) fn forks(&self) -> bool {
+        self.types.iter().any(|name| name == "LogForked")
+    }
+
     /// How many events it has.
     pub fn events(&self) -> i64 {
         self.head.position.0 - self.after.position.0

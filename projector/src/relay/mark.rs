@@ -67,6 +67,14 @@ impl Marks {
         Ok(within(ANSWER, self.client.execute(&self.advance, &parameters)).await? == 1)
     }
 
+    /// Notes that what was published under an earlier id of the log is also in the log as it goes on; false if the mark does not stand
+    /// at `at` any more.
+    pub(crate) async fn adopt(&self, shard: ShardId, was: LogId, is: LogId, at: Head) -> Result<bool, Error> {
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&shard.0, &was.0, &is.0, &at.position.0, &at.hash.0.as_slice()];
+        Ok(was == is || self.client.execute(include_str!("sql/adopt.sql"), &parameters).await? == 1)
+    }
+
     pub(crate) async fn state(&self, shard: ShardId, state: &str) -> Result<(), Error> {
         within(ANSWER, self.client.execute(include_str!("sql/state.sql"), &[&shard.0, &state])).await.map(drop)
     }

@@ -707,6 +707,23 @@ impl Generator {
         }
     }
 
+    /// What a fork appends behind `previous`: the log is `log_id` from here on.
+    pub fn fork(&mut self, previous: Head, previous_log_id: LogId, log_id: LogId) -> AppendBatch {
+        let forked = LogForked {
+            log_id,
+            previous_log_id,
+            epoch: 2,
+            common: previous.position,
+            common_hash: previous.hash.to_string(),
+            lost_from: previous.position.next(),
+            lost_until: previous.position.plus(5),
+            reason: "disk".into(),
+            approved_by: Actor::Admin,
+        };
+        self.queue.push((Actor::Admin, forked.into()));
+        self.batch(previous, 1)
+    }
+
     /// The next `count` events as one sealed append behind `previous`.
     pub fn batch(&mut self, previous: Head, count: usize) -> AppendBatch {
         let mut events: Vec<_> = (0..count).map(|_| self.next().store()).collect();

@@ -180,6 +180,24 @@ impl<'a> From<&'a StoredEvent> for StoredRef<'a> {
     }
 }
 
+impl From<StoredRef<'_>> for StoredEvent {
+    fn from(event: StoredRef<'_>) -> Self {
+        Self {
+            shard: event.shard,
+            position: event.position,
+            stream: event.stream.to_owned(),
+            stream_seq: event.stream_seq,
+            name: event.name.to_owned(),
+            version: event.version,
+            recorded_at: event.recorded_at,
+            actor: event.actor.to_owned(),
+            request_id: event.request_id.to_owned(),
+            key: event.key,
+            payload: event.payload.to_owned(),
+        }
+    }
+}
+
 impl StoredEvent {
     /// As [`StoredRef::decode`].
     ///

@@ -94,6 +94,20 @@ impl AppendError {
         let busy = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED];
         matches!(self, Self::Refused(error) if error.code().is_some_and(|code| busy.contains(code)))
     }
+
+    /// Is the batch recorded later than the database's clock allows? It stays so until that clock has come there.
+    pub fn is_from_the_future(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.code().is_some_and(|code| code.code() == "ML006"))
+    }
+
+    /// The same where an earlier sending may still arrive: then a refusal of this one is not certain to be without effect.
+    #[must_use]
+    pub fn into_doubt(self) -> Self {
+        match self {
+            Self::Refused(error) => Self::InDoubt(error),
+            other => other,
+        }
+    }
 }
 
 /// What the server said; the driver's own text names only the kind of error.

@@ -4,6 +4,7 @@
 use tokio_postgres::{Client, Error};
 
 use super::Head;
+use crate::hash::ChainHash;
 use crate::ids::{LogId, Position, ShardId};
 
 /// One id of a log, and how much of what was written under it is still there.
@@ -29,6 +30,44 @@ pub enum Seen {
     },
     /// Lost, and nobody has said so; or of another log altogether.
     Foreign,
+}
+
+/// Why somebody who has read a log cannot go on in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stranger {
+    /// What was read was lost in a restore, and a fork says so.
+    #[error("positions {}..{read} were read from {log_id}, which has lost them: the log goes on as {now} behind {common}", .common.next())]
+    Lost {
+        /// The id that it was read under.
+        log_id: LogId,
+        /// The last position that was read.
+        read: Position,
+        /// The log's id now.
+        now: LogId,
+        /// The last position that both lines have.
+        common: Position,
+    },
+    /// The log never had that id, or has lost more under it than any fork names.
+    #[error("the log is {now}, but positions up to {read} were read from {log_id}")]
+    OtherLog {
+        /// The id that it was read under.
+        log_id: LogId,
+        /// The last position that was read.
+        read: Position,
+        /// The log's id now.
+        now: LogId,
+    },
+    /// The log ends before what was read.
+    #[error("position {read} was read, but the log ends at {end}: it has lost events")]
+    Short {
+        /// The last position that was read.
+        read: Position,
+        /// The last position of the log.
+        end: Position,
+    },
+    /// The log tells another story, or no batch ends there.
+    #[error("the log has another hash at position {0} than when it was read")]
+    OtherHash(Position),
 }
 
 /// All ids of a log, the first one first.
@@ -64,6 +103,34 @@ impl Lineage {
         &self.lines
     }
 
+    /// The id that the log has now.
+    pub fn log_id(&self) -> Option<LogId> {
+        self.lines.last().map(|line| line.log_id)
+    }
+
+    /// May somebody go on behind `at` who has read the log up to there under the id `log_id`? `end` is the log's last position, `link`
+    /// its hash at that of `at`, if a batch ends there. The log's id now.
+    ///
+    /// The hash decides, since it covers everything before it: who was reading while the log was forked has the old id beside positions
+    /// of the new line. The ids only tell why not.
+    ///
+    /// # Errors
+    /// [`Stranger`] with the reason.
+    pub fn admit(&self, log_id: LogId, at: Head, end: Position, link: Option<ChainHash>) -> Result<LogId, Stranger> {
+        let (Head { position: read, hash }, now) = (at, self.log_id().unwrap_or(log_id));
+        let link = if read == Position::START { self.genesis().map(|genesis| genesis.hash) } else { link };
+        let is_ours = self.lines.iter().any(|line| line.log_id == log_id);
+        if is_ours && read <= end && link == Some(hash) {
+            return Ok(now);
+        }
+        Err(match self.seen(log_id, read) {
+            Seen::Lost { common } => Stranger::Lost { log_id, read, now, common },
+            Seen::Foreign => Stranger::OtherLog { log_id, read, now },
+            Seen::Ours if read > end => Stranger::Short { read, end },
+            Seen::Ours => Stranger::OtherHash(read),
+        })
+    }
+
     /// What a position seen under an id is to this log.
     pub fn seen(&self, log_id: LogId, position: Position) -> Seen {
         let Some(line) = self.lines.iter().find(|line| line.log_id == log_id) else { return Seen::Foreign };
@@ -81,21 +148,4 @@ impl Lineage {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fork_names_what_is_lost_and_nothing_more() {
-        let (first, second) = (LogId::generate(), LogId::generate());
-        let forked = Line { log_id: first, until: Some(Position(90)), lost_until: Some(Position(95)) };
-        let lines = vec![forked, Line { log_id: second, until: None, lost_until: None }];
-        let lineage = Lineage { shard: ShardId(0), lines };
-        assert_eq!(lineage.seen(first, Position(90)), Seen::Ours);
-        assert_eq!(lineage.seen(first, Position(91)), Seen::Lost { common: Position(90) });
-        assert_eq!(lineage.seen(first, Position(95)), Seen::Lost { common: Position(90) });
-        assert_eq!(lineage.seen(first, Position(96)), Seen::Foreign);
-        assert_eq!(lineage.seen(second, Position(1_000)), Seen::Ours);
-        assert_eq!(lineage.seen(LogId::generate(), Position(1)), Seen::Foreign);
-        assert_eq!(lineage.genesis(), Some(Head::genesis(first, ShardId(0))), "the chain keeps its first link");
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 use uuid::Uuid;
 
 use super::connection::within;
-use super::{Head, Lineage, MAX_BATCH_EVENTS, from_system_time};
+use super::{EventRow, Head, Lineage, MAX_BATCH_EVENTS, Stranger, from_system_time};
 use crate::event::{DecodeError, KeyUse, Recorded, StoredRef};
 use crate::hash::{BatchHasher, ChainHash};
 use crate::ids::{BatchId, LogId, Position, ShardId};
@@ -144,6 +144,18 @@ impl LogReader {
         Ok(row.and_then(|row| ChainHash::from_slice(row.get(0))))
     }
 
+    /// May somebody go on behind `at` who has read the log up to there under the id `log_id`? The log's id now, or why not. The place must
+    /// have been read before this is asked: a log that ends before it has lost events.
+    ///
+    /// # Errors
+    /// [`ReadError::NoLog`] or the database's.
+    pub async fn admit(&self, shard: ShardId, log_id: LogId, at: Head) -> Result<Result<LogId, Stranger>, ReadError> {
+        let (_, end) = self.head(shard).await?;
+        let lineage = Lineage::read(&self.client, shard).await?.ok_or(ReadError::NoLog(shard))?;
+        let link = self.link(shard, at.position).await?;
+        Ok(lineage.admit(log_id, at, end.position, link))
+    }
+
     /// As [`LogReader::head`], but waits first for the appends that the server has begun, also of writers that are gone.
     ///
     /// # Errors
@@ -260,7 +272,7 @@ impl RawPage {
     /// Checks every position and recomputes every link.
     ///
     /// # Errors
-    /// [`ReadError::Gap`] or [`ReadError::Chain`].
+    /// [`ReadError::Gap`] or [`ReadError::Chain`]; the database's for a row without a value.
     pub fn check(&self) -> Result<CheckedPage<'_>, ReadError> {
         let mut page = CheckedPage {
             after: self.after,
@@ -287,7 +299,7 @@ impl RawPage {
             }
             let start = page.events.len();
             for (offset, row) in rows.by_ref().take(size).enumerate() {
-                let event = stored_ref(self.shard, row);
+                let event = EventRow::read(self.shard, row)?.event;
                 let expected = link.first.plus(offset);
                 if event.position != expected {
                     return Err(ReadError::Gap { expected, found: event.position });
@@ -364,25 +376,5 @@ impl Link {
         } else {
             Err(ReadError::Chain { first: self.first, last: self.last })
         }
-    }
-}
-
-fn stored_ref(shard: ShardId, row: &Row) -> StoredRef<'_> {
-    let key = match (row.get::<_, Option<Uuid>>(8), row.get::<_, Option<Uuid>>(9)) {
-        (Some(key), Some(fingerprint)) => Some(KeyUse { key, fingerprint }),
-        _ => None,
-    };
-    StoredRef {
-        shard,
-        position: Position(row.get(0)),
-        stream: row.get(1),
-        stream_seq: row.get(2),
-        name: row.get(3),
-        version: row.get(4),
-        recorded_at: from_system_time(row.get(5)),
-        actor: row.get(6),
-        request_id: row.get(7),
-        key,
-        payload: row.get(10),
     }
 }

@@ -1,5 +1,8 @@
 //! Routes: whose key is used decides who owes what to whom.
 
+use modelfaucet_schema::event::{AdjustmentKind, Direction};
+use modelfaucet_schema::ids::AdjustmentId;
+
 use super::*;
 
 fn on(route: Route) -> CallRequest {
@@ -12,6 +15,56 @@ fn on_the_developers_key_the_cost_is_owed_to_the_developer() {
         .when(record_usage(on(Route::DeveloperKey), first_example(), OnShortfall::Refuse))
         .then(["UsageRecorded"])
         .posts([("2010", 30_001), ("5015", 23_078), ("5020", 2_769), ("4020", -30_001), ("2210", -25_847)]);
+}
+
+/// Whoever runs an app could otherwise report calls of a user who was given credit, and be paid out what nobody has paid in.
+#[test]
+fn credit_that_was_given_away_pays_nothing_on_the_developers_key() {
+    let own = || CallRequest { route: Route::DeveloperKey, ..call("dollar") };
+    let one = || Usage::text(1, 0);
+    // Neither reported, nor held, nor as a debt of the user.
+    given([promo_granted("5")])
+        .when(record_usage(own(), one(), OnShortfall::Refuse))
+        .then_refused_as(&Rejection::InsufficientBalance { available: Money::ZERO, required: usd("1.3") })
+        .when(hold(HOLD, own(), HoldAmount::Fixed(usd("1.3"))))
+        .then_refused("insufficient_balance")
+        .when(record_usage(own(), one(), OnShortfall::Receivable))
+        .then(["UsageRecorded"])
+        .posts([("1200", 130_000_000), ("4020", -130_000_000)])
+        .wallet("5", "5", "0");
+    // Paid credit pays, and what was given away stays.
+    given([promo_granted("5"), granted("2"), hold(HOLD, own(), HoldAmount::Fixed(usd("1.3"))).into()])
+        .when(capture(HOLD, one()))
+        .then(["HoldCaptured"])
+        .posts([
+            ("2010", 130_000_000),
+            ("5015", 100_000_000),
+            ("5020", 12_000_000),
+            ("4020", -130_000_000),
+            ("2210", -112_000_000),
+        ])
+        .wallet("5.7", "5", "0");
+    // Open holds are taken from paid credit first: two calls cannot count on the same money.
+    given([promo_granted("5"), granted("2"), hold_of(HOLD, "1").into()])
+        .when(record_usage(own(), one(), OnShortfall::Refuse))
+        .then_refused_as(&Rejection::InFlightHolds { available: usd("1"), required: usd("1.3") });
+    let debit = Command::AdjustWallet {
+        adjustment_id: AdjustmentId(Uuid::from_u128(1)),
+        wallet_id: WALLET,
+        kind: AdjustmentKind::Adjustment,
+        direction: Direction::Debit,
+        amount: usd("1.5"),
+        reason: None,
+        expected: None,
+    };
+    // Paid credit that an administrator has taken from behind an open hold is not replaced by what was given away.
+    let taken = given([promo_granted("5"), granted("2"), hold(HOLD, own(), HoldAmount::Fixed(usd("1.3"))).into()]);
+    taken.and([debit.into()]).when(capture(HOLD, one())).then(["HoldCaptured"]).posts([
+        ("2010", 50_000_000),
+        ("5015", 50_000_000),
+        ("4020", -50_000_000),
+        ("2210", -50_000_000),
+    ]);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 -- What projections and snapshots have seen of a shard's log: who, position, hash, log id (null where it is not kept).
 -- $1 shard int2
--- A checkpoint before a fork is of this log, whatever the log is called since.
+-- Who has read under an earlier id may have read on over the fork: the hash says whether it is of this log.
 SELECT format('the checkpoint of projection %s v%s', c.name, c.version), c.position, c.hash,
-       CASE WHEN EXISTS (SELECT FROM ledger.lineage l WHERE l.shard = c.shard AND l.log_id = c.log_id AND c.position <= coalesce(l.until, c.position))
+       CASE WHEN EXISTS (SELECT FROM ledger.lineage l WHERE l.shard = c.shard AND l.log_id = c.log_id)
             THEN (SELECT log_id FROM ledger.log WHERE shard = $1) ELSE c.log_id END
 FROM projection.checkpoint c
 JOIN projection.registry r ON r.name = c.name AND r.version = c.version
