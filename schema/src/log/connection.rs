@@ -204,11 +204,16 @@ mod tests {
         assert!(TRUSTED.get().is_none(), "what was refused changes nothing");
     }
 
+    /// The driver keeps it behind its own words.
+    fn cause(error: &Error) -> String {
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+    }
+
     #[tokio::test]
     async fn a_server_that_says_nothing_is_like_a_connection_that_broke() {
         let error = within(Duration::from_millis(1), std::future::pending::<Result<(), Error>>()).await.unwrap_err();
         assert!(error.code().is_none(), "a server has said nothing");
-        assert!(error.to_string().contains("the database does not answer"), "{error}");
+        assert_eq!(cause(&error), "the database does not answer");
     }
 
     /// It accepts, and that is all.
@@ -218,7 +223,7 @@ mod tests {
         let mut config = Config::new();
         config.host("127.0.0.1").port(listener.local_addr().unwrap().port()).user("somebody");
         let error = connect(&config).await.err().expect("nobody is there");
-        assert!(error.to_string().contains("the database does not answer"), "{error}");
+        assert_eq!(cause(&error), "the database does not answer");
     }
 
     #[test]
