@@ -27,16 +27,21 @@ RELIABILITY = ROOT / "docs" / "RELIABILITY.md"
 # Which test files must say that a fault was made and held, and how many of their tests. What is not listed in docs/RELIABILITY.md,
 # "Faults", is an error here, and the other way round.
 FAULTS = {
+    "F1": {"faults": 1},
     "F2": {"crash": 1, "snapshot": 1, "roles": 1, "machines": 1, "gateway_kills": 1},
-    "F3": {"roles": 1, "machines": 1, "broker": 1, "gateway_kills": 1},
+    "F3": {"roles": 1, "machines": 1, "broker": 1, "gateway_kills": 1, "gateway_last_byte": 1},
     "F4": {"crash": 2, "gateway_kills": 1},
+    "F5": {"faults": 1},
     "F6": {"broker": 1},
     "F7": {"broker": 1},
+    "F8": {"faults": 1},
+    "F9": {"faults": 2},
     "F10": {"disk": 1},
     "F11": {"roles": 1},
     "F12": {"overload": 1},
     "F13": {"postgres": 3},
     "F14": {"verify": 3},
+    "F15": {"faults": 2},
     "F16": {"rebuild": 1},
     "F17": {"crash": 1},
     "F18": {"crash": 1},
@@ -46,6 +51,7 @@ FAULTS = {
     "F22": {"redis": 1},
     "F24": {"backup": 2},
     "F25": {"backup": 1},
+    "F26": {"faults": 1},
     "F28": {"disk": 1},
 }
 # How the first line begins.

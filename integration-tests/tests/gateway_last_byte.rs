@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use modelfaucet_integration_tests::calls::{Raw, booked_when_ended, charged, chat, compare, label, streamed};
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use modelfaucet_integration_tests::provider::Provider;
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::Dice;
 use modelfaucet_schema::money::Money;
 use rustix::process::{Signal, kill_process};
@@ -92,7 +93,7 @@ async fn an_answer_read_to_its_last_byte_is_charged_whatever_dies_then() {
         clients.push(tokio::spawn(Client { dice, address, token, stop }.run(sender.clone())));
     }
     drop(sender);
-    let (mut receipts, mut deaths, mut longest) = (Vec::new(), BTreeMap::<&str, u64>::new(), Duration::ZERO);
+    let (mut receipts, mut deaths, mut recoveries) = (Vec::new(), BTreeMap::<&str, u64>::new(), Vec::new());
     let mut next = dice.between(1, ANSWERS_PER_DEATH);
     while receipts.len() < wanted {
         let last = tokio::time::timeout(PATIENCE, read.recv()).await.expect("answers come").unwrap();
@@ -116,7 +117,7 @@ async fn an_answer_read_to_its_last_byte_is_charged_whatever_dies_then() {
         *deaths.entry(what).or_default() += 1;
         up.start_again();
         up.wait_until_ready(PATIENCE).await;
-        longest = longest.max(began.elapsed());
+        recoveries.push(began.elapsed());
     }
     stop.store(true, Ordering::Relaxed);
     for client in clients {
@@ -138,6 +139,10 @@ async fn an_answer_read_to_its_last_byte_is_charged_whatever_dies_then() {
     let verified = up.run(&["verify", "--data-dir", "data"]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
     assert!(deaths.values().sum::<u64>() > u64::try_from(wanted).unwrap() / (3 * ANSWERS_PER_DEATH), "{deaths:?}");
+    let longest = recoveries.iter().max().copied().unwrap_or_default();
+    let demanded = "each answer that a client has read to its last byte is charged in the log, with the amount that the client was told";
+    let injected = deaths.values().sum();
+    report::fault("F3", &Figures { injected, recoveries: &recoveries, demanded, invariants: &["I1"] });
     println!(
         "{} answers read to the last byte, {deaths:?}, back after at most {longest:.2?}; {} calls, {exact} charged by the provider's \
          counts, {} USD",

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::judge::audit_up;
 use modelfaucet_integration_tests::process::{Up, has_postgres, url};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use rustix::process::test_kill_process;
 use serde_json::json;
@@ -143,6 +144,8 @@ async fn a_flipped_bit_in_a_table_is_reported() {
         let verified = verify(&up);
         assert!(verified.status.success(), "put back, and {table} is as it was: {}", text(&verified));
     }
+    let demanded = "each flipped bit of the log and of a read table is refused by the server or reported by verify, none is read in silence";
+    report::fault("F15", &Figures { injected: flips, recoveries: &[], demanded, invariants: &["I7"] });
     println!("{flips} bits: the server refused {by_server} of them, `verify` reported {by_verify}");
 }
 
@@ -208,4 +211,6 @@ async fn a_flipped_bit_in_the_write_ahead_log_is_reported() {
         let last: Vec<&str> = log.lines().rev().take(2).collect();
         println!("everything died: {everything_dies}; {ended}; {last:#?}");
     }
+    let demanded = "a write-ahead log that was cut by a flipped bit is noticed by whoever knows more of the log, and nobody writes on";
+    report::fault("F15", &Figures { injected: 2, recoveries: &[], demanded, invariants: &["I1", "I7"] });
 }

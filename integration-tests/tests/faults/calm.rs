@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
 use rustix::process::Pid;
 
@@ -45,6 +46,8 @@ async fn without_a_fault_there_is_no_error_and_no_growth() {
     assert!(events > 0 && tally.ok > WARM_UP && tally.repeats > 0 && tally.refused > 0 && tally.reads > 0, "{tally:?}");
     let allowed = GROWTH + GROWTH_PER_THOUSAND * (u64::try_from(events).unwrap() / 1_000);
     assert!(end <= warm + allowed, "{warm} KiB grew to {end} over {events} events; {allowed} more were allowed");
+    let demanded = "without a fault nothing fails, nothing is in doubt, memory does not grow with the events";
+    report::fault("F1", &Figures { injected: 1, recoveries: &[], demanded, invariants: &[] });
     println!(
         "{soak:?}, {all} events, {warm} KiB after the warm-up, {end} at the end; {:?}; {tally:.2?}",
         tally.latencies

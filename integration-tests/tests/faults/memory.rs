@@ -6,6 +6,7 @@ use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::limited::Limited;
 use modelfaucet_integration_tests::process::{Role, Setting, Up};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
 
@@ -57,5 +58,7 @@ async fn a_role_without_memory_ends_and_starts_again() {
     let events = check(&auditor, &histories).await;
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
     audit(&auditor, &reads, &token).await;
+    let demanded = "the other process goes on, the one that the kernel ended starts again over the same log";
+    report::fault("F26", &Figures { injected: limited.killed(), recoveries: &[], demanded, invariants: &[] });
     println!("ended {} times for want of memory, {events} events, {tally:.2?}", limited.killed());
 }

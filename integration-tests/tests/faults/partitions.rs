@@ -12,6 +12,7 @@ use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::process::{Role, Setting, Up, url};
 use modelfaucet_integration_tests::provider::Provider;
 use modelfaucet_integration_tests::proxy::{Flow, Proxy};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::json;
@@ -200,5 +201,7 @@ async fn a_role_that_cannot_reach_the_database_hurts_nobody_else() {
     compare(&books, &provider.book());
     audit(&auditor, &query.address(), &plan.token).await;
     assert!(tally.ok > 100 && tally.unanswered == 0 && answers.len() > 10, "{} calls, {tally:?}", answers.len());
+    let demanded = "a role that cannot reach the database hurts nobody else; all are level once it can";
+    report::fault("F8", &Figures { injected: tally.made("F8"), recoveries: &[], demanded, invariants: &[] });
     println!("{} calls, {events} events, {tally:.2?}", answers.len());
 }

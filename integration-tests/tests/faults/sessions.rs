@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Up, has_postgres};
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio_postgres::{Client, NoTls};
@@ -85,5 +86,7 @@ async fn lost_sessions_leave_nothing_but_doubts_that_repeats_resolve() {
     assert!(tally.odd.is_empty(), "{:#?}", tally.odd);
     audit_up(&up).await;
     assert!(tally.ok > 200 && tally.reads > 0 && tally.unanswered == 0, "{tally:?}");
+    let demanded = "nothing but doubts that repeats resolve; the service goes on by itself";
+    report::fault("F5", &Figures { injected: tally.made("F5"), recoveries: &[], demanded, invariants: &[] });
     println!("sessions ended: {ended:?}; {kills} processes killed; {events} events, {tally:.2?}");
 }

@@ -8,6 +8,7 @@ use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::judge::{audit, audit_up, check, level};
 use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
 use modelfaucet_integration_tests::proxy::Flow;
+use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::stopped::Stopped;
 use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Tally, Traffic};
 use modelfaucet_schema::log::boot::ServiceRole;
@@ -55,6 +56,8 @@ async fn a_connection_that_says_nothing_holds_nobody_up() {
     judge(&tally);
     audit(&auditor, &up.address(), &up.admin()).await;
     assert!(up.log().contains("the database does not answer"), "the service has noticed");
+    let demanded = "every request has an outcome while a connection says nothing; the service goes on over a new one";
+    report::fault("F9", &Figures { injected: tally.made("F9"), recoveries: &[], demanded, invariants: &[] });
     println!("{} bytes lost, {} pieces held back, {events} events, {tally:.2?}", proxy.lost(), proxy.held());
 }
 
@@ -82,5 +85,7 @@ async fn a_server_that_stands_still_holds_nobody_up() {
     let events = check(&up.database("ledger_audit"), &histories).await;
     judge(&tally);
     audit_up(&up).await;
+    let demanded = "every request has an outcome while the server stands still; it goes on with the same server";
+    report::fault("F9", &Figures { injected: tally.made("F9"), recoveries: &[], demanded, invariants: &[] });
     println!("stood still for {silence:?} and more, {events} events, {tally:.2?}");
 }
