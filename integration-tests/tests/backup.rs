@@ -36,13 +36,13 @@ struct Load {
 
 impl Load {
     fn start(up: &Up, wallet: &str, name: &str) -> Self {
-        Self::at(up.address(), up.admin(), wallet, name)
+        Self::at(&up.address(), &up.admin(), wallet, name)
     }
 
-    fn at(address: String, admin: String, wallet: &str, name: &str) -> Self {
+    fn at(address: &str, admin: &str, wallet: &str, name: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let client = |number: usize| {
-            let (stop, address, admin) = (Arc::clone(&stop), address.clone(), admin.clone());
+            let (stop, address, admin) = (Arc::clone(&stop), address.to_owned(), admin.to_owned());
             let (wallet, prefix) = (wallet.to_owned(), format!("{name}-{number}"));
             tokio::spawn(async move {
                 let mut connection = Connection::open(&address, &admin).await.unwrap();
@@ -461,7 +461,7 @@ async fn recovery_and_fork_are_safe_to_repeat_and_to_race() {
         let meanwhile = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(async {
                 waits("%pg_advisory_lock(%").await;
-                let meanwhile = Load::at(racing.address(), up.admin(), &wallet, "meanwhile");
+                let meanwhile = Load::at(&racing.address(), &up.admin(), &wallet, "meanwhile");
                 waits("%ledger.append(%").await;
                 client.batch_execute("SELECT pg_advisory_unlock(7304, 0)").await.unwrap();
                 let began = Instant::now();

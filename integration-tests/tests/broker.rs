@@ -284,7 +284,7 @@ async fn a_relay_goes_on_where_the_log_forks() {
     let stranger = rabbit.connect().await;
     stranger.listen("after").await;
     let folder = tempfile::tempdir().unwrap();
-    let files = [("first", up.admin()), ("second", second.to_owned())].map(|(name, token)| {
+    let files = [("first", up.admin()), ("second", second.clone())].map(|(name, token)| {
         let path = folder.path().join(name);
         std::fs::write(&path, token).unwrap();
         path.display().to_string()
