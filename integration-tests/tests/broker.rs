@@ -292,10 +292,25 @@ async fn hostile(traffic: &Traffic, projector: &Role, stranger: &Stranger, dice:
     until("forged messages are dead", async || stranger.count(DEAD).await > Some(0)).await;
 }
 
-/// A log that forks under relays and a projector: where both lines have all that they have read, they go on under its new id.
-async fn forked(up: &Up, database: &TestDatabase, client: &Client, second: &str) {
+/// A log that forks under a relay and a projector that run: where both lines have all that they have read, they go on under its new id.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_goes_on_where_the_log_forks() {
+    let Some(database) = TestDatabase::durable().await else { return };
+    let Some(rabbit) = tokio::task::spawn_blocking(RabbitMq::start).await.unwrap() else { return };
+    let mut up = Up::start_with(Setting { database: Some(database.superuser()), ..Setting::default() }).await;
+    let client = database.connect().await;
+    let second = up.as_admin("POST", "/v1/admin/tokens", "", &json!({ "name": "Grace", "role": "admin" })).await;
+    let second = second.json()["token"].as_str().unwrap().to_owned();
+    up.stop();
+    let amqp = rabbit.url();
+    let _projector = up.role_with(&["projector"], "ledger_projector", &[("AMQP_URL", amqp.as_str())]);
+    until("the relay has a mark", async || client.query_opt("SELECT FROM relay.mark", &[]).await.unwrap().is_some())
+        .await;
+    published(&client).await;
+    let stranger = rabbit.connect().await;
+    stranger.listen("after").await;
     let folder = tempfile::tempdir().unwrap();
-    let files = [("first", up.admin()), ("second", second.to_owned())].map(|(name, token)| {
+    let files = [("first", up.admin()), ("second", second.clone())].map(|(name, token)| {
         let path = folder.path().join(name);
         std::fs::write(&path, token).unwrap();
         path.display().to_string()
@@ -325,7 +340,11 @@ async fn forked(up: &Up, database: &TestDatabase, client: &Client, second: &str)
         (row.get(0), row.get(1), row.get(2))
     };
     until("the relay goes on under the new id", async || mark().await == (log_id.clone(), next, String::new())).await;
-    level(client).await;
+    level(&client).await;
+    let message = stranger.take("after").await.unwrap();
+    let headers = message.properties.headers().as_ref().unwrap().inner();
+    let named = headers.iter().find(|(name, _)| name.as_str() == "log_id").unwrap().1.as_long_string().unwrap();
+    assert_eq!(named.to_string(), log_id, "what the fork appended");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -348,8 +367,6 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     unroutable(&up, &client, &rabbit, &stranger).await;
     subscriber(&up, &client, &amqp).await;
     let plan = Plan::of("broker", &up, &dice).await;
-    let second = up.as_admin("POST", "/v1/admin/tokens", "", &json!({ "name": "Grace", "role": "admin" })).await;
-    let second = second.json()["token"].as_str().unwrap().to_owned();
     up.stop();
 
     // Each process on its own; the projector gets its events from the broker, and has a relay beside it.
@@ -463,8 +480,6 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
         .get(0);
     assert_eq!(halted, 0);
     healed.report(&tally);
-    drop(command);
-    forked(&up, &database, &client, &second).await;
     println!("{MEANWHILE} commands without a broker took {longest:.2?}, {events} events, {tally:.2?}");
 }
 
