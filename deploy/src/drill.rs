@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::backup::{Base, MetricsArgs, Place, Repository, metrics};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
-use crate::heads::{Book, Witnessed};
+use crate::heads::{Book, Lsn, Witnessed};
 use crate::restore::{Depth, Plan, Target, restore};
 
 /// How many drills, and where.
@@ -100,10 +100,11 @@ fn pick(config: &Config, repository: &Repository) -> Result<Witnessed, Failure> 
         return Err(Failure::new(Exit::Config, message));
     };
     let dir = config.heads_dir().unwrap_or_else(|| repository.dir().join("heads"));
+    let copied = repository.archived().and_then(|archived| Some((archived.timeline, archived.lsn.parse().ok()?)));
     let mut heads: Vec<Witnessed> = Book::read(&dir, ShardId(0))?;
     heads.retain(|head| {
         let reaches = |base: &Base| base.timeline == head.timeline && base.end() <= head.lsn;
-        head.log_id == newest.log_id && bases.iter().any(reaches)
+        head.log_id == newest.log_id && is_copied(head, copied) && bases.iter().any(reaches)
     });
     if heads.len() > 1 {
         heads.pop();
@@ -121,6 +122,12 @@ fn pick(config: &Config, repository: &Repository) -> Result<Witnessed, Failure> 
         .into_iter()
         .nth(usize::try_from(at).unwrap_or(0))
         .ok_or_else(|| Failure::new(Exit::Violated, format!("base backup {} has no hash of a head", newest.label)))
+}
+
+/// Whether the WAL has been copied up to a head. What a busy disk holds back is no fault of the backup; `backup check` says how far the
+/// copy is behind. A timeline that is not followed any more is copied as far as it will ever be.
+fn is_copied(head: &Witnessed, copied: Option<(u32, Lsn)>) -> bool {
+    copied.is_none_or(|(timeline, lsn)| head.timeline != timeline || head.lsn <= lsn)
 }
 
 fn one(config: &Config, repository: &Repository, head: &Witnessed, into: &Path, quiet: bool) -> (Drill, Exit) {
@@ -200,4 +207,30 @@ pub(crate) fn seconds_per_byte(path: &Path) -> Option<f64> {
     let last = drills.iter().rev().find(|drill| drill.passed && drill.bytes > 0)?;
     #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
     Some(last.seconds_to_serve / last.bytes as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use modelfaucet_schema::hash::ChainHash;
+    use modelfaucet_schema::ids::LogId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn only_what_has_been_copied_is_a_moment() {
+        let head = |timeline, lsn| Witnessed {
+            at: Timestamp::from_micros(0),
+            log_id: LogId(Uuid::from_u128(1)),
+            position: Position(7),
+            hash: ChainHash([7; 32]),
+            lsn: Lsn(lsn),
+            timeline,
+        };
+        let copied = Some((2, Lsn(100)));
+        assert!(is_copied(&head(2, 100), copied));
+        assert!(!is_copied(&head(2, 101), copied), "the copy is behind");
+        assert!(is_copied(&head(1, 900), copied), "an older timeline");
+        assert!(is_copied(&head(2, 101), None), "nobody says how far the copy is");
+    }
 }

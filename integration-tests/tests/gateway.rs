@@ -472,9 +472,15 @@ async fn after_many_mixed_calls_nothing_is_held() {
     if !has_postgres() {
         return;
     }
-    let up = Up::start_with_variables(&[("GATEWAY_IDLE_TIMEOUT_MS", "300"), ("PROVIDER_RETRY_DELAY_MS", "5")]).await;
+    let settings = [
+        ("GATEWAY_IDLE_TIMEOUT_MS", "300"),
+        ("PROVIDER_RETRY_DELAY_MS", "5"),
+        ("GATEWAY_RATE_LIMIT_MAX_REQUESTS", "0"),
+    ];
+    let up = Up::start_with_variables(&settings).await;
     let (token, _) = up.wallet_with("mixed", "5000.00").await;
-    let calls = std::env::var("MODELFAUCET_MIXED_CALLS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(480);
+    let calls: usize =
+        std::env::var("MODELFAUCET_MIXED_CALLS").ok().and_then(|calls| calls.parse().ok()).unwrap_or(480);
     let scripts = [
         "tokens=3",
         "tokens=9 gap_ms=2",
@@ -511,7 +517,8 @@ async fn after_many_mixed_calls_nothing_is_held() {
     let books = books(&up).await;
     let truth = provider_book(&up.provider_book());
     let exact = compare(&books, &truth);
-    assert!(exact > 100, "{exact} of {}", books.len());
+    // Almost all were calls: few clients left before theirs was taken, and nobody was told to come back later.
+    assert!(books.len() > calls / 10 * 9 && exact > calls / 5, "{exact} of {} of {calls}", books.len());
     let spent = usd("5000").checked_sub(charged(&books)).unwrap();
     assert_eq!(wallet(&up, &token).await["balance_usd"], spent.to_string());
     check_wallets(&up).await;

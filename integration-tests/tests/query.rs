@@ -306,6 +306,21 @@ async fn row_security_hides_what_a_statement_would_show() {
     show_nothing_of_another(world).await;
 }
 
+/// And the filter by itself: the same without the net.
+#[tokio::test]
+async fn the_filter_of_our_statements_hides_what_the_tables_would_show() {
+    let world = world!();
+    let tables = "DO $$ DECLARE named regclass; BEGIN
+        FOR named IN SELECT oid FROM pg_class WHERE relrowsecurity LOOP
+            EXECUTE format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', named);
+        END LOOP; END $$";
+    world.tamper(tables).await;
+    let nets = "SELECT count(*) FILTER (WHERE relrowsecurity), count(*) FROM pg_class WHERE relnamespace::regnamespace::text LIKE 'p\\_%'";
+    let row = world.database.superuser().await.query_one(nets, &[]).await.unwrap();
+    assert!(row.get::<_, i64>(0) == 0 && row.get::<_, i64>(1) > 10, "no net under the read tables");
+    show_nothing_of_another(world).await;
+}
+
 async fn show_nothing_of_another(mut world: World) {
     let (alpha, beta) = (world.ledger.alpha, world.ledger.beta);
     for tenant in [alpha, beta] {
