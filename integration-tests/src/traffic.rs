@@ -17,6 +17,8 @@ use crate::history::{Asked, History, Run, position};
 use crate::process::Up;
 use crate::report;
 
+/// Between two commands of a client that was slowed down.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may need to learn what became of a command.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -106,6 +108,8 @@ impl Order {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// Clients pause between commands.
+    slow: AtomicBool,
     /// The run has failed: nobody waits long any more.
     failed: AtomicBool,
     /// Commands that were answered ok.
@@ -212,6 +216,9 @@ struct Client {
 impl Client {
     async fn run(mut self) -> Tally {
         while !self.shared.stop.load(Ordering::Relaxed) {
+            if self.shared.slow.load(Ordering::Relaxed) {
+                tokio::time::sleep(PAUSE).await;
+            }
             match self.dice.between(0, 100) {
                 0..60 => self.call().await,
                 60..85 => self.use_once().await,
@@ -619,6 +626,11 @@ impl Traffic {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         began.elapsed()
+    }
+
+    /// Makes every client pause between commands, or go on as fast as it can: what is behind on a busy machine can catch up.
+    pub fn slow_down(&self, slow: bool) {
+        self.shared.slow.store(slow, Ordering::Relaxed);
     }
 
     /// The run has failed: from now on a client waits five seconds at most for what it has begun.
