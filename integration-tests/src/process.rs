@@ -32,6 +32,20 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// The words of `modelfaucet log fork` for positions that are lost, with the tokens of the two who say so in files of this folder.
+///
+/// # Panics
+/// If the files cannot be written.
+pub fn fork_words(folder: &Path, lost: &str, tokens: [&str; 2]) -> Vec<String> {
+    let [first, second] = [("first", tokens[0]), ("second", tokens[1])].map(|(name, token)| {
+        std::fs::write(folder.join(name), token).expect("a folder of ours");
+        folder.join(name).display().to_string()
+    });
+    ["log", "fork", "--lost", lost, "--reason", "a test", "--first-token-file", &first, "--second-token-file", &second]
+        .map(str::to_owned)
+        .into()
+}
+
 /// Says why a test is skipped; fails where `MODELFAUCET_REQUIRE` names what is missing.
 ///
 /// # Panics

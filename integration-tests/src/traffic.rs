@@ -17,6 +17,18 @@ use crate::history::{Asked, History, Run, position};
 use crate::process::Up;
 use crate::report;
 
+/// Waits until it is so.
+///
+/// # Panics
+/// If it is not within [`PATIENCE`].
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Between two commands of a client that was slowed down.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may need to learn what became of a command.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::database::TestDatabase;
-use modelfaucet_integration_tests::process::{Setting, Up, has_postgres, url};
+use modelfaucet_integration_tests::process::{Setting, Up, fork_words, has_postgres, url};
 use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
@@ -521,23 +521,9 @@ async fn recovery_and_fork_are_safe_to_repeat_and_to_race() {
     // A fork is there as a whole or not at all, and once.
     let client = forked.connect().await;
     let before = head(&client).await;
-    let files = [("first", up.admin()), ("second", second)].map(|(name, token)| {
-        std::fs::write(folder.path().join(name), token).unwrap();
-        folder.path().join(name).display().to_string()
-    });
     let lost = format!("{}..{}", before.1 + 1, end.1);
-    let fork = [
-        "log",
-        "fork",
-        "--lost",
-        &lost,
-        "--reason",
-        "a test",
-        "--first-token-file",
-        &files[0],
-        "--second-token-file",
-        &files[1],
-    ];
+    let fork = fork_words(folder.path(), &lost, [&up.admin(), &second]);
+    let fork: Vec<&str> = fork.iter().map(String::as_str).collect();
     for point in ["fork_recorded", "fork_appended"] {
         let (status, said) = verb(&forked, &fork, &format!("{point}=abort"));
         assert_eq!(status.code(), None, "killed: {said}");

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use modelfaucet_integration_tests::amqp_proxy::AmqpProxy;
 use modelfaucet_integration_tests::connection::Connection;
 use modelfaucet_integration_tests::database::TestDatabase;
-use modelfaucet_integration_tests::judge::{audit, check};
-use modelfaucet_integration_tests::process::{Role, Setting, Up, skip, url};
+use modelfaucet_integration_tests::judge::{audit, check, level};
+use modelfaucet_integration_tests::process::{Role, Setting, Up, fork_words, skip, url};
 use modelfaucet_integration_tests::rabbitmq::{RabbitMq, Stranger};
 use modelfaucet_integration_tests::report::{self, Figures};
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Tally, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Tally, Traffic, until};
 use modelfaucet_projector::broker::DEAD;
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::{Value, json};
@@ -46,15 +46,6 @@ impl Healed {
         for (number, recoveries) in &self.0 {
             report::fault(number, &Figures { injected: tally.made(number), recoveries, demanded, invariants: &[] });
         }
-    }
-}
-
-/// Waits until it is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so().await {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -108,16 +99,6 @@ async fn published(client: &Client) {
         client.query_one("SELECT position FROM relay.mark", &[]).await.unwrap().get::<_, i64>(0) >= head
     })
     .await;
-}
-
-/// Waits until every projection has read the whole log.
-async fn level(client: &Client) {
-    let sql = "SELECT h.position - min(c.position) FROM ledger.head h, projection.checkpoint c GROUP BY h.position";
-    until("I16: every projection reaches the end of the log", async || {
-        client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0
-    })
-    .await;
-    report::judged("level", &[("I16", 1, 0)]);
 }
 
 /// Waits until the broker feeds the projector again. On a machine that is busy enough the projector reads everything from the log before
@@ -313,26 +294,11 @@ async fn a_relay_goes_on_where_the_log_forks() {
     let stranger = rabbit.connect().await;
     stranger.listen("after").await;
     let folder = tempfile::tempdir().unwrap();
-    let files = [("first", up.admin()), ("second", second.clone())].map(|(name, token)| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, token).unwrap();
-        path.display().to_string()
-    });
     let settings = [("DATABASE_URL", url(&database.superuser())), ("ADMIN_TOKEN", up.admin())];
     let next: i64 = client.query_one("SELECT position + 1 FROM ledger.head", &[]).await.unwrap().get(0);
     let lost = format!("{next}..{next}");
-    let words = [
-        "log",
-        "fork",
-        "--lost",
-        &lost,
-        "--reason",
-        "a test",
-        "--first-token-file",
-        &files[0],
-        "--second-token-file",
-        &files[1],
-    ];
+    let words = fork_words(folder.path(), &lost, [&up.admin(), &second]);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let output = up.run_with(&words, &settings);
     assert!(output.status.success(), "{}", printed(&output));
     let log_id: String = client.query_one("SELECT log_id::text FROM ledger.head", &[]).await.unwrap().get(0);
@@ -343,7 +309,7 @@ async fn a_relay_goes_on_where_the_log_forks() {
         (row.get(0), row.get(1), row.get(2))
     };
     until("the relay goes on under the new id", async || mark().await == (log_id.clone(), next, String::new())).await;
-    level(&client).await;
+    level(&database).await;
     let message = stranger.take("after").await.unwrap();
     let headers = message.properties.headers().as_ref().unwrap().inner();
     let named = headers.iter().find(|(name, _)| name.as_str() == "log_id").unwrap().1.as_long_string().unwrap();
@@ -468,7 +434,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     let since = Instant::now();
     let (tally, histories) = traffic.stop().await;
     published(&client).await;
-    level(&client).await;
+    level(&database).await;
     healed.push("F7", since);
     println!("{:.1?} until all is level", began.elapsed());
     let auditor = database.role(ServiceRole::Audit);

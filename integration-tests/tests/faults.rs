@@ -16,26 +16,14 @@ mod sessions;
 #[path = "faults/silence.rs"]
 mod silence;
 
-use std::time::{Duration, Instant};
-
 use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::proxy::{Proxy, Target};
-use modelfaucet_integration_tests::traffic::PATIENCE;
 use tokio_postgres::Config;
 use tokio_postgres::config::Host;
 
 /// A number of the environment, or the usual one.
 fn asked_for(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
-
-/// Waits until it is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so().await {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// A proxy before the server of a database, and how somebody connects through it.

@@ -11,7 +11,7 @@ use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::process::{Role, Setting, Up, skip};
 use modelfaucet_integration_tests::report::{self, Figures};
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic, until};
 use modelfaucet_schema::log::boot::ServiceRole;
 
 /// How often each of the four dies, unless `MODELFAUCET_DEATHS` says otherwise.
@@ -95,14 +95,6 @@ async fn skew(role: &Role, token: &str) -> i64 {
 async fn is_ready(role: &Role) -> bool {
     let mut connection = Connection::open(&role.address(), "").await.unwrap();
     connection.send("GET", "/ready", "", "", b"").await.unwrap().status == 200
-}
-
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so().await {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

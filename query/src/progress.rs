@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::error::QueryError;
-use crate::lease::ANSWER;
+use crate::pooled::ANSWER;
 use crate::sql;
 use crate::state::QueryState;
 
@@ -161,7 +161,7 @@ impl Progress {
             let statement = client.prepare_cached(sql::CHECKPOINTS).await?;
             client.query(&statement, &[]).await
         };
-        let rows = client.debt().paid(ANSWER, asked).await?;
+        let rows = client.pending().answer(ANSWER, asked).await?;
         let checkpoints: Arc<[Checkpoint]> = Checkpoint::read(&rows)?.into();
         *look = Some(Look { began, checkpoints: Arc::clone(&checkpoints) });
         Ok(checkpoints)

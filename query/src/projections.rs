@@ -197,7 +197,7 @@ async fn look(state: &QueryState, checks: &mut Checks) -> Result<(), QueryError>
         let statement = client.prepare_cached(sql::PROJECTIONS).await?;
         Ok((true, client.query(&statement, &[]).await?))
     };
-    let (is_current, rows) = client.debt().paid(CHECK_LIMIT, looking).await?;
+    let (is_current, rows) = client.pending().answer(CHECK_LIMIT, looking).await?;
     checks.migrations = if is_current {
         Check::green("current")
     } else {

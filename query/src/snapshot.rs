@@ -11,7 +11,7 @@ use tokio_postgres::{Error, IsolationLevel, Portal, Row};
 
 use crate::answer::Answer;
 use crate::error::QueryError;
-use crate::lease::{ANSWER, Debt, Lease};
+use crate::pooled::{ANSWER, Pending, Pooled};
 use crate::progress::{AsOf, Checkpoint, Marks};
 use crate::sql;
 use crate::tenant::Tenant;
@@ -26,14 +26,18 @@ const LONG: Duration = Duration::from_secs(610);
 pub(crate) struct Snapshot<'a> {
     transaction: Transaction<'a>,
     marks: Marks,
-    debt: Debt,
+    pending: Pending,
     takes_time: AtomicBool,
 }
 
 impl<'a> Snapshot<'a> {
     /// Begins for a tenant, and reads how far `projections` are in this very moment.
-    pub(crate) async fn begin(client: &'a mut Lease, tenant: Tenant, projections: &[&str]) -> Result<Self, QueryError> {
-        let debt = client.debt();
+    pub(crate) async fn begin(
+        client: &'a mut Pooled,
+        tenant: Tenant,
+        projections: &[&str],
+    ) -> Result<Self, QueryError> {
+        let pending = client.pending();
         let tenant = tenant.setting();
         let beginning = async {
             let transaction = client
@@ -48,15 +52,15 @@ impl<'a> Snapshot<'a> {
             let (_, rows) = try_join(transaction.query(&set, &[&tenant]), transaction.query(&statement, &[])).await?;
             Ok((transaction, rows))
         };
-        let (transaction, rows) = debt.paid(ANSWER, beginning).await?;
+        let (transaction, rows) = pending.answer(ANSWER, beginning).await?;
         let marks = Marks::of(projections, &Checkpoint::read(&rows)?);
-        Ok(Self { transaction, marks, debt, takes_time: AtomicBool::new(false) })
+        Ok(Self { transaction, marks, pending, takes_time: AtomicBool::new(false) })
     }
 
     /// Waits for an answer as long as a statement of this snapshot may take.
     async fn ask<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<T, QueryError> {
         let limit = if self.takes_time.load(Ordering::Relaxed) { LONG } else { ANSWER };
-        Ok(self.debt.paid(limit, asked).await?)
+        Ok(self.pending.answer(limit, asked).await?)
     }
 
     /// The position that all of the projections have reached.

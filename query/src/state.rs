@@ -11,7 +11,7 @@ use modelfaucet_schema::token::TokenHash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::QueryError;
-use crate::lease::Lease;
+use crate::pooled::Pooled;
 use crate::progress::{At, Progress};
 
 /// How long a request waits for a free connection. Together with what a statement may take, every request has an answer within 10 s.
@@ -99,8 +99,8 @@ impl QueryState {
     }
 
     /// A connection.
-    pub(crate) async fn client(&self) -> Result<Lease, QueryError> {
-        self.0.pool.get().await.map(Lease::new).map_err(|error| {
+    pub(crate) async fn client(&self) -> Result<Pooled, QueryError> {
+        self.0.pool.get().await.map(Pooled::new).map_err(|error| {
             if matches!(error, PoolError::Timeout(_)) {
                 metrics::counter!("modelfaucet_db_pool_timeouts_total").increment(1);
             }
@@ -122,7 +122,7 @@ impl QueryState {
     }
 
     /// A connection, as soon as `projections` are where the reader wants them.
-    pub(crate) async fn client_at(&self, at: &At, projections: &[&str]) -> Result<Lease, QueryError> {
+    pub(crate) async fn client_at(&self, at: &At, projections: &[&str]) -> Result<Pooled, QueryError> {
         at.wait(self, projections).await?;
         self.client().await
     }

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use modelfaucet_integration_tests::judge::audit_up;
 use modelfaucet_integration_tests::process::{Up, has_postgres, url};
 use modelfaucet_integration_tests::report::{self, Figures};
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic, until};
 use rustix::process::test_kill_process;
 use serde_json::json;
 use tokio_postgres::{Client, NoTls};
 
-use super::{asked_for, until};
+use super::asked_for;
 
 /// Bits flipped in tables and indexes, unless `MODELFAUCET_FLIPS` says otherwise.
 const FLIPS: u64 = 3;

@@ -7,10 +7,10 @@ use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::limited::Limited;
 use modelfaucet_integration_tests::process::{Role, Setting, Up};
 use modelfaucet_integration_tests::report::{self, Figures};
-use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic, until};
 use modelfaucet_schema::log::boot::ServiceRole;
 
-use super::{asked_for, until};
+use super::asked_for;
 
 /// How often it runs out of memory, unless `MODELFAUCET_SHORTAGES` says otherwise.
 const SHORTAGES: u64 = 2;

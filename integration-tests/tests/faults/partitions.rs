@@ -13,11 +13,11 @@ use modelfaucet_integration_tests::process::{Role, Setting, Up, url};
 use modelfaucet_integration_tests::provider::Provider;
 use modelfaucet_integration_tests::proxy::{Flow, Proxy};
 use modelfaucet_integration_tests::report::{self, Figures};
-use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic, until};
 use modelfaucet_schema::log::boot::ServiceRole;
 use serde_json::json;
 
-use super::{asked_for, through_a_proxy, until};
+use super::{asked_for, through_a_proxy};
 
 /// Commands that must be answered meanwhile.
 const MEANWHILE: u64 = 20;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use modelfaucet_integration_tests::judge::{audit_up, check};
 use modelfaucet_integration_tests::process::{Up, has_postgres};
 use modelfaucet_integration_tests::report::{self, Figures};
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic, until};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio_postgres::{Client, NoTls};
 
-use super::{asked_for, until};
+use super::asked_for;
 
 /// How many sessions are ended, unless `MODELFAUCET_SESSIONS` says otherwise; a tenth as many processes are killed.
 const SESSIONS: u64 = 20;

@@ -10,10 +10,10 @@ use modelfaucet_integration_tests::process::{Setting, Up, has_postgres};
 use modelfaucet_integration_tests::proxy::Flow;
 use modelfaucet_integration_tests::report::{self, Figures};
 use modelfaucet_integration_tests::stopped::Stopped;
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Tally, Traffic};
+use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Tally, Traffic, until};
 use modelfaucet_schema::log::boot::ServiceRole;
 
-use super::{asked_for, through_a_proxy, until};
+use super::{asked_for, through_a_proxy};
 
 /// How long each silence lasts, in seconds, unless `MODELFAUCET_SILENCE` says otherwise: on top of the time until the service says that it is not ready.
 const SILENCE: u64 = 4;

@@ -17,35 +17,35 @@ use tokio_postgres::Error;
 pub(crate) const ANSWER: Duration = Duration::from_secs(8);
 
 /// Everything that was asked is answered.
-const PAID: u8 = 0;
-/// Something is not, and whoever is not waiting for it any more has left early.
-const OWED: u8 = 1;
-/// It did not come in time.
+const ANSWERED: u8 = 0;
+/// Something is not yet. Whoever gives the connection back then has left early.
+const PENDING: u8 = 1;
+/// An answer did not come in time.
 const LOST: u8 = 2;
 
 /// A connection, for as long as it is needed.
-pub(crate) struct Lease {
+pub(crate) struct Pooled {
     /// Absent only while it is dropped.
     object: Option<Object>,
-    debt: Debt,
+    pending: Pending,
 }
 
-/// What the server owes.
+/// Whether the server has yet to answer something.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Debt(Arc<AtomicU8>);
+pub(crate) struct Pending(Arc<AtomicU8>);
 
-impl Debt {
+impl Pending {
     /// Waits for an answer, so long at most.
-    pub(crate) async fn paid<T>(
+    pub(crate) async fn answer<T>(
         &self,
         limit: Duration,
         asked: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        self.0.store(OWED, Ordering::Relaxed);
+        self.0.store(PENDING, Ordering::Relaxed);
         let answer = within(limit, asked).await;
         // An error of the server is an answer.
         let is_answered = answer.as_ref().err().is_none_or(|error| error.code().is_some());
-        self.0.store(if is_answered { PAID } else { LOST }, Ordering::Relaxed);
+        self.0.store(if is_answered { ANSWERED } else { LOST }, Ordering::Relaxed);
         answer
     }
 
@@ -54,46 +54,46 @@ impl Debt {
     }
 }
 
-impl Lease {
+impl Pooled {
     pub(crate) fn new(object: Object) -> Self {
-        Self { object: Some(object), debt: Debt::default() }
+        Self { object: Some(object), pending: Pending::default() }
     }
 
     /// For those who ask over the connection.
-    pub(crate) fn debt(&self) -> Debt {
-        self.debt.clone()
+    pub(crate) fn pending(&self) -> Pending {
+        self.pending.clone()
     }
 }
 
-impl Deref for Lease {
+impl Deref for Pooled {
     type Target = Object;
 
     fn deref(&self) -> &Object {
-        self.object.as_ref().expect("a lease has its connection until it is dropped")
+        self.object.as_ref().expect("a connection is there until it is given back")
     }
 }
 
-impl DerefMut for Lease {
+impl DerefMut for Pooled {
     fn deref_mut(&mut self) -> &mut Object {
-        self.object.as_mut().expect("a lease has its connection until it is dropped")
+        self.object.as_mut().expect("a connection is there until it is given back")
     }
 }
 
-impl Drop for Lease {
+impl Drop for Pooled {
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
-        match (self.debt.state(), Handle::try_current()) {
-            (PAID, _) => drop(object),
+        match (self.pending.state(), Handle::try_current()) {
+            (ANSWERED, _) => drop(object),
             // It keeps its place in the pool meanwhile, so that nobody has more statements running than the pool has connections.
-            (OWED, Ok(runtime)) => drop(runtime.spawn(settle(object))),
+            (PENDING, Ok(runtime)) => drop(runtime.spawn(give_back(object))),
             // Out of the pool, and closed.
             _ => drop(Object::take(object)),
         }
     }
 }
 
-/// Waits for what was left behind; what answers behind it is in order again.
-async fn settle(object: Object) {
+/// Waits for what was left behind; a connection that answers behind it is in order again.
+async fn give_back(object: Object) {
     match within(ANSWER, object.simple_query("")).await {
         Ok(_) => drop(object),
         Err(_) => drop(Object::take(object)),
@@ -105,17 +105,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_debt_is_what_was_asked_and_not_answered() {
-        let (debt, short) = (Debt::default(), Duration::from_millis(1));
+    async fn what_was_asked_is_pending_until_it_is_answered() {
+        let (pending, short) = (Pending::default(), Duration::from_millis(1));
         let nothing = std::future::pending::<Result<(), Error>>;
-        assert!(debt.paid(ANSWER, async { Ok(()) }).await.is_ok());
-        assert_eq!(debt.state(), PAID);
-        assert!(debt.paid(short, nothing()).await.is_err());
-        assert_eq!(debt.state(), LOST, "it did not come in time");
-        assert!(debt.paid(ANSWER, async { Ok(()) }).await.is_ok());
-        assert_eq!(debt.state(), PAID);
+        assert!(pending.answer(ANSWER, async { Ok(()) }).await.is_ok());
+        assert_eq!(pending.state(), ANSWERED);
+        assert!(pending.answer(short, nothing()).await.is_err());
+        assert_eq!(pending.state(), LOST, "it did not come in time");
+        assert!(pending.answer(ANSWER, async { Ok(()) }).await.is_ok());
+        assert_eq!(pending.state(), ANSWERED);
         // A client that has left: its request is dropped where it waits.
-        assert!(tokio::time::timeout(short, debt.paid(ANSWER, nothing())).await.is_err());
-        assert_eq!(debt.state(), OWED, "nobody waits for it any more");
+        assert!(tokio::time::timeout(short, pending.answer(ANSWER, nothing())).await.is_err());
+        assert_eq!(pending.state(), PENDING, "nobody waits for it any more");
     }
 }
