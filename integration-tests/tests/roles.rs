@@ -11,7 +11,7 @@ use modelfaucet_integration_tests::database::TestDatabase;
 use modelfaucet_integration_tests::judge::{audit, check, level};
 use modelfaucet_integration_tests::process::{Role, Setting, Up, skip};
 use modelfaucet_integration_tests::report::{self, Figures};
-use modelfaucet_integration_tests::traffic::{Dice, PATIENCE, Plan, Traffic, until};
+use modelfaucet_integration_tests::traffic::{Dice, Plan, Traffic, until};
 use modelfaucet_schema::log::boot::ServiceRole;
 
 /// How often each of the four dies, unless `MODELFAUCET_DEATHS` says otherwise.
