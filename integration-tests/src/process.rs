@@ -426,6 +426,11 @@ impl Role {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// What it and the roles beside it have written so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
     /// Waits until `/ready` says so.
     ///
     /// # Panics

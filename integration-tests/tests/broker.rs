@@ -103,11 +103,19 @@ async fn published(client: &Client) {
 
 /// Waits until the broker feeds the projector again. On a machine that is busy enough the projector reads everything from the log before
 /// it comes by the broker, so the load slows down meanwhile.
-async fn fed(projector: &Role, traffic: &Traffic) {
+async fn fed(projector: &Role, traffic: &Traffic, rabbit: &RabbitMq) {
     let series = "modelfaucet_projector_events_total{source=\"broker\"";
-    let before = metric(&projector.address(), series).await;
+    let (address, began) = (projector.address(), Instant::now());
+    let before = metric(&address, series).await;
     traffic.slow_down(true);
-    until("the broker feeds the projector", async || metric(&projector.address(), series).await > before).await;
+    while metric(&address, series).await <= before {
+        if began.elapsed() > PATIENCE {
+            let known = metric(&address, &outcome("known")).await + metric(&address, &outcome("taken")).await;
+            let queues = rabbit.ask(&["list_queues", "name", "messages", "consumers"]);
+            panic!("nothing comes by the broker; {known} messages so far; {queues}\n{}", projector.log());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     traffic.slow_down(false);
 }
 
@@ -350,7 +358,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     let (reads, token) = (query.address(), plan.token.clone());
     let mut traffic =
         Traffic::start(Plan { clients: 4, commands: vec![command.address()], reads: reads.clone(), ..plan });
-    fed(&roles[PROJECTOR], &traffic).await;
+    fed(&roles[PROJECTOR], &traffic, &rabbit).await;
 
     let mut healed = Healed::default();
     println!("{:.1?} until the broker feeds the projector", began.elapsed());
@@ -365,7 +373,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     rabbit.start_again();
     traffic.more(MEANWHILE).await;
     published(&client).await;
-    fed(&roles[PROJECTOR], &traffic).await;
+    fed(&roles[PROJECTOR], &traffic, &rabbit).await;
     healed.push("F6", since);
 
     println!("{:.1?}", began.elapsed());
@@ -379,7 +387,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     let since = Instant::now();
     rabbit.alarm(false);
     published(&client).await;
-    fed(&roles[PROJECTOR], &traffic).await;
+    fed(&roles[PROJECTOR], &traffic, &rabbit).await;
     healed.push("F6", since);
 
     println!("{:.1?}", began.elapsed());
@@ -397,7 +405,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     traffic.more(MEANWHILE).await;
     roles[PROJECTOR].start_again();
     roles[PROJECTOR].wait_until_ready().await;
-    fed(&roles[PROJECTOR], &traffic).await;
+    fed(&roles[PROJECTOR], &traffic, &rabbit).await;
     healed.push("F3", since);
 
     println!("{:.1?}", began.elapsed());
@@ -422,7 +430,7 @@ async fn whatever_the_broker_does_nothing_is_missing_and_nothing_is_there_twice(
     proxy.cut();
     proxy.lose_acks(false);
     published(&client).await;
-    fed(&roles[PROJECTOR], &traffic).await;
+    fed(&roles[PROJECTOR], &traffic, &rabbit).await;
     healed.push("F7", since);
     assert!(proxy.lost().0 > 0);
 

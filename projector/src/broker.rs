@@ -4,6 +4,7 @@
 pub mod message;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +26,10 @@ pub const QUEUE_BYTES: i64 = 256 << 20;
 /// How often a message is delivered before it is dead. Quorum queues of older brokers have no limit of their own.
 pub const DELIVERIES: i32 = 10;
 
-/// How long a connection may take.
+/// How long a connection may take, and an answer on it.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often somebody who waits looks whether the connection is still there.
+const LOOK: Duration = Duration::from_millis(250);
 /// A broker that says nothing for twice as long is gone.
 const HEARTBEAT_SECONDS: u16 = 10;
 
@@ -115,16 +118,41 @@ pub(crate) async fn connect(options: &BrokerOptions, name: &str) -> Result<(Conn
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let tls = OwnedTLSConfig { identity: None, cert_chain: options.authorities.as_deref().map(str::to_owned) };
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let opened = async {
+    answered(async {
         let runtime = lapin::runtime::default_runtime()?;
         let connection = Connection::connect_uri_with_config(uri, properties, tls, runtime).await?;
         let channel = connection.create_channel().await?;
         declare(&channel, options.queue()).await?;
         Ok((connection, channel))
-    };
-    match tokio::time::timeout(PATIENCE, opened).await {
-        Ok(opened) => opened.map_err(BrokerError::Amqp),
+    })
+    .await
+}
+
+/// What the broker answers, in time.
+pub(crate) async fn answered<T>(asked: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(answer) => answer.map_err(BrokerError::Amqp),
         Err(_) => Err(BrokerError::Silent),
+    }
+}
+
+/// Waits for something of a connection for as long as it is connected. What is asked in the moment in which a connection breaks may
+/// never hear of that from the library: it tells those who wait then, and nobody who comes later.
+pub(crate) async fn while_connected<T>(
+    connection: &Connection,
+    awaited: impl Future<Output = T>,
+) -> Result<T, BrokerError> {
+    let mut awaited = pin!(awaited);
+    loop {
+        tokio::select! {
+            biased;
+            output = &mut awaited => return Ok(output),
+            () = tokio::time::sleep(LOOK) => {
+                if !connection.status().connected() {
+                    return Err(BrokerError::Ended);
+                }
+            }
+        }
     }
 }
 

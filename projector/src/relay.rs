@@ -32,7 +32,7 @@ use tokio_postgres::Config;
 use tracing::{error, info, warn};
 
 use crate::broker::message::Message;
-use crate::broker::{self, BackOff, BrokerError, BrokerOptions, EXCHANGE};
+use crate::broker::{self, BackOff, BrokerError, BrokerOptions, EXCHANGE, answered};
 use crate::feed::join;
 use crate::runtime::{ANSWER, connect};
 use mark::{Mark, Marks};
@@ -244,7 +244,7 @@ impl Shard {
         shutdown: &watch::Receiver<bool>,
     ) -> Result<(), RelayError> {
         let (connection, channel) = broker::connect(&self.relay.broker, "modelfaucet relay").await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        answered(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         info!(shard = %self.shard, position = %mark.at.position, "publishing behind");
         marks.state(self.shard, "publishing").await?;
         self.series.working(true);
@@ -533,7 +533,7 @@ pub async fn resend(
     let open = match broker {
         Some(options) => {
             let (connection, channel) = broker::connect(options, "modelfaucet relay resend").await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await.map_err(BrokerError::Amqp)?;
+            answered(channel.confirm_select(ConfirmSelectOptions::default())).await?;
             Some((connection, channel))
         }
         None => None,
@@ -558,7 +558,7 @@ pub async fn resend(
         at = head;
     }
     if let Some((connection, _)) = open {
-        let _gone = connection.close(200, "done".into()).await;
+        let _gone = answered(connection.close(200, "done".into())).await;
     }
     Ok(resent)
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::broker::message::{MessageError, Received, read};
-use crate::broker::{self, BackOff, BrokerError, BrokerOptions};
+use crate::broker::{self, BackOff, BrokerError, BrokerOptions, answered, while_connected};
 
 /// Messages that the broker sends ahead.
 const PREFETCH: u16 = 256;
@@ -135,16 +135,16 @@ impl Subscription {
         wake: &watch::Sender<Position>,
         back_off: &mut BackOff,
     ) -> Result<(), BrokerError> {
-        let (_connection, channel) = broker::connect(options, "modelfaucet projector").await?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        let mut deliveries = channel
-            .basic_consume(options.queue().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
-            .await?;
-        info!(shard = %self.shard, queue = options.queue(), "receiving from the broker");
+        let (connection, channel) = broker::connect(options, "modelfaucet projector").await?;
+        answered(channel.basic_qos(PREFETCH, BasicQosOptions::default())).await?;
+        let (queue, consume) = (options.queue(), BasicConsumeOptions::default());
+        let mut deliveries =
+            answered(channel.basic_consume(queue.into(), "".into(), consume, FieldTable::default())).await?;
+        info!(shard = %self.shard, queue, "receiving from the broker");
         self.set_live(true);
-        while let Some(delivery) = deliveries.next().await {
+        while let Some(delivery) = while_connected(&connection, deliveries.next()).await? {
             back_off.reset();
-            self.handle(delivery?, wake).await?;
+            while_connected(&connection, self.handle(delivery?, wake)).await??;
         }
         Err(BrokerError::Ended)
     }
