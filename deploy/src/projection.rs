@@ -1,6 +1,7 @@
 //! `modelfaucet projection`: the versions of read tables, built, compared and switched beside live traffic.
 
 mod diff;
+mod priority;
 mod rebuild;
 mod throttle;
 

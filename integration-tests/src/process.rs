@@ -41,9 +41,9 @@ pub fn fork_words(folder: &Path, lost: &str, tokens: [&str; 2]) -> Vec<String> {
         std::fs::write(folder.join(name), token).expect("a folder of ours");
         folder.join(name).display().to_string()
     });
-    ["log", "fork", "--lost", lost, "--reason", "a test", "--first-token-file", &first, "--second-token-file", &second]
-        .map(str::to_owned)
-        .into()
+    let mut words = vec!["log", "fork", "--yes", "--lost", lost, "--reason", "a test"];
+    words.extend(["--first-token-file", &first, "--second-token-file", &second]);
+    words.into_iter().map(str::to_owned).collect()
 }
 
 /// Says why a test is skipped; fails where `MODELFAUCET_REQUIRE` names what is missing.

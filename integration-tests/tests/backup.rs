@@ -342,7 +342,14 @@ async fn what_a_restore_loses_is_counted_refused_and_recovered_or_forked() {
         assert!(said.contains(saying), "{saying}: {said}");
     }
     let arguments = fork(whole, &second);
-    ledger.ends_with(0, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let said = ledger.run(&arguments);
+    assert_eq!(said.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&said.stdout);
+    assert!(said.contains("would go on under another log id") && said.contains("repeat with --yes"), "{said}");
+    ledger.does_not_start(&format!("positions {}..{last} are lost", common + 1));
+    arguments.push("--yes");
+    ledger.ends_with(0, &arguments);
 
     // What has read the lost positions halts and says so; what stands before the fork goes on.
     ledger.starts().await;

@@ -54,12 +54,22 @@ pub(crate) struct Feed {
     read_at: Option<Instant>,
     /// What messages had told of then.
     told: Position,
+    /// Events per page.
+    page: usize,
     ahead: Option<mpsc::Receiver<Result<Decoding, ReadError>>>,
 }
 
 impl Feed {
     pub(crate) fn new(reader: LogReader, shard: ShardId, at: Head, near: Option<Near>) -> Self {
-        Self { reader, shard, at, near, read_at: None, told: Position::START, ahead: None }
+        Self { reader, shard, at, near, read_at: None, told: Position::START, page: PAGE, ahead: None }
+    }
+
+    /// Reads so many events at a time from here on, at most [`PAGE`]. Small pages are not read ahead: whoever asks for them goes slowly.
+    pub(crate) fn set_page(&mut self, events: usize) {
+        self.page = events.clamp(1, PAGE);
+        if self.page < BEHIND {
+            self.ahead = None;
+        }
     }
 
     /// Goes on behind `at`, whatever was read ahead.
@@ -145,7 +155,7 @@ impl Feed {
         if let Some(Near::Broker(broker)) = &self.near {
             self.told = broker.told();
         }
-        let page = self.reader.raw_page(self.shard, self.at, PAGE).await?;
+        let page = self.reader.raw_page(self.shard, self.at, self.page).await?;
         if page.len() < HEAVY {
             return decode(&page);
         }

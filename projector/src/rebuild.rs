@@ -26,6 +26,12 @@ use crate::table::Writing;
 const SEGMENT: usize = 32_768;
 /// A segment is committed after this time although it is small, so that little is done twice.
 const SEGMENT_TIME: Duration = Duration::from_secs(1);
+/// The same under a limit: much at once is what others would wait behind.
+const LIMITED_SEGMENT_TIME: Duration = Duration::from_millis(250);
+/// Under a limit, pages per second.
+const LIMITED_PAGES: u64 = 20;
+/// A page has at least so many events.
+const LEAST_PAGE: u64 = 64;
 /// What the log may be ahead when the indexes are made; the projector brings the rest.
 const NEAR: i64 = 8_192;
 /// How long an earlier rebuild that was killed may take to let go.
@@ -51,6 +57,33 @@ pub struct Rebuilding {
     pub stop: Option<watch::Receiver<bool>>,
     /// Events per second at most, over all shards; 0 for as fast as it goes. May change at any time.
     pub limit: Arc<AtomicU64>,
+    /// Is told of each process of the server that works for the rebuild, so that it can be made to stand back.
+    pub on_backend: Option<OnBackend>,
+}
+
+/// A process of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its id where the server runs.
+    pub pid: i32,
+    /// The port that it is connected to; none without TCP.
+    pub client_port: Option<i32>,
+}
+
+/// Is told of a process of the server.
+pub type OnBackend = Arc<dyn Fn(Backend) + Send + Sync>;
+
+impl Rebuilding {
+    fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    async fn tell_of(&self, client: &Client) -> Result<(), Error> {
+        let Some(on_backend) = &self.on_backend else { return Ok(()) };
+        let row = client.query_one("SELECT pg_backend_pid(), inet_client_port()", &[]).await?;
+        on_backend(Backend { pid: row.get(0), client_port: row.get(1) });
+        Ok(())
+    }
 }
 
 /// Builds `projection` in its own schema and registers it as `standby` at the position reached: from there a running projector
@@ -65,8 +98,10 @@ pub async fn rebuild(
     how: &Rebuilding,
 ) -> Result<Rebuilt, ProjectorError> {
     let begun = Instant::now();
-    let reader = LogReader::prepare(Arc::new(connect(config).await?)).await?;
-    let client = connect(config).await?;
+    let (reading, client) = (connect(config).await?, connect(config).await?);
+    how.tell_of(&reading).await?;
+    how.tell_of(&client).await?;
+    let reader = LogReader::prepare(Arc::new(reading)).await?;
     let mut build = Build { store: None, pending: None, reader, projection, how, events: 0, begun };
     build.take_over(&client).await?;
     build.create(&client).await?;
@@ -88,8 +123,9 @@ struct Segment {
 }
 
 impl Segment {
-    fn is_due(&self) -> bool {
-        self.batch.as_ref().is_some_and(|batch| batch.events >= SEGMENT || self.since.elapsed() >= SEGMENT_TIME)
+    fn is_due(&self, limit: u64) -> bool {
+        let time = if limit == 0 { SEGMENT_TIME } else { LIMITED_SEGMENT_TIME };
+        self.batch.as_ref().is_some_and(|batch| batch.events >= SEGMENT || self.since.elapsed() >= time)
     }
 }
 
@@ -140,8 +176,11 @@ impl Build<'_> {
         let mut ddl = schema_ddl(&schema);
         for table in self.projection.tables() {
             ddl.push_str(&table_ddl(&schema, table));
-            // Rows that change are found by their key; those that are only added need none before the end.
-            if table.writing == Writing::Upsert {
+            if self.how.limit() > 0 {
+                // An index that is made at the end writes as much in a moment as the rebuild in a minute.
+                ddl.push_str(&index_ddl(&schema, table));
+            } else if table.writing == Writing::Upsert {
+                // Rows that change are found by their key; those that are only added need none before the end.
                 ddl.push_str(&key_ddl(&schema, table));
             }
         }
@@ -167,6 +206,7 @@ impl Build<'_> {
                 end = now;
             }
             let page_begun = Instant::now();
+            feed.set_page(page(self.how.limit()));
             let (span, broken) = feed.next().await?;
             if span.events.is_empty() {
                 let why = broken.map_or_else(|| "the log ends early".to_owned(), |broken| broken.to_string());
@@ -186,7 +226,7 @@ impl Build<'_> {
             if self.is_stopping() {
                 break;
             }
-            if segment.is_due() {
+            if segment.is_due(self.how.limit()) {
                 self.send(shard, log_id, &mut segment).await?;
             }
         }
@@ -238,7 +278,7 @@ impl Build<'_> {
     /// Waits until a page has taken as long as the limit wants; the limit may be lifted meanwhile.
     async fn pace(&self, events: usize, begun: Instant) {
         loop {
-            let limit = self.how.limit.load(Ordering::Relaxed);
+            let limit = self.how.limit();
             if limit == 0 || self.is_stopping() {
                 return;
             }
@@ -280,17 +320,21 @@ impl Build<'_> {
     async fn finish(&mut self) -> Result<(), ProjectorError> {
         let projection = self.projection;
         let (schema, views) = (projection.schema(), view_ddl(projection));
-        let indexes: String = projection
-            .tables()
-            .iter()
-            .map(|table| match table.writing {
-                Writing::Append => index_ddl(&schema, table),
-                Writing::Upsert => further_index_ddl(&schema, table),
-            })
-            .collect();
         let client = self.settle().await?.client();
-        // Sorting for the indexes is worth some memory; it is given back with the transaction.
-        client.batch_execute("BEGIN; SET LOCAL maintenance_work_mem = '256MB'").await?;
+        let mut indexes = String::new();
+        for table in projection.tables() {
+            // What the call that created the tables has left for now.
+            let there = "SELECT count(*) FROM pg_indexes WHERE schemaname = $1 AND tablename = $2";
+            let there: i64 = client.query_one(there, &[&schema, &table.name]).await?.get(0);
+            match usize::try_from(there).unwrap_or_default() {
+                0 => indexes.push_str(&index_ddl(&schema, table)),
+                1 => indexes.push_str(&further_index_ddl(&schema, table)),
+                _ => {}
+            }
+        }
+        // Sorting for the indexes is worth some memory; it is given back with the transaction. Not worth processors that others need.
+        let room = "BEGIN; SET LOCAL maintenance_work_mem = '256MB'; SET LOCAL max_parallel_maintenance_workers = 0";
+        client.batch_execute(room).await?;
         client.batch_execute(&indexes).await?;
         let ready = "UPDATE projection.registry SET state = 'standby', views = $3 WHERE name = $1 AND version = $2";
         client.execute(ready, &[&projection.name(), &projection.version(), &views]).await?;
@@ -303,6 +347,14 @@ impl Build<'_> {
 
     fn halted(&self, reason: String) -> ProjectorError {
         ProjectorError::Halted(vec![Halt { name: self.projection.name(), version: self.projection.version(), reason }])
+    }
+}
+
+/// Events to read at a time under a limit of the rate; 0 is none.
+fn page(limit: u64) -> usize {
+    match limit {
+        0 => usize::MAX,
+        limit => usize::try_from((limit / LIMITED_PAGES).max(LEAST_PAGE)).unwrap_or(usize::MAX),
     }
 }
 

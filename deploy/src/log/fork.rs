@@ -18,6 +18,7 @@ use super::{Reach, mirror};
 use crate::config::Config;
 use crate::exit::{Exit, Failure};
 use crate::heads::Book;
+use crate::operator::Consent;
 use crate::secrets::Secrets;
 use crate::{DatabaseArgs, backup, database, fault};
 
@@ -41,6 +42,8 @@ pub(crate) struct ForkArgs {
     /// File with the token of another administrator
     #[arg(long, value_name = "PATH")]
     second_token_file: PathBuf,
+    #[command(flatten)]
+    consent: Consent,
     #[command(flatten)]
     database: DatabaseArgs,
 }
@@ -99,6 +102,16 @@ async fn fork(config: &Config, database: &DatabaseConfig, args: &ForkArgs) -> Re
     let actors = (person(config, &state, &args.first_token_file)?, person(config, &state, &args.second_token_file)?);
     if actors.0 == actors.1 {
         return Err(refused("a fork takes two people, and both tokens are of the same one"));
+    }
+    if !args.consent.is_given() {
+        let (one, other) = &actors;
+        println!(
+            "{shard} would go on under another log id behind position {}, which has the hash {}; lost and named: {first}..{last}; by {one} and {other}\n{}",
+            head.position,
+            head.hash,
+            Consent::NOTHING_DONE
+        );
+        return Ok(Exit::Ok);
     }
     let at = now_behind(&client, shard).await?;
     let log_id = LogId::generate();

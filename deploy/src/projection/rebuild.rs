@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use super::diff::Vector;
+use super::priority::stand_back;
 use super::{parse_version, tell, throttle};
 use crate::exit::{Exit, Failure};
 use crate::operator::{Operator, OperatorArgs, count_interrupts, thousands};
@@ -74,7 +75,7 @@ pub(super) fn run(args: &RebuildArgs) -> Result<Exit, Failure> {
             return Ok(Exit::Ok);
         }
         // On a machine that is shared with commands they go first.
-        let _unless_forbidden = rustix::process::nice(5);
+        let _unless_forbidden = rustix::process::nice(19);
         let interrupts = count_interrupts();
         let (mut second, third) = (interrupts.clone(), interrupts.clone());
         tokio::select! {
@@ -160,7 +161,11 @@ async fn build(
 ) -> Result<Exit, Failure> {
     let total = ends.iter().map(|(_, end)| u64::try_from(end.0).unwrap_or_default()).sum();
     let bar = Arc::new(Mutex::new(Progress::start("rebuild", total, args.operator.manner())));
-    let limit = Arc::new(AtomicU64::new(args.max_rate.unwrap_or(0)));
+    let first = args.command_metrics.as_ref().map_or(0, |_| throttle::FIRST);
+    let limit = Arc::new(AtomicU64::new(match args.max_rate {
+        Some(most) if first > 0 => most.min(first),
+        most => most.unwrap_or(first),
+    }));
     let done = Arc::new(AtomicU64::new(0));
     let (stop, stopped) = watch::channel(false);
     let places: Vec<(ShardId, Position, Position)> = ends
@@ -189,6 +194,7 @@ async fn build(
         })),
         stop: Some(stopped),
         limit: Arc::clone(&limit),
+        on_backend: Some(Arc::new(stand_back)),
     };
     let throttling = match &args.command_metrics {
         None => None,

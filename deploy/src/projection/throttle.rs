@@ -1,5 +1,5 @@
-//! Keeps a rebuild from slowing commands down: looks at the metrics of the process that takes them, once a second, and halves the
-//! rate while the 99th percentile of calls that pay for usage is above the limit; else it lets it grow again.
+//! Keeps a rebuild from slowing commands down: begins slowly, looks at the metrics of the process that takes them, once a second, and
+//! halves the rate while the 99th percentile of calls that pay for usage is above the limit; else it lets it grow.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use crate::exit::Failure;
 const EVERY: Duration = Duration::from_secs(1);
 /// The rate never falls below this: events per second.
 const LEAST: u64 = 1_000;
+/// What it begins with: events per second.
+pub(super) const FIRST: u64 = 4_000;
 /// Fewer calls than this in a second say nothing about a percentile.
 const ENOUGH: f64 = 20.0;
 /// What is measured.
@@ -113,23 +115,15 @@ fn percentile(before: &Buckets, after: &Buckets, part: f64) -> Option<f64> {
     bounds.iter().find(|(_, count)| *count >= total * part).map(|(bound, _)| *bound)
 }
 
-/// The next limit of the rate; 0 is none.
+/// The next limit of the rate.
 fn next(limit: u64, measured: u64, p99: Option<f64>, limit_seconds: f64, most: Option<u64>) -> u64 {
     let rate = match p99 {
-        Some(p99) if p99 > limit_seconds => {
-            let now = if limit == 0 { measured } else { limit.min(measured.max(LEAST)) };
-            (now / 2).max(LEAST)
-        }
-        _ if limit == 0 => 0,
-        // Far above what is reached there is no need for a limit.
-        _ if limit > measured.saturating_mul(4).max(LEAST * 4) => 0,
+        Some(p99) if p99 > limit_seconds => (limit.min(measured) / 2).max(LEAST),
+        // It need not grow far above what is reached.
+        _ if limit > measured.saturating_mul(4).max(FIRST) => limit,
         _ => limit + limit / 4,
     };
-    match most {
-        Some(most) if rate == 0 => most,
-        Some(most) => rate.min(most),
-        None => rate,
-    }
+    most.map_or(rate, |most| rate.min(most))
 }
 
 #[cfg(test)]
@@ -160,13 +154,11 @@ mod tests {
 
     #[test]
     fn the_rate_is_halved_while_calls_are_slow_and_grows_again() {
-        assert_eq!(next(0, 20_000, Some(0.02), 0.06, None), 0);
-        assert_eq!(next(0, 20_000, Some(0.1), 0.06, None), 10_000);
         assert_eq!(next(10_000, 10_000, Some(0.1), 0.06, None), 5_000);
         assert_eq!(next(1_200, 1_100, Some(0.1), 0.06, None), LEAST);
         assert_eq!(next(4_000, 4_000, Some(0.02), 0.06, None), 5_000);
-        assert_eq!(next(90_000, 20_000, None, 0.06, None), 0);
-        assert_eq!(next(0, 20_000, None, 0.06, Some(7_000)), 7_000);
+        assert_eq!(next(90_000, 20_000, None, 0.06, None), 90_000);
+        assert_eq!(next(FIRST, FIRST, None, 0.06, None), 5_000);
         assert_eq!(next(6_500, 6_500, Some(0.01), 0.06, Some(7_000)), 7_000);
     }
 }
