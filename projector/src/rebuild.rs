@@ -26,12 +26,11 @@ use crate::table::Writing;
 const SEGMENT: usize = 32_768;
 /// A segment is committed after this time although it is small, so that little is done twice.
 const SEGMENT_TIME: Duration = Duration::from_secs(1);
-/// The same under a limit: much at once is what others would wait behind.
-const LIMITED_SEGMENT_TIME: Duration = Duration::from_millis(250);
-/// Under a limit, pages per second.
-const LIMITED_PAGES: u64 = 20;
+/// Under a limit, pages per second, each committed by itself: whoever commits meanwhile waits until what a rebuild has written before is on
+/// the disk, too.
+const LIMITED_PAGES: u64 = 50;
 /// A page has at least so many events.
-const LEAST_PAGE: u64 = 64;
+const LEAST_PAGE: u64 = 32;
 /// What the log may be ahead when the indexes are made; the projector brings the rest.
 const NEAR: i64 = 8_192;
 /// How long an earlier rebuild that was killed may take to let go.
@@ -124,8 +123,8 @@ struct Segment {
 
 impl Segment {
     fn is_due(&self, limit: u64) -> bool {
-        let time = if limit == 0 { SEGMENT_TIME } else { LIMITED_SEGMENT_TIME };
-        self.batch.as_ref().is_some_and(|batch| batch.events >= SEGMENT || self.since.elapsed() >= time)
+        let is_due = |batch: &Batch| batch.events >= SEGMENT || limit > 0 || self.since.elapsed() >= SEGMENT_TIME;
+        self.batch.as_ref().is_some_and(is_due)
     }
 }
 
