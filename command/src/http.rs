@@ -1,13 +1,16 @@
 //! The write API. Handlers are thin: who is it, what is wanted, one command, the answer made from its event.
 
 mod admin;
+mod apps;
 mod auth;
 mod batch;
-mod catalogue;
 mod checkout;
+mod developers;
+mod features;
 mod holds;
 mod payouts;
 mod provider_keys;
+mod rate_cards;
 mod refunds;
 mod repairs;
 mod reply;
@@ -204,14 +207,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::set_disconnect_policy))
         .routes(routes!(staff::issue))
         .routes(routes!(staff::revoke))
-        .routes(routes!(catalogue::register_developer))
-        .routes(routes!(catalogue::issue_token))
-        .routes(routes!(catalogue::revoke_token))
-        .routes(routes!(catalogue::register_app))
-        .routes(routes!(catalogue::change_app, catalogue::disable_app))
-        .routes(routes!(catalogue::define_feature))
-        .routes(routes!(catalogue::change_feature, catalogue::remove_feature))
-        .routes(routes!(catalogue::activate_rate_card))
+        .routes(routes!(developers::register_developer))
+        .routes(routes!(developers::issue_token))
+        .routes(routes!(developers::revoke_token))
+        .routes(routes!(apps::register_app))
+        .routes(routes!(apps::change_app, apps::disable_app))
+        .routes(routes!(features::define_feature))
+        .routes(routes!(features::change_feature, features::remove_feature))
+        .routes(routes!(rate_cards::activate_rate_card))
 }
 
 /// The document of the write API, without a ledger behind it.
