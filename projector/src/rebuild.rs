@@ -191,7 +191,7 @@ impl Build<'_> {
             }
         }
         self.send(shard, log_id, &mut segment).await?;
-        self.settle().await?;
+        self.await_commit().await?;
         Ok(!self.is_stopping())
     }
 
@@ -203,21 +203,21 @@ impl Build<'_> {
         let genesis = self.reader.genesis(shard).await?;
         let begin = "INSERT INTO projection.checkpoint (name, version, shard, log_id, position, hash) VALUES ($1, $2, $3, $4, 0, $5)
                      ON CONFLICT DO NOTHING";
-        self.settle()
+        self.await_commit()
             .await?
             .client()
             .execute(begin, &[&name, &version, &shard.0, &log_id.0, &genesis.hash.0.as_slice()])
             .await?;
         let gone = self.halted("its checkpoint is gone".to_owned());
         let projection = self.projection;
-        let mut saved = self.settle().await?.load_version(shard, projection).await?.ok_or(gone)?;
+        let mut saved = self.await_commit().await?.load_version(shard, projection).await?.ok_or(gone)?;
         let admitted = self.reader.admit(shard, saved.log_id, saved.at).await?;
         let log_id = admitted.map_err(|stranger| self.halted(format!("{stranger}; drop it and build it anew")))?;
         if let Some(reason) = saved.halted {
             return Err(self.halted(reason));
         }
         if saved.log_id != log_id {
-            self.settle().await?.adopt(shard, log_id, name, version, saved.at).await?;
+            self.await_commit().await?.adopt(shard, log_id, name, version, saved.at).await?;
             saved.log_id = log_id;
         }
         Ok(saved)
@@ -256,7 +256,7 @@ impl Build<'_> {
         segment.since = Instant::now();
         let Some(batch) = segment.batch.take() else { return Ok(()) };
         let commit = join(&mut spawn_blocking(move || Commit::new(shard, log_id, batch))).await;
-        self.settle().await?;
+        self.await_commit().await?;
         if let Some(mut store) = self.store.take() {
             self.pending = Some(tokio::spawn(async move {
                 let result = store.commit(&commit).await;
@@ -266,7 +266,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    async fn settle(&mut self) -> Result<&mut Store, ProjectorError> {
+    /// Waits for the commit on its way; the store behind it.
+    async fn await_commit(&mut self) -> Result<&mut Store, ProjectorError> {
         if let Some(mut pending) = self.pending.take() {
             let (store, sent) = join(&mut pending).await;
             self.store = Some(store);
@@ -288,7 +289,7 @@ impl Build<'_> {
                 Writing::Upsert => further_index_ddl(&schema, table),
             })
             .collect();
-        let client = self.settle().await?.client();
+        let client = self.await_commit().await?.client();
         // Sorting for the indexes is worth some memory; it is given back with the transaction.
         client.batch_execute("BEGIN; SET LOCAL maintenance_work_mem = '256MB'").await?;
         client.batch_execute(&indexes).await?;

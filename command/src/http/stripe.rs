@@ -137,7 +137,7 @@ impl Api {
             metrics::counter!("modelfaucet_stripe_refused_total").increment(1);
         }
         // If that fails it is worked on again, to no further effect.
-        if let Err(error) = self.stripe.inbox.settle(told.id(), state, problem.as_deref()).await {
+        if let Err(error) = self.stripe.inbox.note(told.id(), state, problem.as_deref()).await {
             tracing::warn!(%error, id = told.id(), "what became of it is not noted");
         }
     }

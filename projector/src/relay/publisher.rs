@@ -136,7 +136,7 @@ impl<'a> Publisher<'a> {
                     self.ready.extend(messages);
                     self.read = head;
                 }
-                Happened::Confirm((number, outcome)) => self.settle(number, outcome)?,
+                Happened::Confirm((number, outcome)) => self.confirm(number, outcome)?,
                 Happened::Marked(moved) => {
                     marked = Instant::now();
                     let to = marking.take().map(|(to, _)| to);
@@ -190,7 +190,7 @@ impl<'a> Publisher<'a> {
     }
 
     /// A returned message reached no queue, confirmed or not.
-    fn settle(&mut self, number: u64, outcome: lapin::Result<Confirmation>) -> Result<(), RelayError> {
+    fn confirm(&mut self, number: u64, outcome: lapin::Result<Confirmation>) -> Result<(), RelayError> {
         match outcome? {
             Confirmation::Ack(None) => {
                 self.series.confirmed.increment(1);

@@ -54,7 +54,7 @@ impl Run<'_> {
         let end = self.head;
         loop {
             if signals.stopping() {
-                return self.settle().await;
+                return self.await_commit().await;
             }
             self.pace(signals).await;
             let mut moved = false;
@@ -62,13 +62,13 @@ impl Run<'_> {
                 moved |= self.step(lane).await?;
             }
             if self.lanes.len() > 1 || !moved {
-                self.settle().await?;
+                self.await_commit().await?;
                 self.lanes.retain(|lane| !lane.folder.units.is_empty());
                 self.join_lanes();
             }
             let done = !moved || self.lanes.iter().all(|lane| lane.folder.at.position >= end);
             if self.task.catch_up && done {
-                return self.settle().await;
+                return self.await_commit().await;
             }
             self.review().await?;
             if !moved {
@@ -100,7 +100,7 @@ impl Run<'_> {
         match self.lanes[lane].fold(span).await {
             Folded::Nothing => return Ok(false),
             Folded::Batch { commit, halts, letters } => {
-                self.settle().await?;
+                self.await_commit().await?;
                 if let (Some(commit), Some(mut store)) = (commit, self.store.take()) {
                     let (events, to) = (commit.events, commit.to());
                     let task = tokio::spawn(async move {
@@ -112,11 +112,11 @@ impl Run<'_> {
                     self.halt(halts).await?;
                 }
                 if !alone {
-                    self.settle().await?;
+                    self.await_commit().await?;
                 }
             }
             Folded::Stop(reason) => {
-                self.settle().await?;
+                self.await_commit().await?;
                 self.halt_lane(lane, &reason).await?;
             }
         }
@@ -140,7 +140,7 @@ impl Run<'_> {
         let (mut span, broken) = match read {
             Ok(read) => read,
             Err(error @ (ReadError::Gap { .. } | ReadError::Chain { .. } | ReadError::Decode { .. })) => {
-                self.settle().await?;
+                self.await_commit().await?;
                 self.halt_lane(lane, &error.to_string()).await?;
                 return Ok(None);
             }
@@ -151,7 +151,7 @@ impl Run<'_> {
         }
         if let Some(broken) = broken {
             if span.events.is_empty() {
-                self.settle().await?;
+                self.await_commit().await?;
                 self.halt_lane(lane, &broken.to_string()).await?;
                 return Ok(None);
             }
@@ -209,7 +209,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.reviewed = Instant::now();
-        self.settle().await?;
+        self.await_commit().await?;
         let Some(store) = &self.store else { return Ok(()) };
         for Shown { at, series, .. } in &self.stopped {
             series.lag_events.set(figure(self.head.0 - at.0));

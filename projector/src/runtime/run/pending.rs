@@ -29,7 +29,7 @@ pub(super) struct Pending {
 
 impl Run<'_> {
     /// Waits for the commit on its way and draws the conclusions.
-    pub(super) async fn settle(&mut self) -> Result<(), Ended> {
+    pub(super) async fn await_commit(&mut self) -> Result<(), Ended> {
         let Some(mut pending) = self.pending.take() else { return Ok(()) };
         let (store, result) = join(&mut pending.task).await;
         self.store = Some(store);
