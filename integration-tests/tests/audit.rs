@@ -168,6 +168,33 @@ async fn pages_and_exports(up: &Up, admin: &Person, auditor: &Person) {
     assert!(of_auditor.len() >= 4 && of_auditor.iter().all(|item| item["actor"] == json!(auditor.actor)));
 }
 
+/// Whether its answer is lost or late: it is refused, and what was announced is on record once.
+#[tokio::test]
+async fn an_attempt_without_an_answer_is_on_record_once() {
+    if !has_postgres() {
+        return;
+    }
+    let up = Up::start().await;
+    // Puts an attempt on record, too: from here on there is a connection to lose.
+    let admin = person(&up, "admin").await;
+    let (client, connection) = up.database("postgres").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE ledger.access IN SHARE MODE").await.unwrap();
+    let freeze = json!({ "scope": { "kind": "usage" }, "reason": "a test" });
+    let answer = admin.does(&up, "POST", "/v1/admin/freezes", "late-1", "", &freeze).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "ledger_unavailable"), "{answer:?}");
+    client.batch_execute("COMMIT").await.unwrap();
+    let working = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%record_access(%' AND state = 'active' AND pid <> pg_backend_pid()";
+    let began = std::time::Instant::now();
+    while client.query_one(working, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "what was sent is not written");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let recorded = "SELECT count(*) FROM ledger.access WHERE request_id = 'late-1'";
+    assert_eq!(client.query_one(recorded, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(admin.does(&up, "POST", "/v1/admin/freezes", "late-2", "", &freeze).await.status, 201, "it goes on");
+}
+
 #[tokio::test]
 async fn nobody_edits_the_access_log() {
     if !has_postgres() {
