@@ -92,7 +92,17 @@ impl Api {
         command: Command,
         key: Option<Key<'_>>,
     ) -> Result<Done, CommandError> {
-        self.record_attempt(who, &command).await?;
+        let is_call = matches!(
+            command,
+            Command::PlaceHold { .. }
+                | Command::CaptureHold { .. }
+                | Command::ReleaseHold { .. }
+                | Command::RecordUsage { .. }
+        );
+        // Calls are not acts.
+        if !is_call {
+            self.record_attempt(who).await?;
+        }
         let key = key.map(|key| key.hash(&who.scope));
         let request = Request { caller: who.caller, command, key };
         match tokio::time::timeout(REQUEST_LIMIT, self.ledger.submit(who.request_id.as_str(), request)).await {
@@ -102,16 +112,9 @@ impl Api {
         }
     }
 
-    /// What those who run the ledger are about to change is recorded first, with where they are. Calls are not acts.
-    async fn record_attempt(&self, who: &Authenticated, command: &Command) -> Result<(), CommandError> {
-        let is_call = matches!(
-            command,
-            Command::PlaceHold { .. }
-                | Command::CaptureHold { .. }
-                | Command::ReleaseHold { .. }
-                | Command::RecordUsage { .. }
-        );
-        if who.caller.power().is_none() || is_call {
+    /// What those who run the ledger are about to change is recorded first, with where they are: once for each request.
+    async fn record_attempt(&self, who: &Authenticated) -> Result<(), CommandError> {
+        if who.caller.power().is_none() {
             return Ok(());
         }
         let access = who.request_id.access(who.caller.actor(), AccessKind::Attempt);

@@ -102,6 +102,26 @@ async fn acts_and_reads_are_there_with_who_where_what_and_why() {
         (1, &json!(admin.actor), &json!("POST /v1/admin/wallets/{wallet_id}/adjustments"))
     );
     assert!(shown(&up, "request_id=try-2", "0").await.is_empty(), "nothing was done");
+    // Also what may become many events, or none.
+    for (path, body) in [
+        ("/v1/admin/payouts/run-mock", json!({})),
+        ("/v1/admin/stripe/unfinished/rework", Value::Null),
+        ("/v1/admin/stripe/sweep", json!({ "events_until": 1 })),
+        (
+            "/v1/admin/stripe/objects",
+            json!({ "object": "event", "id": "evt_1", "type": "odd", "created": 1, "livemode": false, "data": { "object": {} } }),
+        ),
+    ] {
+        let answer = admin.does(&up, "POST", path, path, "monthly", &body).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        let tries = shown(&up, &format!("request_id={path}&kind=attempt"), "0").await;
+        let said = |member: &str| tries[0][member].as_str().unwrap_or_default().to_owned();
+        assert_eq!(
+            (tries.len(), ["actor", "address", "reason"].map(said)),
+            (1, [&admin.actor, "127.0.0.1", "monthly"].map(str::to_owned)),
+            "{path}"
+        );
+    }
 
     // Reads of exports and audit data.
     for (number, path) in [
