@@ -1,13 +1,16 @@
 //! The write API. Handlers are thin: who is it, what is wanted, one command, the answer made from its event.
 
 mod admin;
+mod apps;
 mod auth;
 mod batch;
-mod catalogue;
 mod checkout;
+mod developers;
+mod features;
 mod holds;
 mod payouts;
 mod provider_keys;
+mod rate_cards;
 mod refunds;
 mod repairs;
 mod reply;
@@ -89,7 +92,17 @@ impl Api {
         command: Command,
         key: Option<Key<'_>>,
     ) -> Result<Done, CommandError> {
-        self.record_attempt(who, &command).await?;
+        let is_call = matches!(
+            command,
+            Command::PlaceHold { .. }
+                | Command::CaptureHold { .. }
+                | Command::ReleaseHold { .. }
+                | Command::RecordUsage { .. }
+        );
+        // Calls are not acts.
+        if !is_call {
+            self.record_attempt(who).await?;
+        }
         let key = key.map(|key| key.hash(&who.scope));
         let request = Request { caller: who.caller, command, key };
         match tokio::time::timeout(REQUEST_LIMIT, self.ledger.submit(who.request_id.as_str(), request)).await {
@@ -99,16 +112,9 @@ impl Api {
         }
     }
 
-    /// What those who run the ledger are about to change is recorded first, with where they are. Calls are not acts.
-    async fn record_attempt(&self, who: &Authenticated, command: &Command) -> Result<(), CommandError> {
-        let is_call = matches!(
-            command,
-            Command::PlaceHold { .. }
-                | Command::CaptureHold { .. }
-                | Command::ReleaseHold { .. }
-                | Command::RecordUsage { .. }
-        );
-        if who.caller.power().is_none() || is_call {
+    /// What those who run the ledger are about to change is recorded first, with where they are: once for each request.
+    async fn record_attempt(&self, who: &Authenticated) -> Result<(), CommandError> {
+        if who.caller.power().is_none() {
             return Ok(());
         }
         let access = who.request_id.access(who.caller.actor(), AccessKind::Attempt);
@@ -204,14 +210,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::set_disconnect_policy))
         .routes(routes!(staff::issue))
         .routes(routes!(staff::revoke))
-        .routes(routes!(catalogue::register_developer))
-        .routes(routes!(catalogue::issue_token))
-        .routes(routes!(catalogue::revoke_token))
-        .routes(routes!(catalogue::register_app))
-        .routes(routes!(catalogue::change_app, catalogue::disable_app))
-        .routes(routes!(catalogue::define_feature))
-        .routes(routes!(catalogue::change_feature, catalogue::remove_feature))
-        .routes(routes!(catalogue::activate_rate_card))
+        .routes(routes!(developers::register_developer))
+        .routes(routes!(developers::issue_token))
+        .routes(routes!(developers::revoke_token))
+        .routes(routes!(apps::register_app))
+        .routes(routes!(apps::change_app, apps::disable_app))
+        .routes(routes!(features::define_feature))
+        .routes(routes!(features::change_feature, features::remove_feature))
+        .routes(routes!(rate_cards::activate_rate_card))
 }
 
 /// The document of the write API, without a ledger behind it.

@@ -33,7 +33,7 @@ pub trait Vault: Send + Sync {
     /// Decides an address that somebody named for a key, and says its origin.
     fn admit(&self, base_url: String) -> BoxFuture<'_, Result<String, VaultError>>;
 
-    /// Seals a key and keeps it. Before the event that makes it usable: a row without one is swept later.
+    /// Seals a key and keeps it. Before the event that makes it usable: a row without one is removed later.
     fn put(&self, to: SealedTo, key: SecretString) -> BoxFuture<'_, Result<(), VaultError>>;
 
     /// Forgets a key that no event names, or that was disabled. What fails is left to the sweep.

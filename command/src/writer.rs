@@ -423,7 +423,7 @@ impl Writer {
             if self.queue.is_empty() && !self.wait().await? {
                 return Ok(());
             }
-            self.drain_inbox().await?;
+            self.empty_inbox().await?;
             let mut expired = Vec::new();
             let now = Timestamp::now();
             let step = self.core.plan(&mut self.queue, now, BatchId::generate(), &mut expired);
@@ -456,7 +456,7 @@ impl Writer {
         Ok(true)
     }
 
-    async fn drain_inbox(&mut self) -> Result<(), WriterError> {
+    async fn empty_inbox(&mut self) -> Result<(), WriterError> {
         while let Ok(message) = self.inbox.try_recv() {
             self.accept(message).await?;
         }
@@ -757,7 +757,7 @@ impl Writer {
     /// Refusals without an append behind them: they stand if nobody else has appended since.
     async fn confirm_head(&mut self) -> Result<(), WriterError> {
         loop {
-            match self.read(ANSWER, async |reader, shard| reader.settled_head(shard).await).await {
+            match self.read(ANSWER, async |reader, shard| reader.head_behind_appends(shard).await).await {
                 Ok((log_id, _)) if log_id != self.core.log_id() => return Err(WriterError::OtherLog(self.shard)),
                 Ok((_, head)) if head == self.core.head() => {
                     self.finish();

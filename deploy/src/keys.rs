@@ -1,4 +1,4 @@
-//! Provider keys in a process: the vault that the write side hands them to, the sweep of what no event names, and the tools for
+//! Provider keys in a process: the vault that the write side hands them to, the removal of what no event names, and the tools for
 //! key-encryption keys.
 
 mod tools;
@@ -29,7 +29,7 @@ pub(crate) use tools::{KEK_FILE, KeysVerb, missing, run};
 /// How long a ciphertext may be without an event: an append that is in doubt may take a while to be known.
 const GRACE: Duration = Duration::from_secs(24 * 3_600);
 /// How often they are looked for.
-const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+const LOOK_EVERY: Duration = Duration::from_secs(3_600);
 
 /// The keeper of provider keys in this process. Cheap to clone.
 #[derive(Clone)]
@@ -67,18 +67,18 @@ impl Keeper {
     }
 
     /// Removes ciphertexts that no key in use needs, now and every hour, as long as the writer lives.
-    pub(crate) async fn sweep(self, ledger: Ledger) {
+    pub(crate) async fn remove_strays(self, ledger: Ledger) {
         loop {
-            match self.sweep_once(&ledger).await {
+            match self.remove_strays_once(&ledger).await {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(removed, "sealed keys that no event names are removed"),
-                Err(error) => tracing::warn!(%error, "sealed keys could not be swept; that is tried again"),
+                Err(error) => tracing::warn!(%error, "sealed keys could not be removed; that is tried again"),
             }
-            tokio::time::sleep(SWEEP_EVERY).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn sweep_once(&self, ledger: &Ledger) -> Result<usize, StoreError> {
+    async fn remove_strays_once(&self, ledger: &Ledger) -> Result<usize, StoreError> {
         let mut after = CredentialId(Uuid::nil());
         let mut removed = 0;
         loop {
@@ -120,7 +120,7 @@ impl Vault for Keeper {
     fn forget(&self, credential_id: CredentialId) -> BoxFuture<'_, ()> {
         async move {
             if let Err(error) = self.store.remove(&[credential_id]).await {
-                tracing::warn!(%error, "a sealed key could not be removed; the sweep does it");
+                tracing::warn!(%error, "a sealed key could not be removed; that is tried again");
             }
         }
         .boxed()

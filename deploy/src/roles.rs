@@ -70,7 +70,7 @@ pub(crate) async fn command(config: &Config) -> Result<(), Failure> {
         payout_threshold: config.payout_threshold()?,
     };
     if let Some(keeper) = keeper {
-        tokio::spawn(keeper.sweep(ledger.clone()));
+        tokio::spawn(keeper.remove_strays(ledger.clone()));
     }
     let routes = routes.merge(modelfaucet_command::http::router(api));
     let router = app::build(

@@ -161,7 +161,7 @@ impl Process<'_> {
             payout_providers: payments::payout_providers(config)?,
             payout_threshold: config.payout_threshold()?,
         };
-        let sweeping = tokio::spawn(keeper.sweep(ledger.clone()));
+        let removing = tokio::spawn(keeper.remove_strays(ledger.clone()));
         let mut routes = roles::log_routes(config, &ledger, &command, &admin)?;
         if let Some(for_gateways) = gateway::serve_gateways(config, &ledger, &feed, &reports, &command)? {
             routes = routes.merge(for_gateways);
@@ -200,7 +200,7 @@ impl Process<'_> {
         }
         let _gone = stop_sandbox.send(true);
         drop(gateway);
-        sweeping.abort();
+        removing.abort();
         showing.abort();
         let _late = tokio::time::timeout(Duration::from_secs(10), projecting).await;
         drop(ledger);

@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use crate::client::{Client, Head, listen};
 use crate::fault::{self, Point};
 use crate::gateway::{Gateway, Place};
-use crate::limit::Charge;
+use crate::limit::Taken;
 use crate::plan::Target;
 use crate::read_model::{Policy, Session};
 use crate::request::CallRequest;
@@ -46,7 +46,7 @@ pub(crate) struct Job {
     pub(crate) began: Instant,
     pub(crate) place: Place,
     /// The tokens that it has taken from the rate limits.
-    pub(crate) charge: Charge,
+    pub(crate) taken: Taken,
 }
 
 /// Runs a call in a task of its own and says where its first answer comes out.

@@ -25,7 +25,7 @@ use crate::call::{ClientKey, Job, spawn};
 use crate::client::Head;
 use crate::error::CallError;
 use crate::gateway::Gateway;
-use crate::limit::{Allowance, Charge, Decision, Unit, show};
+use crate::limit::{Allowance, Decision, Taken, Unit, show};
 use crate::plan::{Plan, Planner, Target};
 use crate::read_model::{Policy, RateCard, Session};
 use crate::request::CallRequest;
@@ -189,7 +189,7 @@ async fn prepare(
     };
     let plan = planner.plan(&request, &policy)?;
     let targets = awake(gateway, endpoint, plan, began)?;
-    let charge =
+    let taken =
         take(gateway, &session, tokens(&request, &targets, &policy, options.limits.default_cap), limits).await?;
     let place = gateway.enter(request.stream).ok_or_else(CallError::overloaded)?;
     Ok(Job {
@@ -203,7 +203,7 @@ async fn prepare(
         request_id: request_id.to_owned(),
         began,
         place,
-        charge,
+        taken,
     })
 }
 
@@ -216,7 +216,7 @@ fn tokens(request: &CallRequest, targets: &[Target], policy: &Policy, default_ca
 }
 
 /// One request and its tokens, if the session, its user and its app may.
-async fn take(gateway: &Gateway, session: &Session, tokens: u64, limits: &mut Decision) -> Result<Charge, CallError> {
+async fn take(gateway: &Gateway, session: &Session, tokens: u64, limits: &mut Decision) -> Result<Taken, CallError> {
     let options = &gateway.shared.options;
     let rates = &options.limits.rates;
     let (mut buckets, of_tokens) = rates.buckets(session.session_id, session.wallet_id, session.app_id, tokens);
@@ -224,7 +224,7 @@ async fn take(gateway: &Gateway, session: &Session, tokens: u64, limits: &mut De
     *limits = options.rate_limits.take(&buckets).await;
     match &limits.refused {
         Some(refused) => Err(rate_limited(refused)),
-        None => Ok(Charge::new(options.rate_limits.clone(), of_tokens)),
+        None => Ok(Taken::new(options.rate_limits.clone(), of_tokens)),
     }
 }
 

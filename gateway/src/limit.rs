@@ -4,11 +4,11 @@
 //! In process, or in Redis, where instances share them. Redis that is away or slow changes nothing but who counts: the process does,
 //! with its share of the limit, so that all together let through at most twice the limit in one window.
 
-mod charge;
 mod headers;
 mod local;
 mod rates;
 mod redis;
+mod taken;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-pub(crate) use charge::Charge;
 pub use headers::show;
 pub use rates::{Quota, Rates};
 pub use redis::{RedisError, RedisOptions};
+pub(crate) use taken::Taken;
 
 use local::Local;
 use redis::Redis;

@@ -59,7 +59,7 @@ struct Fake {
     /// So many endings panic, then so many are refused for now.
     panics: AtomicU32,
     unavailable: AtomicU32,
-    settled: AtomicBool,
+    has_ended: AtomicBool,
 }
 
 /// Is one of so many left?
@@ -205,7 +205,7 @@ impl Ledger for Fake {
             let Some(begin) = begin else {
                 return Err(PortError::Refused { status: 404, code: "hold_not_found", message: "none".into() });
             };
-            self.settled.store(true, Ordering::SeqCst);
+            self.has_ended.store(true, Ordering::SeqCst);
             let answer = ended(&end, placed(&begin).call);
             self.ended.lock().push(end);
             Ok(answer)
@@ -404,9 +404,9 @@ async fn the_last_byte_waits_for_the_charge() {
             let frame = frame.unwrap();
             let text = String::from_utf8_lossy(frame.data_ref().unwrap()).into_owned();
             let last = !stream || text.contains("[DONE]") || text.contains("modelfaucet");
-            assert!(!last || world.fake.settled.load(Ordering::SeqCst), "{script}: {text}");
+            assert!(!last || world.fake.has_ended.load(Ordering::SeqCst), "{script}: {text}");
         }
-        assert!(world.fake.settled.load(Ordering::SeqCst));
+        assert!(world.fake.has_ended.load(Ordering::SeqCst));
         world.endings().await;
     }
 }

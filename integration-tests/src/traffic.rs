@@ -275,7 +275,7 @@ impl Client {
         let seconds = if abandoned { 1 } else { 900 };
         let body = json!({ "wallet_id": wallet, "model": "gpt-4o-mini", "amount_usd": amount, "expires_in": seconds });
         let order = Order { amount: Some(amount), ..self.order("hold", "/v1/usage/holds".into(), &wallet, body) };
-        let answer = self.settle(&order).await;
+        let answer = self.outcome(&order).await;
         if answer.status == 402 || abandoned {
             return;
         }
@@ -289,7 +289,7 @@ impl Client {
         } else {
             self.order("release", format!("/v1/usage/holds/{hold}/release"), &wallet, json!({ "reason": "not_sent" }))
         };
-        let answer = self.settle(&order).await;
+        let answer = self.outcome(&order).await;
         self.expect(&order, &answer, &[200]);
     }
 
@@ -297,7 +297,7 @@ impl Client {
         let wallet = self.wallet();
         let body = json!({ "wallet_id": wallet, "model": "gpt-4o-mini", "usage": self.usage() });
         let order = self.order("usage", "/v1/usage".into(), &wallet, body);
-        let answer = self.settle(&order).await;
+        let answer = self.outcome(&order).await;
         self.expect(&order, &answer, &[201, 402]);
     }
 
@@ -308,7 +308,7 @@ impl Client {
         let body = json!({ "amount_usd": amount, "provider": "stripe" });
         let path = format!("/v1/admin/wallets/{wallet}/top-ups");
         let order = Order { amount: Some(amount.clone()), ..self.order("top_up", path, &wallet, body) };
-        let answer = self.settle(&order).await;
+        let answer = self.outcome(&order).await;
         if !self.expect(&order, &answer, &[201]) {
             return;
         }
@@ -328,7 +328,7 @@ impl Client {
             if self.dice.percent(33) { credits.get(usize::try_from(at).unwrap()).cloned() } else { None }
         };
         for order in [Some(credit), others].into_iter().flatten() {
-            let answer = self.settle(&order).await;
+            let answer = self.outcome(&order).await;
             self.expect(&order, &answer, &[200]);
         }
     }
@@ -340,7 +340,7 @@ impl Client {
         let body = json!({ "direction": direction, "amount_usd": amount, "reason": "drill" });
         let path = format!("/v1/admin/wallets/{wallet}/adjustments");
         let order = Order { amount: Some(amount), ..self.order("adjust", path, &wallet, body) };
-        let answer = self.settle(&order).await;
+        let answer = self.outcome(&order).await;
         self.expect(&order, &answer, &[201, 402]);
     }
 
@@ -372,7 +372,7 @@ impl Client {
     /// An earlier key with the same body: the first answer again, byte for byte.
     async fn repeat(&mut self) {
         let Some((order, first)) = self.earlier() else { return };
-        let again = self.settle(&order).await;
+        let again = self.outcome(&order).await;
         if (again.status, &again.body) != (first.status, &first.body) || again.header("idempotent-replayed").is_none() {
             self.tally.odd.push(format!("{} was answered {first:?}, then {again:?}", order.key));
         }
@@ -383,7 +383,7 @@ impl Client {
     async fn reuse(&mut self) {
         let Some((order, _)) = self.earlier() else { return };
         let Some(other) = order.changed() else { return };
-        let answer = self.settle(&other).await;
+        let answer = self.outcome(&other).await;
         self.expect(&other, &answer, &[422]);
     }
 
@@ -402,7 +402,7 @@ impl Client {
     }
 
     /// Sends a command, and again with the same key, until it is known what became of it. An answer without a status: nobody says.
-    async fn settle(&mut self, order: &Order) -> Answer {
+    async fn outcome(&mut self, order: &Order) -> Answer {
         let body = order.body.to_string().into_bytes();
         let asked = Asked {
             key: &order.key,

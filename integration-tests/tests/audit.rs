@@ -102,6 +102,26 @@ async fn acts_and_reads_are_there_with_who_where_what_and_why() {
         (1, &json!(admin.actor), &json!("POST /v1/admin/wallets/{wallet_id}/adjustments"))
     );
     assert!(shown(&up, "request_id=try-2", "0").await.is_empty(), "nothing was done");
+    // Also what may become many events, or none.
+    for (path, body) in [
+        ("/v1/admin/payouts/run-mock", json!({})),
+        ("/v1/admin/stripe/unfinished/rework", Value::Null),
+        ("/v1/admin/stripe/sweep", json!({ "events_until": 1 })),
+        (
+            "/v1/admin/stripe/objects",
+            json!({ "object": "event", "id": "evt_1", "type": "odd", "created": 1, "livemode": false, "data": { "object": {} } }),
+        ),
+    ] {
+        let answer = admin.does(&up, "POST", path, path, "monthly", &body).await;
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+        let tries = shown(&up, &format!("request_id={path}&kind=attempt"), "0").await;
+        let said = |member: &str| tries[0][member].as_str().unwrap_or_default().to_owned();
+        assert_eq!(
+            (tries.len(), ["actor", "address", "reason"].map(said)),
+            (1, [&admin.actor, "127.0.0.1", "monthly"].map(str::to_owned)),
+            "{path}"
+        );
+    }
 
     // Reads of exports and audit data.
     for (number, path) in [
@@ -166,6 +186,33 @@ async fn pages_and_exports(up: &Up, admin: &Person, auditor: &Person) {
     }
     let of_auditor = shown(up, &format!("actor={}", auditor.actor), "0").await;
     assert!(of_auditor.len() >= 4 && of_auditor.iter().all(|item| item["actor"] == json!(auditor.actor)));
+}
+
+/// Whether its answer is lost or late: it is refused, and what was announced is on record once.
+#[tokio::test]
+async fn an_attempt_without_an_answer_is_on_record_once() {
+    if !has_postgres() {
+        return;
+    }
+    let up = Up::start().await;
+    // Puts an attempt on record, too: from here on there is a connection to lose.
+    let admin = person(&up, "admin").await;
+    let (client, connection) = up.database("postgres").connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("BEGIN; LOCK TABLE ledger.access IN SHARE MODE").await.unwrap();
+    let freeze = json!({ "scope": { "kind": "usage" }, "reason": "a test" });
+    let answer = admin.does(&up, "POST", "/v1/admin/freezes", "late-1", "", &freeze).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "ledger_unavailable"), "{answer:?}");
+    client.batch_execute("COMMIT").await.unwrap();
+    let working = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%record_access(%' AND state = 'active' AND pid <> pg_backend_pid()";
+    let began = std::time::Instant::now();
+    while client.query_one(working, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        assert!(began.elapsed() < std::time::Duration::from_secs(30), "what was sent is not written");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let recorded = "SELECT count(*) FROM ledger.access WHERE request_id = 'late-1'";
+    assert_eq!(client.query_one(recorded, &[]).await.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(admin.does(&up, "POST", "/v1/admin/freezes", "late-2", "", &freeze).await.status, 201, "it goes on");
 }
 
 #[tokio::test]

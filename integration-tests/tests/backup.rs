@@ -528,6 +528,9 @@ async fn recovery_and_fork_are_safe_to_repeat_and_to_race() {
     // A fork is there as a whole or not at all, and once.
     let client = forked.connect().await;
     let before = head(&client).await;
+    let asleep = folder.path().join("asleep").display().to_string();
+    let (status, said) = verb(&forked, &["log", "mirror", &asleep], "");
+    assert!(status.success(), "{said}");
     let lost = format!("{}..{}", before.1 + 1, end.1);
     let fork = fork_words(folder.path(), &lost, [&up.admin(), &second]);
     let fork: Vec<&str> = fork.iter().map(String::as_str).collect();
@@ -547,6 +550,40 @@ async fn recovery_and_fork_are_safe_to_repeat_and_to_race() {
         assert!(status.success() && said.contains("was forked there before") && said.contains(&after.0), "{said}");
     }
     assert_eq!(head(&client).await, after);
+
+    // A mirror that has slept through forks goes on line by line: what is left of each of them is in it.
+    for lost in [after.1 + 1, after.1 + 2] {
+        let fork = fork_words(folder.path(), &format!("{lost}..{lost}"), [&up.admin(), &second]);
+        let (status, said) = verb(&forked, &fork.iter().map(String::as_str).collect::<Vec<_>>(), "");
+        assert!(status.success(), "{said}");
+    }
+    let (status, said) = verb(&forked, &["log", "mirror", &asleep], "");
+    assert!(status.success() && said.contains(&format!("position {}", after.1 + 2)), "{said}");
+    assert_eq!(mirrored(Path::new(&asleep)), linked(&client).await);
+}
+
+/// The positions before the batches of a mirror, in order; each in the folder of the log's id that it says.
+fn mirrored(mirror: &Path) -> Vec<i64> {
+    let mut after = Vec::new();
+    for log in std::fs::read_dir(mirror.join("s00")).unwrap() {
+        let log = log.unwrap();
+        for file in std::fs::read_dir(log.path()).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            after.extend(lines.map(|line| {
+                assert_eq!(line["log_id"].as_str(), log.file_name().to_str());
+                line["after"].as_i64().unwrap()
+            }));
+        }
+    }
+    after.sort_unstable();
+    after
+}
+
+/// The same of the log.
+async fn linked(client: &Client) -> Vec<i64> {
+    let sql = "SELECT first_pos - 1 FROM ledger.batch WHERE shard = 0 ORDER BY first_pos";
+    client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 /// The log's id, its last position and the hash there.

@@ -1,4 +1,4 @@
-//! Provider keys on a real process: taken in, listed, disabled, sealed, rotated, swept; and nowhere to be found in clear.
+//! Provider keys on a real process: taken in, listed, disabled, sealed, rotated, removed; and nowhere to be found in clear.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::sync::Arc;
@@ -372,7 +372,7 @@ async fn statements_are_right_and_a_rotation_can_be_broken_off() {
 }
 
 #[tokio::test]
-async fn keys_are_rotated_while_it_runs_and_strays_are_swept() {
+async fn keys_are_rotated_while_it_runs_and_strays_are_removed() {
     if !has_postgres() {
         return;
     }
@@ -402,7 +402,7 @@ async fn keys_are_rotated_while_it_runs_and_strays_are_swept() {
     up.wait_until_ready(Duration::from_secs(60)).await;
     let began = std::time::Instant::now();
     while count(&up).await != 6 {
-        assert!(began.elapsed() < Duration::from_secs(20), "the stray is swept");
+        assert!(began.elapsed() < Duration::from_secs(20), "the stray is removed");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     sql(&up, "ledger_secrets", "DELETE FROM secret.credential WHERE owner = 'user:x'").await.unwrap();

@@ -50,7 +50,7 @@ fn types(story: &Value) -> Vec<&str> {
 }
 
 /// Until the read tables have everything.
-async fn settled(up: &Up) -> Value {
+async fn caught_up(up: &Up) -> Value {
     let began = Instant::now();
     loop {
         let (_, status) = value(up, &["status", "--json"]);
@@ -135,7 +135,7 @@ async fn every_tool_tells_what_happened() {
     }
     let up = Up::start().await;
     let shop = Shop::open(&up).await;
-    let status = settled(&up).await;
+    let status = caught_up(&up).await;
     assert_eq!((&status["ok"], &status["holds"]["open"]), (&json!(true), &json!(1)), "{status:#}");
     assert_eq!((&status["books"]["mismatches"], &status["outside"]["redis"]), (&json!(0), &json!("not configured")));
 
@@ -527,7 +527,7 @@ async fn a_repair_takes_two_people_and_is_done_once_however_often_it_is_killed()
     let (code, again) = value(&up, &bobs);
     assert_eq!((code, &again["applied_now"]), (0, &json!(0)), "{again:#}");
 
-    settled(&up).await;
+    caught_up(&up).await;
     let (_, figures) = value(&up, &["wallet", "show", &wallet, "--json"]);
     assert_eq!((&figures["posted_usd"], &figures["held_usd"]), (&json!("8.00000000"), &json!("0.00000000")));
     let (_, acts) = values(
@@ -584,7 +584,7 @@ async fn a_plan_stops_where_the_world_has_moved_on(up: &Up, wallet: &str, dir: &
     let stopped = up.run(&["repair", "apply", &plan, "--yes", "--url", &url]);
     assert!(exit(&stopped) == 3 && told(&stopped).contains("balance_changed"), "{}", told(&stopped));
     assert!(told(&stopped).contains("step 2 of 2") && told(&stopped).contains("The 1 steps before it are done"));
-    settled(up).await;
+    caught_up(up).await;
     assert_eq!(value(up, &["wallet", "show", wallet, "--json"]).1["posted_usd"], "8.00000001");
     // What is not there, or would be refused, is not even planned.
     let file = dir.join("none.json").display().to_string();

@@ -21,7 +21,7 @@ const BEHIND: usize = 2_048;
 /// Pages in flight beside the one that is being folded.
 const AHEAD: usize = 2;
 /// How often a projector that is fed by the broker looks at the log although no message told of anything.
-const FLOOR: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// From this many events on the work leaves the threads that serve others.
 pub(crate) const HEAVY: usize = 256;
 
@@ -144,7 +144,7 @@ impl Feed {
     fn must_read(&self) -> bool {
         match &self.near {
             Some(Near::Broker(broker)) => {
-                broker.wants_log(self.at.position) || self.read_at.is_none_or(|last| last.elapsed() >= FLOOR)
+                broker.wants_log(self.at.position) || self.read_at.is_none_or(|last| last.elapsed() >= LOOK_EVERY)
             }
             Some(Near::Writer(_)) | None => true,
         }

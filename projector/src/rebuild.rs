@@ -61,12 +61,12 @@ pub struct Rebuilding {
 }
 
 /// A process of the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     /// Its id where the server runs.
     pub pid: i32,
-    /// The port that it is connected to; none without TCP.
-    pub client_port: Option<i32>,
+    /// What its title has there: user, database, and where its client is.
+    pub title: String,
 }
 
 /// Is told of a process of the server.
@@ -79,8 +79,10 @@ impl Rebuilding {
 
     async fn tell_of(&self, client: &Client) -> Result<(), Error> {
         let Some(on_backend) = &self.on_backend else { return Ok(()) };
-        let row = client.query_one("SELECT pg_backend_pid(), inet_client_port()", &[]).await?;
-        on_backend(Backend { pid: row.get(0), client_port: row.get(1) });
+        let sql = "SELECT pg_backend_pid(), session_user || ' ' || current_database() || ' '
+                       || coalesce(host(inet_client_addr()) || '(' || inet_client_port() || ')', '[local]')";
+        let row = client.query_one(sql, &[]).await?;
+        on_backend(Backend { pid: row.get(0), title: row.get(1) });
         Ok(())
     }
 }
@@ -230,7 +232,7 @@ impl Build<'_> {
             }
         }
         self.send(shard, log_id, &mut segment).await?;
-        self.settle().await?;
+        self.await_commit().await?;
         Ok(!self.is_stopping())
     }
 
@@ -242,21 +244,21 @@ impl Build<'_> {
         let genesis = self.reader.genesis(shard).await?;
         let begin = "INSERT INTO projection.checkpoint (name, version, shard, log_id, position, hash) VALUES ($1, $2, $3, $4, 0, $5)
                      ON CONFLICT DO NOTHING";
-        self.settle()
+        self.await_commit()
             .await?
             .client()
             .execute(begin, &[&name, &version, &shard.0, &log_id.0, &genesis.hash.0.as_slice()])
             .await?;
         let gone = self.halted("its checkpoint is gone".to_owned());
         let projection = self.projection;
-        let mut saved = self.settle().await?.load_version(shard, projection).await?.ok_or(gone)?;
+        let mut saved = self.await_commit().await?.load_version(shard, projection).await?.ok_or(gone)?;
         let admitted = self.reader.admit(shard, saved.log_id, saved.at).await?;
         let log_id = admitted.map_err(|stranger| self.halted(format!("{stranger}; drop it and build it anew")))?;
         if let Some(reason) = saved.halted {
             return Err(self.halted(reason));
         }
         if saved.log_id != log_id {
-            self.settle().await?.adopt(shard, log_id, name, version, saved.at).await?;
+            self.await_commit().await?.adopt(shard, log_id, name, version, saved.at).await?;
             saved.log_id = log_id;
         }
         Ok(saved)
@@ -295,7 +297,7 @@ impl Build<'_> {
         segment.since = Instant::now();
         let Some(batch) = segment.batch.take() else { return Ok(()) };
         let commit = join(&mut spawn_blocking(move || Commit::new(shard, log_id, batch))).await;
-        self.settle().await?;
+        self.await_commit().await?;
         if let Some(mut store) = self.store.take() {
             self.pending = Some(tokio::spawn(async move {
                 let result = store.commit(&commit).await;
@@ -305,7 +307,8 @@ impl Build<'_> {
         Ok(())
     }
 
-    async fn settle(&mut self) -> Result<&mut Store, ProjectorError> {
+    /// Waits for the commit on its way; the store behind it.
+    async fn await_commit(&mut self) -> Result<&mut Store, ProjectorError> {
         if let Some(mut pending) = self.pending.take() {
             let (store, sent) = join(&mut pending).await;
             self.store = Some(store);
@@ -319,7 +322,7 @@ impl Build<'_> {
     async fn finish(&mut self) -> Result<(), ProjectorError> {
         let projection = self.projection;
         let (schema, views) = (projection.schema(), view_ddl(projection));
-        let client = self.settle().await?.client();
+        let client = self.await_commit().await?.client();
         let mut indexes = String::new();
         for table in projection.tables() {
             // What the call that created the tables has left for now.

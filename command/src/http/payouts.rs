@@ -114,6 +114,7 @@ pub(super) async fn run(
         return Err(ApiError::invalid("The threshold must be above zero.").param("threshold_usd"));
     }
     let provider = find_provider(&api, None)?;
+    api.record_attempt(&who).await.map_err(|failed| error(&failed))?;
     let request = |developer_id| Request {
         caller: who.caller,
         command: Command::RequestPayout {

@@ -137,7 +137,7 @@ impl Api {
             metrics::counter!("modelfaucet_stripe_refused_total").increment(1);
         }
         // If that fails it is worked on again, to no further effect.
-        if let Err(error) = self.stripe.inbox.settle(told.id(), state, problem.as_deref()).await {
+        if let Err(error) = self.stripe.inbox.note(told.id(), state, problem.as_deref()).await {
             tracing::warn!(%error, id = told.id(), "what became of it is not noted");
         }
     }
@@ -363,6 +363,7 @@ pub(super) async fn take(
         let (known, state) = (state.is_some(), state.map_or("new", WorkState::name));
         return Ok(Json(TakenReply { id, known, state, problem: None }).into_response());
     }
+    api.record_attempt(&who).await.map_err(|error| super::reply::error(&error))?;
     let taken = api.take_told(told, &body, &api.fetched_by(&who)).await?;
     let problem = taken.problem.map(|error| error.body("").error.message);
     Ok(Json(TakenReply { id, known: taken.known, state: taken.state.name(), problem }).into_response())
@@ -429,6 +430,7 @@ pub(super) async fn rework(
     request_id: RequestId,
 ) -> Result<Response, ApiError> {
     let who = api.require_admin(&headers, request_id).await?;
+    api.record_attempt(&who).await.map_err(|error| super::reply::error(&error))?;
     for row in api.stripe.inbox.unfinished(REWORK).await.map_err(|error| inbox_failed(&error))? {
         api.work_on_stored(&row.id, &row.body, &api.fetched_by(&who)).await;
     }
@@ -485,9 +487,10 @@ pub(super) async fn sweep(
     request_id: RequestId,
     body: JsonBody<Swept>,
 ) -> Result<Response, ApiError> {
-    api.require_admin(&headers, request_id).await?;
+    let who = api.require_admin(&headers, request_id).await?;
     let body = body.read().await?;
     let latest = Timestamp::now().micros().div_euclid(1_000_000);
+    api.record_attempt(&who).await.map_err(|error| super::reply::error(&error))?;
     for (what, until) in [("events", body.events_until), ("transactions", body.transactions_until)] {
         if let Some(until) = until {
             if !(0..=latest).contains(&until) {

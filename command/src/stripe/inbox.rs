@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(4);
 pub const STATEMENTS: &[(&str, &str)] = &[
     ("store", include_str!("sql/store.sql")),
     ("find", include_str!("sql/find.sql")),
-    ("settle", include_str!("sql/settle.sql")),
+    ("note", include_str!("sql/note.sql")),
     ("waiting_for", include_str!("sql/waiting_for.sql")),
     ("unfinished", include_str!("sql/unfinished.sql")),
     ("swept_until", include_str!("sql/swept_until.sql")),
@@ -160,8 +160,8 @@ impl Inbox {
     ///
     /// # Errors
     /// The database's; then it stays as it was and the work is done again, to no further effect.
-    pub async fn settle(&self, id: &str, state: WorkState, problem: Option<&str>) -> Result<(), Error> {
-        let (sql, name) = (include_str!("sql/settle.sql"), state.name());
+    pub async fn note(&self, id: &str, state: WorkState, problem: Option<&str>) -> Result<(), Error> {
+        let (sql, name) = (include_str!("sql/note.sql"), state.name());
         self.ask(async |client| client.execute(sql, &[&PROVIDER, &id, &name, &problem]).await).await.map(drop)
     }
 

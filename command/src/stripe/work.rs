@@ -110,7 +110,7 @@ fn money(amount: i64, currency: &str) -> Result<Money, WorkError> {
 }
 
 /// The answer of a command whose effect may be there already.
-fn settled(answer: Result<Outcome, CommandError>) -> Result<Worked, WorkError> {
+fn worked(answer: Result<Outcome, CommandError>) -> Result<Worked, WorkError> {
     match answer {
         Ok(_) | Err(CommandError::Rejected(Rejection::AlreadyExists | Rejection::RefundClosed)) => {
             Ok(Worked::Done(None))
@@ -273,7 +273,7 @@ async fn report_refund(
         failed,
         occurred_at: at,
     };
-    settled(ledger.submit(Command::ReportRefund(Box::new(report)), None).await)
+    worked(ledger.submit(Command::ReportRefund(Box::new(report)), None).await)
 }
 
 async fn disputed(ledger: &impl Submit, dispute: &Dispute, at: Option<Timestamp>) -> Result<Worked, WorkError> {
@@ -293,7 +293,7 @@ async fn disputed(ledger: &impl Submit, dispute: &Dispute, at: Option<Timestamp>
         phase,
         occurred_at: at,
     };
-    settled(ledger.submit(Command::ReportDispute(Box::new(report)), None).await)
+    worked(ledger.submit(Command::ReportDispute(Box::new(report)), None).await)
 }
 
 /// Works on a movement of Stripe's balance. One without a template is refused, never guessed.
@@ -318,7 +318,7 @@ pub(crate) async fn movement(ledger: &impl Submit, movement: &BalanceTransaction
         path: movement.id.clone(),
         content: format!("{} {} {}", movement.reporting_category, movement.amount, movement.fee),
     };
-    settled(ledger.submit(Command::RecordTransaction(Box::new(report)), Some(key)).await)
+    worked(ledger.submit(Command::RecordTransaction(Box::new(report)), Some(key)).await)
 }
 
 /// 503: Stripe did not answer.

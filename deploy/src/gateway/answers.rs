@@ -20,9 +20,9 @@ const RECYCLED: Duration = Duration::from_millis(250);
 /// How long a new one may take to be there.
 const CREATED: Duration = Duration::from_secs(5);
 /// How often old answers are taken away.
-const SWEEP: Duration = Duration::from_secs(600);
+const REMOVE_EVERY: Duration = Duration::from_secs(600);
 /// Answers that are taken away at once.
-const SWEPT: i64 = 500;
+const AT_ONCE: i64 = 500;
 
 /// The table.
 #[derive(Clone)]
@@ -39,7 +39,7 @@ impl AnswerTable {
         let pool = Pool::builder(manager).max_size(CONNECTIONS).runtime(Runtime::Tokio1);
         let pool = pool.wait_timeout(Some(Duration::from_secs(2))).recycle_timeout(Some(RECYCLED));
         let table = Self(pool.create_timeout(Some(CREATED)).build()?);
-        tokio::spawn(sweep(table.clone(), life));
+        tokio::spawn(remove_old(table.clone(), life));
         Ok(table)
     }
 
@@ -58,21 +58,21 @@ impl AnswerTable {
 
     async fn delete(&self, life: Duration) -> Result<u64, PoolError> {
         let client = self.0.get().await?;
-        let statement = client.prepare_cached(include_str!("sql/sweep_answers.sql")).await?;
+        let statement = client.prepare_cached(include_str!("sql/remove_answers.sql")).await?;
         let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
-        Ok(client.execute(&statement, &[&seconds, &SWEPT]).await?)
+        Ok(client.execute(&statement, &[&seconds, &AT_ONCE]).await?)
     }
 }
 
-async fn sweep(table: AnswerTable, life: Duration) {
+async fn remove_old(table: AnswerTable, life: Duration) {
     loop {
         match table.delete(life).await {
             // There are more.
-            Ok(gone) if i64::try_from(gone) == Ok(SWEPT) => continue,
+            Ok(gone) if i64::try_from(gone) == Ok(AT_ONCE) => continue,
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "old answers could not be taken away"),
         }
-        tokio::time::sleep(SWEEP).await;
+        tokio::time::sleep(REMOVE_EVERY).await;
     }
 }
 

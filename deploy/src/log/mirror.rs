@@ -68,40 +68,59 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// As [`Mirror::open`], for the log that a database has.
+    /// As [`Mirror::open`], for the log that a database has. Of the lines that forks have made of it the one that was mirrored last goes on,
+    /// or the one behind it if nothing of it is missing; without any, the line that the log is now.
     ///
     /// # Errors
     /// Exit 6 if it does not continue what was mirrored.
     pub(crate) async fn of(root: &Path, shard: ShardId, client: &Client) -> Result<Self, Failure> {
-        let lineage = Lineage::read(client, shard).await?;
-        let lineage = lineage.ok_or_else(|| Failure::new(Exit::Temporary, format!("{shard} has no log")))?;
-        let genesis = lineage.genesis();
-        let [.., last] = lineage.lines() else {
-            return Err(Failure::new(Exit::Temporary, format!("{shard} has no log")));
-        };
-        let sql = "SELECT position, hash FROM ledger.fork WHERE shard = $1 AND log_id = $2";
-        let begin = match client.query_opt(sql, &[&shard.0, &last.log_id.0]).await? {
-            Some(row) => Head {
-                position: Position(row.get(0)),
-                hash: ChainHash::from_slice(row.get(1)).unwrap_or(ChainHash([0; 32])),
-            },
-            None => genesis.unwrap_or(Head::genesis(last.log_id, shard)),
-        };
-        let mirror = Self::open(root, shard, last.log_id, begin)?;
-        if mirror.head != begin {
-            let sql = "SELECT hash FROM ledger.batch WHERE shard = $1 AND last_pos = $2";
-            let there = client.query_opt(sql, &[&shard.0, &mirror.head.position.0]).await?;
-            if there.and_then(|row| ChainHash::from_slice(row.get(0))) != Some(mirror.head.hash) {
-                let message = format!(
-                    "the mirror {} holds position {} of log {}, which the log does not have: it has lost its end or was rewritten; stop writing and see docs/BACKUP.md",
-                    mirror.dir.display(),
-                    mirror.head.position,
-                    last.log_id
-                );
-                return Err(Failure::new(Exit::Violated, message));
+        let lineage = Lineage::read(client, shard).await?.ok_or_else(|| no_log(shard))?;
+        let mut from = lineage.lines().len().saturating_sub(1);
+        for (number, line) in lineage.lines().iter().enumerate() {
+            if !files(&dir_of(root, shard, line.log_id))?.is_empty() {
+                from = number;
             }
         }
-        Ok(mirror)
+        Self::of_line(root, shard, client, &lineage, from).await
+    }
+
+    /// The mirror of the first line, from the one with this number on, of which something may be missing.
+    async fn of_line(
+        root: &Path,
+        shard: ShardId,
+        client: &Client,
+        lineage: &Lineage,
+        from: usize,
+    ) -> Result<Self, Failure> {
+        for line in lineage.lines().iter().skip(from) {
+            let sql = "SELECT position, hash FROM ledger.fork WHERE shard = $1 AND log_id = $2";
+            let begin = match client.query_opt(sql, &[&shard.0, &line.log_id.0]).await? {
+                Some(row) => Head {
+                    position: Position(row.get(0)),
+                    hash: ChainHash::from_slice(row.get(1)).unwrap_or(ChainHash([0; 32])),
+                },
+                None => lineage.genesis().unwrap_or(Head::genesis(line.log_id, shard)),
+            };
+            let mirror = Self::open(root, shard, line.log_id, begin)?;
+            if line.until.is_some_and(|until| mirror.head.position >= until) {
+                continue;
+            }
+            if mirror.head != begin {
+                let sql = "SELECT hash FROM ledger.batch WHERE shard = $1 AND last_pos = $2";
+                let there = client.query_opt(sql, &[&shard.0, &mirror.head.position.0]).await?;
+                if there.and_then(|row| ChainHash::from_slice(row.get(0))) != Some(mirror.head.hash) {
+                    let message = format!(
+                        "the mirror {} holds position {} of log {}, which the log does not have: it has lost its end or was rewritten; stop writing and see docs/BACKUP.md",
+                        mirror.dir.display(),
+                        mirror.head.position,
+                        line.log_id
+                    );
+                    return Err(Failure::new(Exit::Violated, message));
+                }
+            }
+            return Ok(mirror);
+        }
+        Err(no_log(shard))
     }
 
     /// The head up to which it reaches.
@@ -110,7 +129,8 @@ impl Mirror {
     }
 
     /// Fetches what the log has more, up to its end as it is now; returns how many events. Each batch is hashed again before it
-    /// is written. Behind a fork it goes on in the mirror of the log's next id, where `recover` looks for it.
+    /// is written. Behind a fork it goes on in the mirror of the log's next id, where `recover` looks for it; of several, one after the
+    /// other.
     ///
     /// # Errors
     /// Exit 6 if the log does not continue what is here; the database's and the system's.
@@ -122,14 +142,14 @@ impl Mirror {
                 return Ok(events);
             }
             // Asked after the batches were read: what a fork has appended is not without the fork.
-            let lineage = Lineage::read(client, self.shard).await?;
-            let line =
-                lineage.and_then(|lineage| lineage.lines().iter().find(|line| line.log_id == self.log_id).copied());
-            if let Some(until) = line.and_then(|line| line.until) {
+            let lineage = Lineage::read(client, self.shard).await?.ok_or_else(|| no_log(self.shard))?;
+            let number = lineage.lines().iter().position(|line| line.log_id == self.log_id);
+            if let Some(until) = number.and_then(|number| lineage.lines().get(number)?.until) {
                 batches.retain(|batch| batch.head().position <= until);
             }
             let Some(last) = batches.last().map(AppendBatch::head) else {
-                *self = Self::of(&self.root, self.shard, client).await?;
+                let next = number.map_or(0, |number| number + 1);
+                *self = Self::of_line(&self.root, self.shard, client, &lineage, next).await?;
                 continue;
             };
             let written = batches.iter().try_for_each(|batch| {
@@ -311,6 +331,10 @@ impl<'a> Reader<'a> {
 
 fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
+}
+
+fn no_log(shard: ShardId) -> Failure {
+    Failure::new(Exit::Temporary, format!("{shard} has no log"))
 }
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {

@@ -59,9 +59,9 @@ async fn recover(config: &Config, database: &DatabaseConfig, args: &RecoverArgs)
     let reader = LogReader::prepare_with_keys(Arc::clone(&client)).await?;
     let appender = LogAppender::prepare(Arc::clone(&client)).await?;
     if !args.dry_run {
-        hold_the_log(&client, shard).await?;
+        lock_the_log(&client, shard).await?;
     }
-    let (log_id, begin) = reader.settled_head(shard).await.map_err(unreadable)?;
+    let (log_id, begin) = reader.head_behind_appends(shard).await.map_err(unreadable)?;
     let reach = mirror::reach(&args.from, shard, log_id)?;
     let missing = reach.map_or(0, |reach| (reach.position.0 - begin.position.0).max(0));
     if args.dry_run || missing == 0 {
@@ -103,7 +103,7 @@ fn told(end: i64, missing: i64, what: &str) -> String {
 }
 
 /// Takes the lock of `ledger.append()` for as long as the connection lasts.
-async fn hold_the_log(client: &Client, shard: ShardId) -> Result<(), Failure> {
+async fn lock_the_log(client: &Client, shard: ShardId) -> Result<(), Failure> {
     let lock = "SET lock_timeout = '10s'; SELECT pg_advisory_lock(7304, ";
     let held = client.batch_execute(&format!("{lock}{})", shard.0)).await;
     held.map_err(|error| {

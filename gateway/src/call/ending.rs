@@ -63,7 +63,7 @@ impl Call<'_> {
                     Ended::Captured(captured, _) => {
                         let usage = captured.rating.usage;
                         self.span.charged(&usage);
-                        self.job.charge.settle(usage.input_tokens().saturating_add(usage.output_tokens()));
+                        self.job.taken.used(usage.input_tokens().saturating_add(usage.output_tokens()));
                         if captured.over_hold {
                             metrics::counter!("gateway_over_hold_total").increment(1);
                         }

@@ -50,13 +50,13 @@ fn what_was_not_used_goes_back_and_what_was_used_above_is_taken() {
         |limits: &RateLimits| limits.shared.local.take(&[Bucket { cost: 0, ..taken }]).allowances[0].remaining;
     assert!(limits.shared.local.take(&[taken]).refused.is_none());
     assert!((400..=401).contains(&remaining(&limits)));
-    let charge = Charge::new(limits.clone(), vec![taken]);
-    charge.settle(100);
-    drop(charge);
+    let of_call = Taken::new(limits.clone(), vec![taken]);
+    of_call.used(100);
+    drop(of_call);
     assert!((900..=901).contains(&remaining(&limits)), "{}", remaining(&limits));
-    drop(Charge::new(limits.clone(), vec![Bucket { cost: 0, ..taken }]));
-    let above = Charge::new(limits.clone(), vec![Bucket { cost: 0, ..taken }]);
-    above.settle(300);
+    drop(Taken::new(limits.clone(), vec![Bucket { cost: 0, ..taken }]));
+    let above = Taken::new(limits.clone(), vec![Bucket { cost: 0, ..taken }]);
+    above.used(300);
     drop(above);
     assert!((600..=601).contains(&remaining(&limits)), "{}", remaining(&limits));
 }

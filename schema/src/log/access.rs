@@ -20,7 +20,7 @@ use crate::log::connection;
 const USE_NOTED_EVERY: Duration = Duration::from_secs(60);
 /// How long a record may take before the request is refused.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long the database may take for one; then there is time for a second try.
+/// How long the database may take to show that it is there, and for one; with both there is time for a new connection.
 const ANSWER: Duration = Duration::from_millis(1_200);
 /// Longest target and reason, in characters.
 const LIMITS: (usize, usize) = (2_048, 1_000);
@@ -130,26 +130,20 @@ impl AccessLog {
         });
     }
 
-    /// Writes once more on a new connection if the old one was broken. The connection is kept only when its answer has come: one
-    /// that says nothing, or that nobody waits for any more, is not asked again.
+    /// Writes on the connection that is there if it still answers, else on a new one. What is written is sent once: without an answer
+    /// it may be there all the same, and sent again it would tell of two accesses. The connection is kept only when its answer has come:
+    /// one that says nothing, or that nobody waits for any more, is not asked again.
     async fn write(&self, sql: &str, row: Row<'_>) -> Result<(), AccessError> {
         let mut place = self.0.client.lock().await;
-        if let Some(client) = place.take() {
-            match connection::within(ANSWER, client.execute(sql, row)).await {
-                Ok(_) => {
-                    *place = Some(client);
-                    return Ok(());
-                }
-                Err(error) if error.code().is_some() && !client.is_closed() => {
-                    *place = Some(client);
-                    return Err(error.into());
-                }
-                Err(_) => {}
-            }
+        let client = match place.take() {
+            Some(client) if connection::within(ANSWER, client.check_connection()).await.is_ok() => client,
+            _ => self.connect().await?,
+        };
+        let written = connection::within(ANSWER, client.execute(sql, row)).await;
+        if written.as_ref().map_or_else(|error| error.code().is_some(), |_| true) && !client.is_closed() {
+            *place = Some(client);
         }
-        let client = self.connect().await?;
-        connection::within(ANSWER, client.execute(sql, row)).await?;
-        *place = Some(client);
+        written?;
         Ok(())
     }
 

@@ -70,7 +70,7 @@ pub struct LogReader {
     events: Statement,
     link: Statement,
     keys: Option<Statement>,
-    settle: Option<Statement>,
+    await_appends: Option<Statement>,
     patience: Option<Duration>,
 }
 
@@ -86,7 +86,7 @@ impl LogReader {
             events: client.prepare(include_str!("sql/read_events.sql")).await?,
             link: client.prepare(include_str!("sql/link.sql")).await?,
             keys: None,
-            settle: None,
+            await_appends: None,
             patience: None,
             client,
         })
@@ -112,8 +112,8 @@ impl LogReader {
     /// The database's.
     pub async fn prepare_with_keys(client: Arc<Client>) -> Result<Self, tokio_postgres::Error> {
         let keys = client.prepare(include_str!("sql/keys.sql")).await?;
-        let settle = client.prepare(include_str!("sql/settle.sql")).await?;
-        Ok(Self { keys: Some(keys), settle: Some(settle), ..Self::prepare(client).await? })
+        let await_appends = client.prepare(include_str!("sql/await_appends.sql")).await?;
+        Ok(Self { keys: Some(keys), await_appends: Some(await_appends), ..Self::prepare(client).await? })
     }
 
     /// The log's id and its head now.
@@ -160,14 +160,15 @@ impl LogReader {
     ///
     /// # Errors
     /// As [`LogReader::head`]; the database's if the shard's lock cannot be had in time.
-    pub async fn settled_head(&self, shard: ShardId) -> Result<(LogId, Head), ReadError> {
-        let Some(settle) = &self.settle else { return self.head(shard).await };
+    pub async fn head_behind_appends(&self, shard: ShardId) -> Result<(LogId, Head), ReadError> {
+        let Some(await_appends) = &self.await_appends else { return self.head(shard).await };
         // Sent together, run one after the other, each in its own transaction: the second sees what the first has waited for.
         let shard_number = i32::from(shard.0);
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&shard_number];
-        let (settled, head) =
-            futures_util::future::join(self.ask(self.client.execute(settle, &parameters)), self.head(shard)).await;
-        settled?;
+        let (awaited, head) =
+            futures_util::future::join(self.ask(self.client.execute(await_appends, &parameters)), self.head(shard))
+                .await;
+        awaited?;
         head
     }
 

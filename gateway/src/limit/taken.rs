@@ -4,31 +4,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Bucket, RateLimits};
 
-/// The bound of a call, taken when it began. What the call did not use goes back when it is settled, what it used above its bound is
-/// taken too. A call that is never settled has used nothing.
+/// The bound of a call, taken when it began. What the call did not use goes back when it tells, what it used above its bound is taken
+/// too. A call that never tells has used nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Charge {
+pub(crate) struct Taken {
     limits: RateLimits,
     buckets: Vec<Bucket>,
-    settled: AtomicBool,
+    told: AtomicBool,
 }
 
-impl Charge {
+impl Taken {
     /// What was taken from these buckets.
     pub(crate) fn new(limits: RateLimits, buckets: Vec<Bucket>) -> Self {
-        Self { limits, buckets, settled: AtomicBool::new(false) }
+        Self { limits, buckets, told: AtomicBool::new(false) }
     }
 
     /// The call has used so many tokens. The first word counts.
-    pub(crate) fn settle(&self, tokens: u64) {
-        if !self.settled.swap(true, Ordering::Relaxed) {
+    pub(crate) fn used(&self, tokens: u64) {
+        if !self.told.swap(true, Ordering::Relaxed) {
             self.limits.correct(&self.buckets, tokens);
         }
     }
 }
 
-impl Drop for Charge {
+impl Drop for Taken {
     fn drop(&mut self) {
-        self.settle(0);
+        self.used(0);
     }
 }
