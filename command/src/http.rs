@@ -6,6 +6,7 @@ mod batch;
 mod catalogue;
 mod checkout;
 mod holds;
+mod incidents;
 mod payouts;
 mod provider_keys;
 mod refunds;
@@ -185,6 +186,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(write_offs::approve))
         .routes(routes!(repairs::propose))
         .routes(routes!(repairs::approve))
+        .routes(routes!(incidents::close))
         .routes(routes!(payouts::run))
         .routes(routes!(payouts::request))
         .routes(routes!(payouts::approve))
