@@ -14,6 +14,7 @@ mod dispute;
 mod evolve;
 mod freeze;
 mod hold;
+mod incident;
 mod payout;
 mod promo;
 pub mod rating;

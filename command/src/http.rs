@@ -8,6 +8,7 @@ mod checkout;
 mod developers;
 mod features;
 mod holds;
+mod incidents;
 mod payouts;
 mod provider_keys;
 mod rate_cards;
@@ -191,6 +192,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(write_offs::approve))
         .routes(routes!(repairs::propose))
         .routes(routes!(repairs::approve))
+        .routes(routes!(incidents::close))
         .routes(routes!(payouts::run))
         .routes(routes!(payouts::request))
         .routes(routes!(payouts::approve))

@@ -50,7 +50,8 @@ impl World {
             model,
         };
         for command in translate::beginning(&world.model) {
-            let events = decide(&world.state, translate::caller(Who::Operator), &command, world.at()).unwrap();
+            let events =
+                decide(&world.state, translate::caller(Who::Operator), &command, world.at(), world.head()).unwrap();
             world.evolve(&events);
         }
         for app in [1, 3] {
@@ -61,6 +62,10 @@ impl World {
         world.step((36, 0, seed, seed));
         world.commit();
         world
+    }
+
+    fn head(&self) -> Position {
+        Position::START.plus(self.log.len())
     }
 
     fn at(&self) -> Timestamp {
@@ -228,8 +233,8 @@ impl World {
             Order::Thaw(_) if who == Who::Operator => modelfaucet_command::domain::Caller::Admin,
             _ => translate::caller(who),
         };
-        let verdict = decide(&self.state, caller, &command, self.at());
-        assert_eq!(decide(&self.state, caller, &command, self.at()), verdict, "decide is deterministic");
+        let verdict = decide(&self.state, caller, &command, self.at(), self.head());
+        assert_eq!(decide(&self.state, caller, &command, self.at(), self.head()), verdict, "decide is deterministic");
         let expected = self.model.obey(who, &order, self.now);
         assert_eq!(translate::answer(&verdict), expected, "{who:?} {order:?} at {}", self.now);
         if let Ok(events) = verdict {
@@ -447,6 +452,7 @@ fn histories_reach_what_they_are_to_test() {
         "StripeTransaction",
         "Payout",
         "Repair",
+        "Incident",
         "LogForked",
     ];
     for (name, _) in Event::KINDS.iter().filter(|(name, _)| !elsewhere.iter().any(|kind| name.starts_with(kind))) {

@@ -118,7 +118,8 @@ impl World {
 
     /// Decides, checks, and takes in.
     fn obey(&mut self, caller: Caller, command: &Command) -> Result<(), Rejection> {
-        let events = decide(&self.state, caller, command, self.at())?;
+        let head = Position::START.plus(self.log.len());
+        let events = decide(&self.state, caller, command, self.at(), head)?;
         assert!((1..=3).contains(&events.len()));
         let before = self.state.clone();
         let recorded: Vec<Recorded> = events.into_iter().map(|event| self.record(caller, event)).collect();

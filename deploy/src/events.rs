@@ -14,7 +14,8 @@ use crate::exit::{Exit, Failure};
 use crate::progress::{Manner, Progress};
 use crate::reading::{self, Place, Wanted, between, event_json, shown, tell};
 use crate::verify::auditor;
-use filter::{Filter, Span};
+use filter::Filter;
+pub(crate) use filter::Span;
 
 /// Positions that are read at once: at most about 20 MB.
 const PAGE: i64 = 8_192;

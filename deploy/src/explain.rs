@@ -33,8 +33,8 @@ const PAGE: i64 = 16_384;
 #[derive(clap::Args)]
 #[command(args_override_self = true)]
 pub(crate) struct ExplainArgs {
-    /// A request (req_…), an event (s00:812), a hold, session, wallet, user, top-up, refund, payout or anything else with an id; or
-    /// Stripe's id of an event, payment, checkout, refund, dispute or movement (evt_, pi_, cs_, re_, du_, txn_ …)
+    /// A request (req_…), an event (s00:812), a hold, session, wallet, user, top-up, refund, payout or anything else with an id; a
+    /// closed incident by its name; or Stripe's id of an event, payment, checkout, refund, dispute or movement (evt_, pi_, cs_, re_, du_, txn_ …)
     #[arg(value_name = "ID")]
     id: String,
     /// Read the whole log, newest first, if the id is found in no other way
@@ -79,8 +79,11 @@ async fn tell(transaction: &Transaction<'_>, asked: &Asked, args: &ExplainArgs) 
         Asked::Event(place) => call::around(transaction, *place).await?,
         Asked::Id(id) => of_id(transaction, &shards, *id).await?,
         Asked::Request(id) => match of_request(transaction, &shards, id, asked.made_at()).await? {
-            // Payments that are entered by hand have any ids.
-            None => outside::find(transaction, &shards, id).await?,
+            None => match outside::incident(transaction, &shards, id).await? {
+                // Payments that are entered by hand have any ids.
+                None => outside::find(transaction, &shards, id).await?,
+                found => found,
+            },
             found => found,
         },
         Asked::Outside(id) => outside::find(transaction, &shards, id).await?,

@@ -21,6 +21,7 @@ mod gateway;
 mod heads;
 mod holds;
 mod import;
+mod incident;
 mod keys;
 mod log;
 mod log_feed;
@@ -151,6 +152,11 @@ enum Verb {
     Repair {
         #[command(subcommand)]
         verb: repair::RepairVerb,
+    },
+    /// Incidents that are over: close one with the report that proves it, list them, check a report
+    Incident {
+        #[command(subcommand)]
+        verb: incident::IncidentVerb,
     },
     /// Versions of read tables: built, compared and switched beside live traffic (needs `DATABASE_URL` as `ledger_projector`)
     Projection {
@@ -351,6 +357,7 @@ fn run(verb: Verb) -> Result<Exit, Failure> {
         Verb::Freeze(args) => freeze::freeze(&args),
         Verb::Thaw(args) => freeze::thaw(&args),
         Verb::Repair { verb } => repair::run(&verb),
+        Verb::Incident { verb } => incident::run(&verb),
         Verb::Projection { verb } => projection::run(&verb),
         Verb::Dead { verb } => dead::run(&verb),
         Verb::Replay { verb } => replay::run(&verb),

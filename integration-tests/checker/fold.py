@@ -72,6 +72,7 @@ class Fold:
         self.payouts = {}
         self.write_offs = {}
         self.repairs = {}
+        self.incidents = {}
         self.owed = {}
         self.payable = {}
         self.apps = {}
@@ -538,6 +539,12 @@ class Fold:
         if repair[0] != event["digest"] or repair[1] == self.actor or repair[2]:
             self.fail("I11", f"repair {event['repair_id']} was not proposed by somebody else")
         repair[2] = True
+
+    def on_IncidentClosed(self, event, _):
+        name = event["name"]
+        if not 1 <= event["first"] <= event["last"] < self.position or event.get("supersedes") != self.incidents.get(name):
+            self.fail("I8", f"incident {name} is closed over a range that is not in the log, or instead of another closing")
+        self.incidents[name] = self.position
 
     def on_Frozen(self, event, _):
         self.report.count("I13")

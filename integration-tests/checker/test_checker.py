@@ -427,6 +427,20 @@ class Checker(unittest.TestCase):
     def test_a_cut_tail(self):
         self.caught("I8", spoil_rows=lambda rows: [row for row in rows if row["table"] != "event" or row["position"] < 18], says="its batches later")
 
+    def closings(self, *changes):
+        """The honest history with closings of one incident behind it, at positions 19, 20 …"""
+        closed = {"name": "INC-12", "first": 1, "last": 18, "digest": "5f" * 32, "bytes": 5123, "reason": "drill"}
+        stream = "shard:00000000-0000-0000-0000-000000000000"
+        return [*honest_batches(), *([(stream, "IncidentClosed", "admin", None, {**closed, **change})] for change in changes)]
+
+    def test_an_incident_is_closed_again_instead_of_the_closing_before(self):
+        self.assertEqual(self.verdicts(export(self.closings({}, {"last": 19, "supersedes": 19})), honest_history()), {})
+
+    def test_an_incident_that_is_closed_twice_or_over_what_is_not_there(self):
+        for changes in (({}, {}), ({"supersedes": 18},), ({}, {}, {"supersedes": 19}), ({"last": 19},), ({"first": 9, "last": 8},)):
+            with self.subTest(changes):
+                self.caught("I8", spoil_batches=lambda _, changes=changes: self.closings(*changes), says="incident INC-12 is closed")
+
     # I9
 
     def test_an_answer_before_and_a_position_behind(self):

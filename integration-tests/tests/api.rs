@@ -76,6 +76,8 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
             .to_owned()
     };
     let unknown = "01900000-0000-7000-8000-000000000000";
+    let digest = "5f".repeat(32);
+    let incident = |name: &str, first: i64, last: i64, digest: &str, bytes: u64| json!({ "name": name, "first": first, "last": last, "digest": digest, "bytes": bytes, "reason": "x" });
     let digits = "9".repeat(10_000);
     let deep = format!("{}{}", r#"{"a":"#.repeat(40), "1".to_owned() + &"}".repeat(40));
     let usage = |value: &str| format!(r#"{{"model":"gpt-4o-mini","usage":{{"input_uncached":{value}}}}}"#);
@@ -313,6 +315,19 @@ async fn bad_input_gets_its_status_and_code_and_leaves_no_event() {
             400,
             "invalid_request",
         ),
+        case(Admin, "POST", "/v1/admin/incidents", incident("INC 1", 1, 1, &digest, 1), 400, "invalid_request"),
+        case(Admin, "POST", "/v1/admin/incidents", incident("INC-1", 2, 1, &digest, 1), 400, "invalid_request"),
+        case(
+            Admin,
+            "POST",
+            "/v1/admin/incidents",
+            incident("INC-1", 1, 1, &digest.to_uppercase(), 1),
+            400,
+            "invalid_request",
+        ),
+        case(Admin, "POST", "/v1/admin/incidents", incident("INC-1", 1, 1, &digest, 0), 400, "invalid_request"),
+        case(Admin, "POST", "/v1/admin/incidents", incident("INC-1", 1, 99_999, &digest, 1), 409, "range_beyond_log"),
+        case(Developer, "POST", "/v1/admin/incidents", incident("INC-1", 1, 1, &digest, 1), 401, "invalid_session"),
         case(Admin, "POST", "/v1/admin/rate-cards", r#"{"source":"x","models":[]}"#, 400, "invalid_rate_card"),
         case(
             Admin,

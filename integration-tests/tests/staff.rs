@@ -54,8 +54,11 @@ async fn each_role_reads_and_only_its_acts_are_taken() {
             assert!(!shown.contains(&token.text) && !shown.contains("sha256:"), "{path} shows a secret");
         }
         let freeze = json!({ "scope": { "kind": "wallet", "id": wallet }, "reason": "look" });
+        let incident =
+            json!({ "name": "INC-1", "first": 1, "last": 2, "digest": "5f".repeat(32), "bytes": 3, "reason": "look" });
         let acts = [
             (1, "POST", "/v1/admin/freezes".to_owned(), freeze),
+            (1, "POST", "/v1/admin/incidents".to_owned(), incident),
             (2, "POST", format!("/v1/admin/wallets/{wallet}/credit-test-balance"), json!({ "amount_usd": "1" })),
             (2, "PATCH", "/v1/developer/apps/app_pub_demo".to_owned(), json!({ "name": "Renamed" })),
             (3, "POST", "/v1/admin/tokens".to_owned(), json!({ "name": "second person", "role": "admin" })),

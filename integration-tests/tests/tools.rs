@@ -565,6 +565,7 @@ async fn a_repair_takes_two_people_and_is_done_once_however_often_it_is_killed()
 
     a_plan_stops_where_the_world_has_moved_on(&up, &wallet, dir.path(), &as_bob).await;
     kill_switches(&up, &ledger, &as_bob);
+    incidents(&up, dir.path(), &verified.stdout, &as_bob).await;
 }
 
 /// Between plan and apply the wallet is used: the step that expects other figures is not made, nor what follows.
@@ -622,4 +623,90 @@ fn kill_switches(up: &Up, ledger: &[&str], bob: &[&str]) {
     assert!(exit(&own) == 3 && told(&own).contains("same_actor"), "{}", told(&own));
     let thawed = run(&["thaw", "payouts", "--reason", "over", "--yes"], bob);
     assert!(exit(&thawed) == 0 && told(&thawed).contains("thawed: payouts"), "{}", told(&thawed));
+}
+
+/// An incident is closed with what `verify` has printed; later the file is, or is not, what it was closed with.
+async fn incidents(up: &Up, dir: &std::path::Path, verified: &[u8], bob: &[&str]) {
+    let url = format!("http://{}", up.address());
+    let mut people = Vec::new();
+    for role in ["operator", "auditor"] {
+        let issued = up.run(&["staff", "issue", role, "--role", role, "--url", &url]);
+        assert_eq!(exit(&issued), 0, "{}", told(&issued));
+        let file = dir.join(role);
+        std::fs::write(&file, &issued.stdout).unwrap();
+        people.push(file.display().to_string());
+    }
+    let [operator, auditor] = [0, 1].map(|who| ["--url", url.as_str(), "--token-file", people[who].as_str()]);
+    let file = |name: &str, content: &[u8]| {
+        std::fs::write(dir.join(name), content).unwrap();
+        dir.join(name).display().to_string()
+    };
+    let (report, later) = (file("verify.json", verified), file("later.json", b"{}"));
+    let close = |name: &str, range: &str, report: &str, rest: &[&str], whom: &[&str]| {
+        let words = ["incident", "close", name, "--range", range, "--report", report, "--reason", "INC-7: repaired"];
+        up.run(&[&words[..], rest, whom].concat())
+    };
+    let ends = |output: &Output, code: i32, says: &str| {
+        assert!(exit(output) == code && told(output).contains(says), "{code} {says}: {}", told(output));
+    };
+
+    // Only said; what is wrong is said before it.
+    for rest in [&[][..], &["--dry-run"]] {
+        let tried = close("INC-7", "1..9", &report, rest, &operator);
+        ends(&tried, 0, "would close INC-7 over s00:1..9");
+        ends(&tried, 0, "nothing was done; repeat with --yes");
+    }
+    ends(&close("INC-7", "1..9", &report, &["--yes", "--dry-run"], &operator), 2, "--dry-run");
+    ends(&close("INC 7", "1..9", &report, &["--yes"], &operator), 2, "must be 1 to 128");
+    ends(&close("INC-7", "9..1", &report, &["--yes"], &operator), 2, "ends before it begins");
+    ends(&close("INC-7", "s01:1..9", &report, &["--yes"], &operator), 2, "no shard but s00");
+    ends(&close("INC-7", "1..9", &report, &["--reason", " ", "--yes"], &operator), 2, "--reason says nothing");
+    ends(&close("INC-7", "1..9", &file("empty", b""), &["--yes"], &operator), 78, "is empty");
+    ends(&close("INC-7", "1..9", "/none", &["--yes"], &operator), 78, "/none");
+    ends(&close("INC-7", "1..999999", &report, &["--yes"], &operator), 3, "range_beyond_log");
+    ends(&close("INC-7", "1..9", &report, &["--supersedes", "s00:2", "--yes"], &operator), 3, "incident_not_found");
+    ends(&close("INC-7", "1..9", &report, &["--yes"], &auditor), 3, "forbidden");
+    let listed = |whom: &[&str]| values(up, &[&["incident", "list", "--json"][..], whom].concat());
+    assert_eq!(listed(&auditor), (0, Vec::new()), "nothing was done so far");
+
+    // Once, however often it is said and by whom.
+    let closed = |output: &Output| -> Value {
+        assert_eq!(exit(output), 0, "{}", told(output));
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", told(output)))
+    };
+    let first = closed(&close("INC-7", "1..9", &report, &["--yes", "--json"], &operator));
+    let place = format!("s00:{}", first["closed_at"]);
+    assert_eq!((&first["done"], &first["bytes"]), (&json!(true), &json!(verified.len())), "{first}");
+    let again = close("INC-7", "1..9", &report, &["--yes"], bob);
+    ends(&again, 0, &format!("closed already: INC-7 over s00:1..9, at {place}"));
+    ends(&close("INC-7", "1..9", &later, &["--yes"], &operator), 3, "incident_closed");
+
+    // The file is the report, until one byte of it is another one.
+    let check =
+        |name: &str, report: &str| up.run(&[&["incident", "check", name, "--report", report][..], &auditor].concat());
+    ends(&check("INC-7", &report), 0, "is the report of INC-7");
+    let changed = file("changed.json", &[verified, b" "].concat());
+    ends(&check("INC-7", &changed), 6, "IS NOT the report of INC-7");
+    ends(&check("INC-8", &report), 1, "no incident INC-8 was closed");
+
+    // Another report counts instead, by name of the place.
+    let second = closed(&close("INC-7", "1..12", &later, &["--supersedes", &place, "--yes", "--json"], bob));
+    ends(&close("INC-7", "1..12", &report, &["--supersedes", &place, "--yes"], bob), 3, "incident_closed");
+    settled(up).await;
+    ends(&check("INC-7", &report), 1, "counts instead");
+    ends(&check("INC-7", &later), 0, "is the report of INC-7");
+    let (code, closings) = listed(&auditor);
+    let seen: Vec<_> = closings.iter().map(|closing| (&closing["closed_at"], &closing["superseded_by"])).collect();
+    assert_eq!(
+        (code, seen),
+        (0, vec![(&second["closed_at"], &Value::Null), (&first["closed_at"], &second["closed_at"])])
+    );
+    ends(&up.run(&[&["incident", "list"][..], &auditor].concat()), 0, "INC-7  s00:1..12  sha256 ");
+
+    // Every other tool knows it.
+    let story = explained(up, "INC-7");
+    assert_eq!((&story["kind"], types(&story)), (&json!("incident"), vec!["IncidentClosed"; 2]));
+    let grep = ["events", "grep", "--type", "IncidentClosed", "--quiet"];
+    ends(&up.run(&grep), 0, &format!("instead of the closing at {}: INC-7: repaired", first["closed_at"]));
+    assert_eq!(exit(&up.run(&["verify", "--quiet"])), 0);
 }

@@ -8,6 +8,7 @@ mod credential;
 mod disconnect;
 mod fork;
 mod freeze;
+mod incident;
 mod model_rates;
 mod money;
 mod payment;
@@ -26,6 +27,7 @@ pub use credential::*;
 pub use disconnect::*;
 pub use fork::*;
 pub use freeze::*;
+pub use incident::*;
 pub use model_rates::*;
 pub use money::*;
 pub use payment::*;
@@ -148,6 +150,7 @@ events! {
     PayoutReturned = 1,
     RepairProposed = 1,
     RepairApproved = 1,
+    IncidentClosed = 1,
 }
 
 impl Event {
@@ -209,6 +212,7 @@ impl Event {
             Self::PayoutReturned(event) => (StreamKind::Payout, event.payout_id.0),
             Self::RepairProposed(event) => (StreamKind::Repair, event.repair_id.0),
             Self::RepairApproved(event) => (StreamKind::Repair, event.repair_id.0),
+            Self::IncidentClosed(_) => (StreamKind::Shard, uuid::Uuid::nil()),
         };
         StreamId::new(kind, id)
     }

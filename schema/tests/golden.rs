@@ -722,6 +722,16 @@ fn payout_samples() -> Vec<Event> {
         RepairProposed { repair_id: RepairId(id(21)), digest: "5f".repeat(32), steps: 2, reason: "INC-12".into() }
             .into(),
         RepairApproved { repair_id: RepairId(id(21)), digest: "5f".repeat(32) }.into(),
+        IncidentClosed {
+            name: "INC-12".into(),
+            first: Position(800),
+            last: Position(812),
+            digest: "5f".repeat(32),
+            bytes: 5_123,
+            reason: "charged twice; repaired".into(),
+            supersedes: Some(Position(815)),
+        }
+        .into(),
     ]
 }
 

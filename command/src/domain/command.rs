@@ -6,8 +6,8 @@ use modelfaucet_schema::account::Name;
 use modelfaucet_schema::event::Actor;
 use modelfaucet_schema::event::{
     AdjustmentKind, AppSettings, Attempt, CallOutcome, CredentialAdded, Direction, DisableReason, DisconnectPolicy,
-    Dispatch, Endpoint, FreezeScope, ModelRates, PayoutTrigger, Pricing, ReleaseReason, Route, ServiceTier,
-    SessionOpening, Status, TransactionCategory,
+    Dispatch, Endpoint, FreezeScope, IncidentClosed, ModelRates, PayoutTrigger, Pricing, ReleaseReason, Route,
+    ServiceTier, SessionOpening, Status, TransactionCategory,
 };
 use modelfaucet_schema::ids::{
     AdjustmentId, AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId,
@@ -590,11 +590,12 @@ pub enum Command {
     ApproveRepair {
         repair_id: RepairId,
     },
+    CloseIncident(Box<IncidentClosed>),
 }
 
 impl Command {
     /// Does it go on while everything is frozen? What stops things, what lets them go on, and what ends open holds, whose calls were
-    /// made; tokens of staff, since somebody else has to thaw; and agreeing on a repair, which moves nothing.
+    /// made; tokens of staff, since somebody else has to thaw; and agreeing on a repair and closing an incident, which move nothing.
     pub const fn is_never_frozen(&self) -> bool {
         matches!(
             self,
@@ -602,6 +603,7 @@ impl Command {
                 | Self::Thaw { .. }
                 | Self::ProposeRepair { .. }
                 | Self::ApproveRepair { .. }
+                | Self::CloseIncident(_)
                 | Self::IssueStaffToken { .. }
                 | Self::RevokeStaffToken { .. }
                 | Self::RevokeDeveloperToken { .. }
@@ -671,6 +673,7 @@ impl Command {
             Self::Thaw { .. } => "thaw",
             Self::ProposeRepair { .. } => "propose_repair",
             Self::ApproveRepair { .. } => "approve_repair",
+            Self::CloseIncident(_) => "close_incident",
         }
     }
 }

@@ -1,22 +1,29 @@
 //! From a command to events. One function per command, in the file of its noun; who may do what is checked here first.
 
 use modelfaucet_schema::event::{Event, FreezeScope};
-use modelfaucet_schema::ids::{DeveloperId, SessionId, WalletId};
+use modelfaucet_schema::ids::{DeveloperId, Position, SessionId, WalletId};
 use modelfaucet_schema::staff::Power;
 use modelfaucet_schema::time::Timestamp;
 
 use super::{App, Caller, Command, Payer, Rejection, Session, State, Wallet};
 use super::{
-    adjustment, call, catalogue, credential, dispute, freeze, hold, payout, promo, refund, repair, session, staff,
-    top_up, transaction, usage, write_off,
+    adjustment, call, catalogue, credential, dispute, freeze, hold, incident, payout, promo, refund, repair, session,
+    staff, top_up, transaction, usage, write_off,
 };
 
-/// Decides a command at time `at`. Deterministic; the events are not taken in yet.
+/// Decides a command at time `at`, behind the event at `head`, the newest that the state has taken in. Deterministic; the events are not
+/// taken in yet.
 ///
 /// # Errors
 /// The [`Rejection`]; the state is as it was.
-pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -> Result<Vec<Event>, Rejection> {
-    let context = Context { state, caller, at };
+pub fn decide(
+    state: &State,
+    caller: Caller,
+    command: &Command,
+    at: Timestamp,
+    head: Position,
+) -> Result<Vec<Event>, Rejection> {
+    let context = Context { state, caller, at, head };
     context.require_live_token()?;
     if !command.is_never_frozen() {
         context.require_not_frozen(&[Some(FreezeScope::Everything)])?;
@@ -99,6 +106,7 @@ pub fn decide(state: &State, caller: Caller, command: &Command, at: Timestamp) -
             repair::propose(context, *repair_id, digest, *steps, reason)
         }
         Command::ApproveRepair { repair_id } => repair::approve(context, *repair_id),
+        Command::CloseIncident(closing) => incident::close(context, closing),
     }
 }
 
@@ -108,6 +116,7 @@ pub(super) struct Context<'a> {
     pub(super) state: &'a State,
     pub(super) caller: Caller,
     pub(super) at: Timestamp,
+    pub(super) head: Position,
 }
 
 /// The wallet that pays, and through what.

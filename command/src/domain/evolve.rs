@@ -318,6 +318,7 @@ impl State {
                 self.repairs.set(event.repair_id, Repair { digest, proposed_by, approved: false });
             }
             Event::RepairApproved(event) => self.repairs.change(&event.repair_id, |repair| repair.approved = true),
+            Event::IncidentClosed(event) => self.incidents.set(event.name.clone(), recorded.position),
             // Their effect is in balances and debts, taken in above, or there is none here.
             Event::TestCreditGranted(_)
             | Event::WalletAdjusted(_)

@@ -1,5 +1,6 @@
 //! Refusals: certainly no effect. Each has a stable code and HTTP status, listed in the API document.
 
+use modelfaucet_schema::ids::Position;
 use modelfaucet_schema::money::Money;
 use modelfaucet_schema::token::Scope;
 
@@ -83,6 +84,14 @@ rejections! {
     RepairNotFound = 404 "repair_not_found" "No proposed repair has this digest.";
     /// Somebody has agreed to it already.
     RepairClosed = 409 "repair_closed" "The repair is approved already.";
+    /// The incident was never closed, so there is nothing to supersede.
+    IncidentNotFound = 404 "incident_not_found" "No incident of this name was closed.";
+    /// It is closed already, and the closing that counts is not the one that was named.
+    IncidentClosed { position: Position } = 409 "incident_closed" "The incident was closed at position {position}; another closing names that one in `supersedes`.";
+    /// A range that ends before it begins, or begins before the log.
+    InvalidRange = 400 "invalid_request" "The range must begin at position 1 or later and not end before it begins.";
+    /// A range that is not in the log yet.
+    RangeBeyondLog { head: Position } = 409 "range_beyond_log" "The log ends at position {head}.";
     /// No payout of this id.
     PayoutNotFound = 404 "payout_not_found" "Payout was not found.";
     /// No such grant, or nothing is left of it.

@@ -8,8 +8,8 @@ use modelfaucet_schema::event::{
     FreezeScope, ModelRates, PriceRule, Pricing, RateCardId, Route, SessionOpening, Status,
 };
 use modelfaucet_schema::ids::{
-    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, PromoId, RefundId, RepairId, SessionId,
-    StreamId, TokenId, TopUpId, UserId, WalletId, WriteOffId,
+    AppId, CredentialId, DeveloperId, FeatureId, GatewayId, HoldId, PayoutId, Position, PromoId, RefundId, RepairId,
+    SessionId, StreamId, TokenId, TopUpId, UserId, WalletId, WriteOffId,
 };
 use modelfaucet_schema::money::{BasisPoints, Money};
 use modelfaucet_schema::staff::StaffRole;
@@ -469,6 +469,9 @@ pub struct State {
     /// Plans of compensating commands.
     #[serde(default)]
     pub repairs: Table<RepairId, Repair>,
+    /// Where incidents were closed: the closing that counts, by the incident's name.
+    #[serde(default)]
+    pub incidents: Table<String, Position>,
     /// When the newest event was recorded, under the one key there is. No later event is earlier, also after a restart.
     pub recorded_at: Table<(), Timestamp>,
 }
@@ -506,6 +509,7 @@ macro_rules! each_table {
         $state.payouts.$method();
         $state.open_payouts.$method();
         $state.repairs.$method();
+        $state.incidents.$method();
         $state.recorded_at.$method();
     }};
 }

@@ -12,6 +12,7 @@ mod credentials;
 mod credit;
 mod freezes;
 mod holds;
+mod incidents;
 mod payments;
 mod payouts;
 mod promos;
@@ -116,9 +117,9 @@ impl World {
             }
             Step::Command(caller, command) => (*caller, command),
         };
-        let events = decide(&self.state, caller, command, self.now)?;
+        let events = decide(&self.state, caller, command, self.now, self.position)?;
         assert_eq!(
-            decide(&self.state, caller, command, self.now).as_ref(),
+            decide(&self.state, caller, command, self.now, self.position).as_ref(),
             Ok(&events),
             "the same again gives the same"
         );

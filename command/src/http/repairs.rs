@@ -11,7 +11,7 @@ use modelfaucet_schema::token::short_hash;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::values::Text;
+use super::values::{Text, require_digest};
 use super::{Api, Key};
 use crate::domain::Command;
 
@@ -52,13 +52,8 @@ fn reply(event: &Event, position: Position) -> Option<RepairReply> {
 
 /// The same digest is the same repair.
 fn repair_id(digest: &str) -> Result<RepairId, ApiError> {
-    let is_digest =
-        digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    if is_digest {
-        Ok(RepairId(short_hash(&[b"repair", digest.as_bytes()])))
-    } else {
-        Err(ApiError::invalid("digest must be 64 hexadecimal digits in lower case").param("digest"))
-    }
+    require_digest(digest)?;
+    Ok(RepairId(short_hash(&[b"repair", digest.as_bytes()])))
 }
 
 /// Propose a repair.

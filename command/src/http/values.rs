@@ -74,6 +74,18 @@ impl<'de> Deserialize<'de> for Identifier {
     }
 }
 
+/// A SHA-256 is 64 hexadecimal digits, written in one way only.
+///
+/// # Errors
+/// 400 for anything else.
+pub(super) fn require_digest(text: &str) -> Result<(), ApiError> {
+    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("digest must be 64 hexadecimal digits in lower case").param("digest"))
+    }
+}
+
 /// An id in a path.
 ///
 /// # Errors

@@ -224,7 +224,8 @@ impl<R> Core<R> {
                 return if same { Pending::Repeated(*index) } else { Pending::Refused(Rejection::KeyReused) };
             }
         }
-        let events = match decide(&self.state, submission.caller, &submission.command, at) {
+        let head = self.head.position.plus(flight.events.len());
+        let events = match decide(&self.state, submission.caller, &submission.command, at, head) {
             Ok(events) => events,
             Err(_) if submission.key.is_some_and(|used| !self.absent.contains(&used.key)) => return Pending::Unknown,
             Err(rejection) => return Pending::Refused(rejection),

@@ -55,10 +55,10 @@ impl Filter {
 
 /// Positions of one shard, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub(super) shard: ShardId,
-    pub(super) first: i64,
-    pub(super) last: i64,
+pub(crate) struct Span {
+    pub(crate) shard: ShardId,
+    pub(crate) first: i64,
+    pub(crate) last: i64,
 }
 
 impl FromStr for Span {

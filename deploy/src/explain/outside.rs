@@ -1,4 +1,4 @@
-//! Things that read tables know by their ids: streams, top-ups, refunds, write-offs, and what Stripe has an id for.
+//! Things that read tables know by their ids: streams, top-ups, refunds, write-offs, closed incidents, and what Stripe has an id for.
 
 use modelfaucet_schema::ids::ShardId;
 use tokio_postgres::{Error, Row, Transaction};
@@ -69,6 +69,19 @@ async fn acts_of_wallet(
         .query(include_str!("sql/acts_that_mention.sql"), &[&shard.0, &format!("wallet:{wallet}"), &ids])
         .await?;
     Ok(places(&rows))
+}
+
+/// A closed incident by its name: all of its closings.
+pub(super) async fn incident(
+    transaction: &Transaction<'_>,
+    shards: &[Shard],
+    name: &str,
+) -> Result<Option<Found>, Error> {
+    // As a member of the stored form. Inside a text its quotation marks would be escaped, so only the member itself is found.
+    let member = format!("\"name\":{}", serde_json::Value::from(name));
+    let rows = transaction.query(include_str!("sql/incidents.sql"), &[&numbers(shards), &member]).await?;
+    let found = Found::of("incident", at(transaction, &places(&rows)).await?);
+    Ok((!found.events.is_empty()).then_some(found))
 }
 
 /// What Stripe has an id for: the payment behind it with everything that became of it.

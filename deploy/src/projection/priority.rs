@@ -13,7 +13,9 @@ const LAST: i32 = 19;
 pub(super) fn stand_back(backend: Backend) {
     let folder = Path::new("/proc").join(backend.pid.to_string());
     let Ok(title) = fs::read(folder.join("cmdline")) else { return };
-    let (Some(pid), true) = (Pid::from_raw(backend.pid), is_of(&String::from_utf8_lossy(&title), &backend)) else { return };
+    let (Some(pid), true) = (Pid::from_raw(backend.pid), is_of(&String::from_utf8_lossy(&title), &backend)) else {
+        return;
+    };
     let _unless_forbidden = setpriority_process(Some(pid), LAST);
     // Where the kernel shares processors between sessions first, each process of PostgreSQL is one: see sched(7), autogroup.
     let _unless_absent = fs::write(folder.join("autogroup"), LAST.to_string());
@@ -33,9 +35,14 @@ mod tests {
     fn only_the_process_that_we_talk_to_is_touched() {
         let near = Backend { pid: 4711, title: "ledger_projector modelfaucet [local]".to_owned() };
         let far = Backend { pid: 4711, title: "ledger_projector modelfaucet 127.0.0.1(40123)".to_owned() };
-        let (ours, theirs) = ("postgres: modelfaucet: ledger_projector modelfaucet", "postgres: ledger_projector modelfaucet");
-        assert!(is_of(&format!("{ours} [local] idle"), &near) && is_of(&format!("{theirs} 127.0.0.1(40123) COPY"), &far));
-        assert!(!is_of(&format!("{theirs} 127.0.0.1(40124) idle"), &far) && !is_of(&format!("{ours} [local] idle"), &far));
+        let (ours, theirs) =
+            ("postgres: modelfaucet: ledger_projector modelfaucet", "postgres: ledger_projector modelfaucet");
+        assert!(
+            is_of(&format!("{ours} [local] idle"), &near) && is_of(&format!("{theirs} 127.0.0.1(40123) COPY"), &far)
+        );
+        assert!(
+            !is_of(&format!("{theirs} 127.0.0.1(40124) idle"), &far) && !is_of(&format!("{ours} [local] idle"), &far)
+        );
         assert!(!is_of("nginx: ledger_projector modelfaucet [local] idle", &near));
     }
 }

@@ -108,6 +108,12 @@ pub(crate) fn tell(event: &Event) -> String {
         Event::SessionOpened(e) => format!("for wallet {} until {}{}", e.wallet_id, e.expires_at, then(e.balance)),
         Event::RepairProposed(e) => format!("plan {} of {} steps: {}", e.digest, e.steps, e.reason),
         Event::RepairApproved(e) => format!("plan {}", e.digest),
+        Event::IncidentClosed(e) => {
+            let instead =
+                e.supersedes.map_or_else(String::new, |position| format!(", instead of the closing at {position}"));
+            let (first, last, digest, bytes) = (e.first, e.last, &e.digest, e.bytes);
+            format!("{} over {first}..{last}, report sha256 {digest} of {bytes} bytes{instead}: {}", e.name, e.reason)
+        }
         _ => String::new(),
     }
 }
