@@ -692,7 +692,7 @@ async fn incidents(up: &Up, dir: &std::path::Path, verified: &[u8], bob: &[&str]
     // Another report counts instead, by name of the place.
     let second = closed(&close("INC-7", "1..12", &later, &["--supersedes", &place, "--yes", "--json"], bob));
     ends(&close("INC-7", "1..12", &report, &["--supersedes", &place, "--yes"], bob), 3, "incident_closed");
-    settled(up).await;
+    caught_up(up).await;
     ends(&check("INC-7", &report), 1, "counts instead");
     ends(&check("INC-7", &later), 0, "is the report of INC-7");
     let (code, closings) = listed(&auditor);

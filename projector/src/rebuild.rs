@@ -70,7 +70,7 @@ pub struct Backend {
 }
 
 /// Is told of a process of the server.
-pub type OnBackend = Arc<dyn Fn(Backend) + Send + Sync>;
+pub type OnBackend = Arc<dyn Fn(&Backend) + Send + Sync>;
 
 impl Rebuilding {
     fn limit(&self) -> u64 {
@@ -82,7 +82,7 @@ impl Rebuilding {
         let sql = "SELECT pg_backend_pid(), session_user || ' ' || current_database() || ' '
                        || coalesce(host(inet_client_addr()) || '(' || inet_client_port() || ')', '[local]')";
         let row = client.query_one(sql, &[]).await?;
-        on_backend(Backend { pid: row.get(0), title: row.get(1) });
+        on_backend(&Backend { pid: row.get(0), title: row.get(1) });
         Ok(())
     }
 }

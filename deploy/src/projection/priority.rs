@@ -10,7 +10,7 @@ use rustix::process::{Pid, setpriority_process};
 const LAST: i32 = 19;
 
 /// Lowers the priority of a server's process if it is one of this machine and may be touched; else nothing happens.
-pub(super) fn stand_back(backend: Backend) {
+pub(super) fn stand_back(backend: &Backend) {
     let folder = Path::new("/proc").join(backend.pid.to_string());
     let Ok(title) = fs::read(folder.join("cmdline")) else { return };
     let (Some(pid), true) = (Pid::from_raw(backend.pid), is_of(&String::from_utf8_lossy(&title), &backend)) else {
