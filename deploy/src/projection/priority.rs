@@ -13,7 +13,7 @@ const LAST: i32 = 19;
 pub(super) fn stand_back(backend: &Backend) {
     let folder = Path::new("/proc").join(backend.pid.to_string());
     let Ok(title) = fs::read(folder.join("cmdline")) else { return };
-    let (Some(pid), true) = (Pid::from_raw(backend.pid), is_of(&String::from_utf8_lossy(&title), &backend)) else {
+    let (Some(pid), true) = (Pid::from_raw(backend.pid), is_of(&String::from_utf8_lossy(&title), backend)) else {
         return;
     };
     let _unless_forbidden = setpriority_process(Some(pid), LAST);
