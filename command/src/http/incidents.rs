@@ -21,7 +21,6 @@ use crate::domain::Command;
 #[serde(deny_unknown_fields)]
 pub(super) struct CloseIncident {
     /// What people call it, for example `INC-17`.
-    #[schema(inline)]
     name: Identifier,
     /// The first position that it is about.
     #[schema(value_type = i64, minimum = 1)]
