@@ -38,7 +38,7 @@ pub(crate) struct RebuildArgs {
     /// Events per second at most
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_rate: Option<u64>,
-    /// Metrics of the process that takes commands: slow down while its calls are slower than --p99-limit
+    /// Metrics of the process that takes commands: begin with 4,000/s, slow down while its calls are slower than --p99-limit
     #[arg(long, value_name = "URL")]
     command_metrics: Option<String>,
     /// The 99th percentile of POST /v1/usage… in milliseconds above which it slows down
